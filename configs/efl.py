@@ -1,0 +1,86 @@
+"""EFL (Liu, Li, Wang, BMVC 2022) on images, with the paper's settings.
+
+Variants: market, duke, msmt17, me_reid (paper: 256x128, 240 epochs); synthetic (small net and data set,
+minutes on 2 CPU cores); synthetic_mmt, synthetic_fdm, synthetic_baseline (the paper's Table 4 on it);
+smoke (seconds). Any field can be changed on the command line: --config.efl.lambda_mi=1e-3.
+"""
+
+from ml_collections import ConfigDict
+
+from reid_jax import config as c
+
+
+def market(t):
+    """Market-1501, batches of 16 identities x 8 images (paper, section 4)."""
+    c.image_set(t, "market1501")
+    t["data"].update(ids=16, instances=8)
+
+
+def duke(t):
+    """DukeMTMC-reID; not in the paper, Market's settings."""
+    market(t)
+    t["data"].update(name="dukemtmc")
+
+
+def msmt17(t):
+    """MSMT17, batches of 16 identities x 16 images (paper)."""
+    c.image_set(t, "msmt17")
+    t["data"].update(ids=16, instances=16)
+
+
+def me_reid(t):
+    """ME-ReID, batches of 16 identities x 4 images (paper); the paper starts from its MSMT17 model."""
+    c.image_set(t, "me_reid")
+    t["data"].update(ids=16, instances=4)
+
+
+def synthetic(t):
+    """The embedded data set; short-run values of EFL's fields, each unlike the paper's."""
+    c.synthetic(t)
+    t["efl"].update(
+        lambda_kl=0.2,
+        lambda_mi=3e-3,  # the bound is a sum over D = 128 instead of 2048 dimensions
+        mi_start=150,  # identity first
+        alpha=0.98,
+        mi_lr=1e-3,  # 1e-5 does not move q in a short run
+        mi_hidden=512,
+    )
+
+
+def smoke(t):
+    """Seconds: a few steps of everything."""
+    c.smoke(t)
+    t["efl"].update(mi_lr=1e-3, n_mi=2, mi_hidden=32, alpha=0.9)
+
+
+def mode(variant, name):
+    """`variant` with another efl.mode."""
+
+    def change(t):
+        variant(t)
+        t["efl"].update(mode=name)
+
+    return change
+
+
+VARIANTS = {
+    "market": market,
+    "duke": duke,
+    "msmt17": msmt17,
+    "me_reid": me_reid,
+    "synthetic": synthetic,
+    "synthetic_mmt": mode(synthetic, "mmt"),
+    "synthetic_fdm": mode(synthetic, "fdm"),
+    "synthetic_baseline": mode(synthetic, "baseline"),
+    "smoke": smoke,
+}
+
+
+def get_config(variant="market"):
+    """ConfigDict of one variant; ConfigError for an unknown one."""
+    tree = c.defaults() | {"efl": c.efl_defaults()}
+    tree["method"] = "efl"
+    if variant not in VARIANTS:
+        raise c.unknown_variant("efl", variant, VARIANTS)
+    VARIANTS[variant](tree)
+    return ConfigDict(tree)

@@ -1,0 +1,176 @@
+"""PyTorch counterparts of the timed steps, written as PyTorch users write them (needs torch).
+
+A plain ResNet50 with last stride 1 and a BN neck; `Extract`, `Baseline` and `Efl` take seeds and shapes and
+offer `run()`, one call of which is what one timed call of ours does.
+"""
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, inputs, mid, stride):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, mid, 1, bias=False), nn.BatchNorm2d(mid)
+        self.conv2, self.bn2 = nn.Conv2d(mid, mid, 3, stride, 1, bias=False), nn.BatchNorm2d(mid)
+        self.conv3, self.bn3 = nn.Conv2d(mid, 4 * mid, 1, bias=False), nn.BatchNorm2d(4 * mid)
+        self.downsample = None
+        if stride > 1 or inputs != 4 * mid:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, 4 * mid, 1, stride, bias=False), nn.BatchNorm2d(4 * mid)
+            )
+
+    def forward(self, x):
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+        y = self.bn3(self.conv3(y))
+        y += x if self.downsample is None else self.downsample(x)
+        return F.relu(y, inplace=True)
+
+
+class ResNet50(nn.Module):
+    """Image [B,3,H,W] -> (feature after the neck [B,2048], logits [B,K])."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
+        )
+        blocks, inputs = [], 64
+        for mid, count, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 1)):
+            for i in range(count):
+                blocks.append(Bottleneck(inputs, mid, stride if i == 0 else 1))
+                inputs = 4 * mid
+        self.blocks, self.neck = nn.Sequential(*blocks), nn.BatchNorm1d(2048)
+        self.classifier = nn.Linear(2048, num_classes)
+
+    def forward(self, x):
+        x = self.blocks(self.stem(x)).mean((2, 3)).float()
+        f = self.neck(x)
+        return f, self.classifier(f)
+
+
+class Club(nn.Module):
+    """q(f_cam | f_id) as a diagonal Gaussian."""
+
+    def __init__(self, dim, hidden):
+        super().__init__()
+        self.mu = nn.Sequential(nn.Linear(dim, hidden // 2), nn.ReLU(), nn.Linear(hidden // 2, dim))
+        self.logvar = nn.Sequential(nn.Linear(dim, hidden // 2), nn.ReLU(), nn.Linear(hidden // 2, dim), nn.Tanh())
+
+    def bound(self, x, y):
+        mu, logvar = self.mu(x), self.logvar(x)
+        negative = (mu - y.mean(0)) ** 2 + y.var(0, unbiased=False)
+        return ((negative - (mu - y) ** 2) / (2 * logvar.exp())).sum(1).mean()
+
+    def nll(self, x, y):
+        mu, logvar = self.mu(x), self.logvar(x)
+        return ((mu - y) ** 2 / logvar.exp() + logvar).sum(1).mean()
+
+
+def batch_hard(f, label, margin=0.3):
+    f = F.normalize(f.float())
+    d = -f @ f.T
+    same = label[:, None] == label
+    positive = d.masked_fill(~same, -9).amax(1)
+    negative = d.masked_fill(same, 9).amin(1)
+    return F.relu(positive - negative + margin).mean()
+
+
+def _adam(module, lr=3e-4):
+    return torch.optim.Adam(module.parameters(), lr=lr, weight_decay=5e-4)
+
+
+class Peer:
+    """What the three have in common: inputs, memory format and autocast."""
+
+    def __init__(self, batch, height, width, num_pids, num_cams, *, bf16, channels_last, device):
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.bf16, self.device = bf16, device
+        torch.manual_seed(0)
+        images = torch.randn(2, batch, 3, height, width, device=device)
+        self.views = [v.to(memory_format=self.format) for v in images]
+        self.pid = torch.arange(batch, device=device) // 4 % num_pids
+        self.cam = torch.arange(batch, device=device) % num_cams
+        self.build(num_pids, num_cams)
+
+    def net(self, classes):
+        return ResNet50(classes).to(self.device, memory_format=self.format)
+
+    def autocast(self):
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.bf16)
+
+
+class Extract(Peer):
+    def build(self, num_pids, num_cams):
+        self.model = self.net(num_pids).eval()
+
+    @torch.inference_mode()
+    def run(self):
+        with self.autocast():
+            return self.model(self.views[0])[0]
+
+
+class Baseline(Peer):
+    def build(self, num_pids, num_cams):
+        self.model = self.net(num_pids)
+        self.adam = _adam(self.model)
+
+    def run(self):
+        with self.autocast():
+            f, logits = self.model(self.views[0])
+        loss = F.cross_entropy(logits.float(), self.pid) + batch_hard(f, self.pid)
+        self.adam.zero_grad(set_to_none=True)
+        loss.backward()
+        self.adam.step()
+        return loss.detach()
+
+
+class Efl(Peer):
+    """Two students, two teachers (train-mode forward, EMA), camera net, CLUB with n_mi inner steps."""
+
+    n_mi, decay, lambda_kl, lambda_mi = 10, 0.999, 0.5, 1e-4
+
+    def build(self, num_pids, num_cams):
+        self.students = [self.net(num_pids) for _ in range(2)]
+        self.teachers = [copy.deepcopy(s) for s in self.students]
+        self.camera, self.q = self.net(num_cams), Club(2048, 1024).to(self.device)
+        self.adams = [_adam(m) for m in (*self.students, self.camera)]
+        self.adam_q = _adam(self.q, 1e-5)
+
+    def run(self):
+        with self.autocast():
+            outs = [s(x) for s, x in zip(self.students, self.views, strict=True)]
+            with torch.no_grad():
+                targets = [t(x)[1].float() for t, x in zip(self.teachers, self.views, strict=True)]
+            f_cam, cam_logits = self.camera(self.views[0])
+        fixed = f_cam.detach().float()
+        loss = F.cross_entropy(cam_logits.float(), self.cam) + batch_hard(f_cam, self.cam)
+        for (f, logits), target in zip(outs, targets[::-1], strict=True):
+            loss = loss + (1 - self.lambda_kl) * F.cross_entropy(logits.float(), self.pid) + batch_hard(f, self.pid)
+            kl = F.kl_div(logits.float().log_softmax(1), target.softmax(1), reduction="batchmean")
+            loss = loss + self.lambda_kl * kl + self.lambda_mi * self.q.bound(f.float(), fixed)
+        for adam in self.adams:
+            adam.zero_grad(set_to_none=True)
+        loss.backward()
+        for adam in self.adams:
+            adam.step()
+        self._average()
+        features = [f.detach().float() for f, _ in outs]
+        for _ in range(self.n_mi):
+            self.adam_q.zero_grad(set_to_none=True)
+            sum(self.q.nll(f, fixed) for f in features).backward()
+            self.adam_q.step()
+        return loss.detach()
+
+    @torch.no_grad()
+    def _average(self):
+        for teacher, student in zip(self.teachers, self.students, strict=True):
+            old, new = list(teacher.parameters()), list(student.parameters())
+            torch._foreach_lerp_(old, new, 1 - self.decay)
+
+
+STEPS = {"extract": Extract, "baseline": Baseline, "efl": Efl}

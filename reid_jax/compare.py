@@ -1,0 +1,172 @@
+"""Runs several configs with several seeds and writes one table of their results.
+
+    python -m reid_jax.compare --workdir runs/table --seeds 0 1 2 3 4 \\
+      baseline=configs/baseline.py:synthetic EFL=configs/efl.py:synthetic
+
+Every run is an ordinary `reid_jax.main` run in WORKDIR/LABEL/seed-N, so the command can be stopped
+and started again: finished runs are not repeated, unfinished ones go on. Arguments behind `--` go to
+every run (`-- --config.train.steps=300`). On the synthetic set the data seed moves with the run's
+seed, and all configs of one seed share one set. Writes table.md, table.csv and table.json.
+"""
+
+import argparse
+import csv
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from reid_jax.errors import ConfigError, ReidError
+
+FIGURES = ("rank1", "mAP", "prop", "camera_probe")
+TITLES = {"rank1": "rank-1", "mAP": "mAP", "prop": "prop.", "camera_probe": "camera probe"}
+ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+
+
+def arguments(argv):
+    """Parsed command line; what stands behind `--` is .extra."""
+    parser = argparse.ArgumentParser(prog="python -m reid_jax.compare", description=__doc__.split("\n")[0])
+    parser.add_argument("runs", nargs="+", metavar="LABEL=CONFIG", help="as in EFL=configs/efl.py:synthetic")
+    parser.add_argument("--workdir", required=True, help="folder for all runs and the table")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs at a time; above 1 each takes one CPU thread"
+    )
+    parser.add_argument(
+        "--net", default="", help="network whose figures to show (default: the config's first)"
+    )
+    own, extra = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    args = parser.parse_intermixed_args(own)
+    args.extra = extra
+    args.runs = dict(labelled(r) for r in args.runs)
+    return args
+
+
+def labelled(text):
+    """'EFL=configs/efl.py:synthetic' -> ('EFL', 'configs/efl.py:synthetic')."""
+    label, _, path = text.rpartition("=")
+    if not label or not path:
+        raise ConfigError(f"{text!r} is not LABEL=CONFIG, as in EFL=configs/efl.py:synthetic")
+    return label, path
+
+
+def load_config(path):
+    """ConfigDict of 'configs/efl.py:synthetic'."""
+    file, _, variant = path.partition(":")
+    if not os.path.exists(file):
+        raise ConfigError(f"config file {file} does not exist")
+    spec = importlib.util.spec_from_file_location("config_of_a_run", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant) if variant else module.get_config()
+
+
+def prepare_data(path, workdir, seed):
+    """Generates the synthetic set of one seed; returns the flags that make a run use it."""
+    config = load_config(path)
+    if config.data.name != "synthetic" or config.data.root:
+        return []
+    from reid_jax.data import datasets
+
+    root = os.path.join(workdir, "data", f"seed-{seed}")
+    config.data.root, config.data.synthetic.seed = root, seed
+    datasets.load(config.data, workdir)
+    return [f"--config.data.root={root}", f"--config.data.synthetic.seed={seed}"]
+
+
+def run(path, folder, seed, flags, jobs):
+    """One training run in its own process; raises ReidError with the end of its log when it fails."""
+    if (Path(folder) / "summary.json").exists():
+        return
+    os.makedirs(folder, exist_ok=True)
+    environment = dict(os.environ)
+    if jobs > 1:
+        environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()
+    command = [sys.executable, "-m", "reid_jax.main", f"--config={path}", f"--workdir={folder}"]
+    command += [f"--config.seed={seed}", *flags]
+    log = Path(folder) / "log.txt"
+    with open(log, "w") as out:
+        code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, env=environment).returncode
+    if code or not (Path(folder) / "summary.json").exists():
+        raise ReidError(f"{' '.join(command)} failed ({code}); see {log}:\n{log.read_text()[-1500:]}")
+
+
+def result(folder, net):
+    """Figures and seconds of a finished run."""
+    final = json.loads((Path(folder) / "eval" / "final.json").read_text())
+    summary = json.loads((Path(folder) / "summary.json").read_text())
+    name = net if net in final["nets"] else final["net"]
+    figures = {k: final["nets"][name][k] for k in FIGURES if k in final["nets"][name]}
+    return {**figures, "net": name, "seconds": summary["seconds"], "random_mAP": final["random"]["mAP"]}
+
+
+def cell(values):
+    """'54.5 ± 2.2' (mean and sample standard deviation)."""
+    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.1f}{spread}"
+
+
+def table(results, first):
+    """Markdown of {label: {seed: figures}}; differences are to the row `first`, seed by seed."""
+    head = ["", *(TITLES[k] for k in FIGURES), f"rank-1 minus {first}", "seeds", "minutes a run"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for label, runs in results.items():
+        values = [cell([r[k] for r in runs.values()]) for k in FIGURES]
+        gaps = [runs[s]["rank1"] - results[first][s]["rank1"] for s in runs]
+        gain = "-" if label == first else f"{cell(gaps)} (up in {sum(g > 0 for g in gaps)} of {len(gaps)})"
+        minutes = f"{np.mean([r['seconds'] for r in runs.values()]) / 60:.1f}"
+        lines.append("| " + " | ".join([label, *values, gain, str(len(runs)), minutes]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write(results, workdir):
+    """table.md, table.csv, table.json in workdir; returns the markdown."""
+    text = table(results, next(iter(results)))
+    (Path(workdir) / "table.md").write_text(text)
+    (Path(workdir) / "table.json").write_text(json.dumps(results, indent=1) + "\n")
+    with open(Path(workdir) / "table.csv", "w", newline="") as f:
+        rows = csv.writer(f)
+        rows.writerow(["config", "seed", *FIGURES, "net", "seconds"])
+        for label, runs in results.items():
+            for seed, r in runs.items():
+                rows.writerow([label, seed, *(r.get(k) for k in FIGURES), r["net"], r["seconds"]])
+    return text
+
+
+def main(argv=None):
+    """Entry point; returns the exit code."""
+    args = arguments(sys.argv[1:] if argv is None else argv)
+    flags = {s: prepare_data(next(iter(args.runs.values())), args.workdir, s) for s in args.seeds}
+    jobs = [(label, path, s) for s in args.seeds for label, path in args.runs.items()]
+    folder = {
+        (label, s): os.path.join(args.workdir, label.replace(os.sep, "_"), f"seed-{s}")
+        for label, _, s in jobs
+    }
+    with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(jobs), unit="run") as bar:
+        waiting = [
+            pool.submit(run, path, folder[label, s], s, [*flags[s], *args.extra], args.jobs)
+            for label, path, s in jobs
+        ]
+        try:
+            for done in waiting:
+                done.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    results = {label: {s: result(folder[label, s], args.net) for s in args.seeds} for label in args.runs}
+    print(write(results, args.workdir))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except ReidError as error:
+        sys.exit(f"error: {error}")

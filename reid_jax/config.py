@@ -1,0 +1,197 @@
+"""Every config field with its default, and the helpers that read configs.
+
+`defaults()` is the one place where fields and default values live. A file in `configs/` starts
+from it and changes what its paper needs. Plain dictionaries here, so that models, losses and steps
+can be used without ml_collections.
+"""
+
+import hashlib
+import json
+import types
+
+from reid_jax.errors import ConfigError
+
+
+def defaults():
+    """All fields with their defaults, as a nested dict (see README, "Config fields")."""
+    return dict(
+        method="baseline",  # a module of reid_jax.methods
+        seed=0,
+        data=dict(
+            name="market1501",  # market1501 | dukemtmc | msmt17 | me_reid | synthetic
+            root="",  # folder that holds the data set (the set's own folder, or its parent)
+            height=256,
+            width=128,
+            ids=16,  # P: identities in a global batch
+            instances=4,  # K: images of each
+            distinct_ids=True,  # False: an identity may appear twice in a batch
+            flip=0.5,  # probability
+            pad_crop=0,  # pixels padded on each side before a random crop; 0 = off
+            erase=0.5,  # probability of random erasing
+            erase_area=(0.02, 0.4),  # share of the image
+            erase_aspect=0.3,  # h / w uniform in (a, 1 / a)
+            erase_fill=(0.485, 0.456, 0.406),  # in the NORMALISED image, as MMT does
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+            workers=0,  # reader processes; 0 = threads of this process
+            threads=4,  # reader threads when workers is 0
+            prefetch=4,  # batches made ahead
+            cache_mib=0,  # decoded training images kept in memory up to this size; 0 = off
+            on_broken="stop",  # stop | skip: an image that cannot be read
+            val_ids=0,  # training identities held out as a validation split
+            synthetic=dict(  # used when name is "synthetic"
+                train_ids=100,
+                test_ids=100,
+                cameras=6,
+                images=2,  # per identity and camera
+                height=128,
+                width=64,
+                strength=1.0,  # how strongly cameras change the picture, 0 to 1.5
+                distractors=40,
+                junk=20,
+                seed=0,
+            ),
+        ),
+        model=dict(
+            backbone="resnet50",  # resnet18 | resnet34 | resnet50 | resnet101 | narrow
+            last_stride=1,
+            stem_relu=True,
+            pool="avg",  # avg | max
+            neck="ap3d",  # ap3d | bnneck | none
+            dtype="float32",  # compute type: float32 | bfloat16; state is always float32
+            bn_group="device",  # device | global: over what batch norm takes its statistics
+            narrow_widths=(16, 32, 48, 64),  # backbone "narrow" only: channels of stem and stages
+            narrow_stripes=4,  # horizontal stripes pooled before the projection
+            narrow_dim=128,  # feature size D
+        ),
+        loss=dict(
+            feature="after_bn",  # after_bn | before_bn: what the triplet and the MI see
+            triplet="cosine",  # cosine | euclidean | softmax
+            margin=0.3,
+            label_smooth=0.0,
+        ),
+        optim=dict(
+            lr=3e-4,
+            weight_decay=5e-4,  # coupled: added to the gradient before the moments
+            b1=0.9,
+            b2=0.999,
+            eps=1e-8,
+            schedule="step",  # step | cosine
+            milestones=(60, 120, 180),  # epochs; step schedule
+            gamma=0.1,
+            warmup_steps=0,
+        ),
+        train=dict(
+            epochs=240,
+            steps=0,  # > 0: train this many steps instead of whole epochs
+            backend="pmap",  # pmap | shard_map | jit (one device)
+            log_every=20,  # steps
+            eval_every=20,  # epochs; 0 = only at the end
+            checkpoint_every=1,  # epochs
+        ),
+        eval=dict(
+            split="test",  # test | val (held-out training identities, data.val_ids)
+            net="auto",  # auto | mean | all | one of the method's networks
+            batch_size=64,
+            distance="cosine",  # cosine | euclidean
+        ),
+        report=dict(
+            enabled=True,
+            queries=12,  # retrieval strips
+            baseline="",  # workdir of a finished run to compare strips with
+        ),
+        init=dict(
+            weights="",  # file with backbone weights (.npz, names as in torchvision)
+        ),
+    )
+
+
+def efl_defaults():
+    """Fields of the `efl` method (config.efl)."""
+    return dict(
+        mode="full",  # full | mmt | fdm | baseline: the ablations build only what they need
+        lambda_kl=0.5,
+        lambda_mi=1e-4,
+        mi_start=0,  # step from which lambda_mi acts
+        alpha=0.999,  # EMA decay of the teachers
+        ema_ramp=True,  # decay min(1 - 1 / (step + 1), alpha)
+        n_mi=10,  # inner steps of Q
+        mi_lr=1e-5,
+        mi_weight_decay=5e-4,
+        mi_hidden=1024,  # as in CLUB, halved inside
+        mi_bound="exact",  # exact | sampled
+    )
+
+
+def namespace(tree):
+    """Nested dict -> nested SimpleNamespace, a config for use without ml_collections."""
+    if isinstance(tree, dict):
+        return types.SimpleNamespace(**{k: namespace(v) for k, v in tree.items()})
+    return tree
+
+
+def flatten(tree, prefix=""):
+    """Nested dict -> {dotted field: JSON-like value}; tuples become lists."""
+    flat = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            flat.update(flatten(value, name + "."))
+        else:
+            flat[name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def choice(field, value, allowed):
+    """Returns value; raises ConfigError naming the field when it is not in `allowed`."""
+    if value not in allowed:
+        raise ConfigError(f"config.{field} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
+    return value
+
+
+def unknown_variant(config, variant, known):
+    """The error for `--config=configs/x.py:VARIANT` with a VARIANT that x does not have."""
+    return ConfigError(f"configs/{config}.py has no variant {variant!r}; it has {', '.join(sorted(known))}")
+
+
+def fingerprint(tree):
+    """Short hash of a nested dict."""
+    text = json.dumps(flatten(tree), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def image_set(tree, name):
+    """Full-size training on a real image set: the defaults are the paper's."""
+    tree["data"].update(name=name)
+
+
+def synthetic(tree):
+    """The embedded synthetic set with a net that two CPU cores train in minutes."""
+    tree["data"].update(
+        name="synthetic",
+        height=64,
+        width=32,
+        ids=8,
+        instances=4,
+        erase=0.2,
+        erase_area=(0.02, 0.3),
+        threads=2,
+    )
+    tree["model"].update(backbone="narrow")
+    tree["optim"].update(lr=4e-3, schedule="cosine", warmup_steps=50)
+    tree["train"].update(steps=1200, eval_every=10, checkpoint_every=10)
+    tree["eval"].update(net="all", batch_size=64)
+
+
+def smoke(tree):
+    """A few steps on a handful of synthetic pictures: does everything run?"""
+    synthetic(tree)
+    tree["data"].update(ids=2, instances=4, height=32, width=16)
+    tree["data"]["synthetic"].update(
+        train_ids=6, test_ids=6, cameras=3, images=2, height=64, width=32, distractors=2, junk=2
+    )
+    tree["model"].update(narrow_widths=(4, 8, 8), narrow_stripes=2, narrow_dim=16)
+    tree["optim"].update(warmup_steps=2)
+    tree["train"].update(steps=12, eval_every=2, checkpoint_every=1, log_every=2)
+    tree["eval"].update(batch_size=16)
+    tree["report"].update(queries=4)

@@ -1,0 +1,1 @@
+"""Data sets, PK batches, augmentation and the input pipeline."""

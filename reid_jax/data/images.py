@@ -1,0 +1,96 @@
+"""Reading images: decoding, resizing, broken files, the cache of decoded pictures."""
+
+import logging
+import threading
+
+import numpy as np
+from PIL import Image
+
+from reid_jax.errors import DataError
+
+log = logging.getLogger(__name__)
+
+
+def read(path, height, width):
+    """u8[height,width,3] RGB of an image file, resized by PIL's bicubic filter.
+
+    Raises DataError naming the file when it is missing, empty, cut short or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode != "RGB":
+                image = image.convert("RGB")
+            return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    except FileNotFoundError as e:
+        raise DataError(f"{path} does not exist") from e
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
+        raise DataError(
+            f"{path} cannot be read as an image ({e}): copy it again or remove it (training passes over it "
+            "with config.data.on_broken=skip)"
+        ) from e
+
+
+class Images:
+    """Decoded pictures of a list of files, by row; safe to use from several threads.
+
+    skip: a broken file is replaced by the next readable one of the same identity, in the order of the list,
+    and warned of once; otherwise it raises DataError. cache_bytes: decoded pictures kept up to this size.
+    """
+
+    def __init__(self, paths, pids, height, width, *, skip=False, cache_bytes=0):
+        self.paths, self.pids = list(paths), np.asarray(pids)
+        self.height, self.width, self.skip = height, width, skip
+        self._room = cache_bytes // (height * width * 3)  # pictures that may still be kept
+        self._cache, self._instead, self._lock = {}, {}, threading.Lock()
+
+    def __getstate__(self):
+        return {**self.__dict__, "_cache": {}, "_lock": None}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+    def fill(self, rows, out):
+        """Writes the pictures of rows into out u8[len(rows),H,W,3]; returns the rows really used."""
+        used = rows.copy()
+        for i, row in enumerate(rows.tolist()):
+            out[i], used[i] = self.get(row)
+        return used
+
+    def get(self, row):
+        """(u8[H,W,3], row it shows): another row only when `row` is broken and skipped."""
+        row = self._instead.get(row, row)
+        picture = self._cache.get(row)
+        if picture is not None:
+            return picture, row
+        try:
+            picture = read(self.paths[row], self.height, self.width)
+        except DataError as e:
+            if not self.skip:
+                raise
+            return self._replace(row, e)
+        if self._room > 0:
+            self._keep(row, picture)
+        return picture, row
+
+    def _keep(self, row, picture):
+        with self._lock:
+            if self._room > 0 and row not in self._cache:
+                self._room -= 1
+                self._cache[row] = picture
+
+    def _replace(self, row, error):
+        """The next readable image of the identity; DataError when it has none."""
+        same = np.flatnonzero(self.pids == self.pids[row])
+        start = int(np.searchsorted(same, row))
+        for other in (*same[start + 1 :].tolist(), *same[:start].tolist()):
+            try:
+                picture = read(self.paths[other], self.height, self.width)
+            except DataError:
+                continue
+            with self._lock:
+                if row not in self._instead:
+                    self._instead[row] = other
+                    log.warning("broken image skipped, %s is used instead: %s", self.paths[other], error)
+            return picture, other
+        raise DataError(f"no image of this identity can be read; the first failure: {error}") from error

@@ -1,0 +1,187 @@
+"""The input pipeline on Grain: batch s is a pure function of (dataset, config, seed, s).
+
+So training resumes at any step without saved iterator state, and reader threads, reader processes and hosts
+can be changed between runs without changing a batch.
+"""
+
+import sys
+
+import grain
+import numpy as np
+from absl import flags
+
+from reid_jax.config import choice
+from reid_jax.data.images import Images
+from reid_jax.data.sampler import PKSampler
+from reid_jax.data.transforms import Draws
+from reid_jax.errors import ConfigError
+
+
+def steps_per_epoch(dataset, data):
+    """Batches of one epoch. data: the config's `data` section."""
+    return make_sampler(dataset, data, 0).batches_per_epoch
+
+
+def make_sampler(dataset, data, seed):
+    """The PKSampler of a training set."""
+    return PKSampler([r.pid for r in dataset.train], data.ids, data.instances, seed, data.distinct_ids)
+
+
+def train_batches(dataset, data, *, seed, start_step=0, shard=(0, 1)):
+    """Endless iterator of training batches from `start_step` on.
+
+    shard (i, n): the i-th contiguous n-th of every global batch of P*K images. A batch is a dict of numpy
+    arrays, B = P*K / n, V = 2 views: image u8[B,H,W,3]; pid, camid, index i32[B] (index: row of
+    dataset.train); flip bool[B,V]; crop i32[B,V,2]; erase i32[B,V,4] (see transforms.Draws). Reads with
+    data.threads threads, or data.workers processes when that is not 0. close() the iterator (or drop it) to
+    stop them. Errors: ConfigError for fields that do not fit; DataError while iterating for a broken image.
+    """
+    part = share(data.ids * data.instances, shard, "config.data.ids * config.data.instances")
+    workers = at_least(data, "workers", 0)
+    if workers and data.cache_mib:
+        raise ConfigError("config.data.cache_mib works with threads only: set config.data.workers=0")
+    choice("data.on_broken", data.on_broken, ("stop", "skip"))
+    images = Images(
+        [r.path for r in dataset.train],
+        [r.pid for r in dataset.train],
+        data.height,
+        data.width,
+        skip=data.on_broken == "skip",
+        cache_bytes=data.cache_mib << 20,
+    )
+    camids = np.array([r.camid for r in dataset.train], np.int32)
+    sampler, draws = make_sampler(dataset, data, seed), Draws.of(data, seed)
+    return Batches(TrainSource(images, camids, sampler, draws, start_step, part), data, workers)
+
+
+def eval_batches(records, data, batch_size, shard=(0, 1)):
+    """Iterator over records in order, in batches of one size.
+
+    shard (i, n): the i-th contiguous n-th of every batch of batch_size. Yields dicts, N = batch_size / n:
+    image u8[N,H,W,3]; mask bool[N] (False: padding, a black image); index i32[N] (row of records, -1 for
+    padding). A broken image raises DataError, whatever data.on_broken says: a test set must be whole.
+    """
+    part = share(batch_size, shard, "config.eval.batch_size")
+    images = Images([r.path for r in records], [r.pid for r in records], data.height, data.width)
+    return Batches(EvalSource(images, batch_size, part), data, 0)
+
+
+def share(size, shard, fields):
+    """slice of a global batch of `size` that belongs to shard (i, n)."""
+    index, count = shard
+    if not 0 <= index < count:
+        raise ConfigError(f"shard {index} of {count} does not exist")
+    if size < count or size % count:
+        raise ConfigError(f"{fields} is {size}, which {count} hosts cannot share evenly")
+    return slice(index * size // count, (index + 1) * size // count)
+
+
+def at_least(data, field, low):
+    """data.FIELD; ConfigError when it is lower than `low`."""
+    if getattr(data, field) < low:
+        raise ConfigError(f"config.data.{field} is {getattr(data, field)}; it must be at least {low}")
+    return getattr(data, field)
+
+
+class TrainSource(grain.MapDataset):
+    """Element k: batch start_step + k. Whole batches are one Grain element each: small images decode faster
+    than Grain handles records one by one."""
+
+    def __init__(self, images, camids, sampler, draws, start_step, part):
+        super().__init__()
+        self.images, self.camids, self.sampler, self.draws = images, camids, sampler, draws
+        self.start_step, self.part = start_step, part
+
+    def __len__(self):
+        return sys.maxsize - self.start_step
+
+    def __getitem__(self, k):
+        if isinstance(k, slice):
+            return self.slice(k)
+        step, part, sampler = self.start_step + k, self.part, self.sampler
+        epoch, batch = divmod(step, sampler.batches_per_epoch)
+        rows = sampler.epoch(epoch)[batch, part]
+        image = np.empty((len(rows), self.images.height, self.images.width, 3), np.uint8)
+        rows = self.images.fill(rows, image)
+        position = step * sampler.ids * sampler.instances + part.start
+        return {
+            "image": image,
+            "pid": self.images.pids[rows].astype(np.int32),
+            "camid": self.camids[rows],
+            "index": rows,
+            **self.draws(position, len(rows)),
+        }
+
+
+class EvalSource(grain.MapDataset):
+    """Element k: rows k * size .. of the records, padded to the full size."""
+
+    def __init__(self, images, size, part):
+        super().__init__()
+        self.images, self.size, self.part = images, size, part
+
+    def __len__(self):
+        return -(-len(self.images.paths) // self.size)
+
+    def __getitem__(self, k):
+        if isinstance(k, slice):
+            return self.slice(k)
+        rows = np.arange(k * self.size, (k + 1) * self.size, dtype=np.int32)[self.part]
+        mask = rows < len(self.images.paths)
+        image = np.zeros((len(rows), self.images.height, self.images.width, 3), np.uint8)
+        self.images.fill(rows[mask], image)
+        return {"image": image, "mask": mask, "index": np.where(mask, rows, -1).astype(np.int32)}
+
+
+class Batches:
+    """Iterator over a Grain dataset that stops its threads or processes when closed or dropped."""
+
+    _iterator = None
+
+    def __init__(self, source, data, workers):
+        prefetch, threads = at_least(data, "prefetch", 1), at_least(data, "threads", 1)
+        if workers:
+            source = in_processes(source, workers, prefetch)
+        else:
+            options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+            source = source.to_iter_dataset(options)
+        self._iterator = iter(source)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self._iterator is None:
+            raise StopIteration
+        try:
+            return next(self._iterator)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self):
+        """Stops reading; may be called more than once."""
+        iterator, self._iterator = self._iterator, None
+        if iterator is not None:
+            iterator.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def __del__(self):
+        self.close()
+
+
+def in_processes(source, workers, prefetch):
+    """Grain dataset read by processes; they read in turn, so the order stays that of one process."""
+    if not flags.FLAGS.is_parsed():
+        raise ConfigError(
+            "config.data.workers > 0 starts processes, and Grain then needs parsed absl flags: start through "
+            "absl.app.run, call absl.flags.FLAGS.mark_as_parsed(), or set config.data.workers=0 (threads)"
+        )
+    dataset = source.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=-(-prefetch // workers))
+    return dataset.mp_prefetch(options)

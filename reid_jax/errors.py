@@ -1,0 +1,25 @@
+"""Errors a user can act on: each message names the file, field or flag and the way out."""
+
+
+class ReidError(Exception):
+    """Base class; the command line prints the message without a traceback and exits with 2."""
+
+
+class ConfigError(ReidError):
+    """A config field, variant or flag has a value that cannot be used."""
+
+
+class DataError(ReidError):
+    """A data set is missing, empty, wrongly laid out or holds a broken file."""
+
+
+class CheckpointError(ReidError):
+    """A checkpoint cannot be written, read, or belongs to another config."""
+
+
+class TrainingError(ReidError):
+    """Training cannot go on (a loss that is not finite, say)."""
+
+
+class WeightsError(ReidError):
+    """A weight file cannot be read or does not fit the model."""

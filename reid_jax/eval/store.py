@@ -1,0 +1,98 @@
+"""Feature sets on disk: one .npz file that any numpy can read."""
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+import zipfile
+import zlib
+
+import numpy as np
+
+from reid_jax.errors import DataError
+
+_KINDS = {"feature": "f", "pid": "iu", "camid": "iu", "path": "U", "split": "U"}
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureSet:
+    """Features of images and what is known of them, row by row."""
+
+    feature: np.ndarray  # f32[N,D]
+    pid: np.ndarray  # i32[N], -1 junk, 0 distractor
+    camid: np.ndarray  # i32[N], from 0
+    path: np.ndarray  # str[N], relative to the data set's root
+    split: np.ndarray  # str[N], "query" | "gallery" | ...
+
+    def __len__(self):
+        return len(self.feature)
+
+    def of(self, split):
+        """The rows of one split."""
+        keep = self.split == split
+        return FeatureSet(*(getattr(self, name)[keep] for name in _KINDS))
+
+
+def save(path, features):
+    """Writes a FeatureSet to `path` (.npz); a reader sees the old file or the whole new one.
+
+    Raises DataError when fields do not fit together or the file cannot be written.
+    """
+    _check(path, features)
+    folder = os.path.dirname(os.path.abspath(path))
+    temporary = None
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".features-", delete=False) as f:
+            temporary = f.name
+            np.savez(f, **{name: getattr(features, name) for name in _KINDS})
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as e:
+        raise DataError(
+            f"cannot write the features to {path}: {e.strerror or e}; free space or choose another folder"
+        ) from e
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(temporary)
+
+
+def load(path):
+    """Reads what `save` wrote; DataError when the file is absent, truncated or something else."""
+    try:
+        stored = np.load(path, allow_pickle=False)
+        if not isinstance(stored, np.lib.npyio.NpzFile):
+            raise ValueError("it is no .npz file")
+        with stored:
+            missing = [name for name in _KINDS if name not in stored.files]
+            if missing:
+                raise ValueError(f"it has no array {', '.join(missing)}")
+            features = FeatureSet(**{name: stored[name] for name in _KINDS})
+    except FileNotFoundError as e:
+        raise DataError(f"there are no stored features at {path}; run the evaluation first") from e
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as e:
+        raise DataError(f"{path} is no readable feature file ({e}); delete it and evaluate again") from e
+    _check(path, features)
+    return features
+
+
+def _check(path, features):
+    """Raises DataError when arrays of a FeatureSet do not fit together."""
+    for name, kinds in _KINDS.items():
+        array = getattr(features, name)
+        ndim = 2 if name == "feature" else 1
+        if array.dtype.kind not in kinds or array.ndim != ndim or len(array) != len(features.feature):
+            raise DataError(
+                f"{path}: array {name} is {array.dtype} {array.shape} beside features "
+                f"{features.feature.shape}; "
+                "a feature set has feature f32[N,D], pid, camid i32[N], path, split str[N]"
+            )
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,198 @@
+"""Trains, resumes, evaluates and reports: `python -m reid_jax.main --config=configs/efl.py:market`.
+
+Modes: "train" goes on from the newest checkpoint of --workdir, or starts; at the end it evaluates and
+writes WORKDIR/report.html. "evaluate" tests the best (or --checkpoint) checkpoint of --workdir.
+"""
+
+import logging
+import os
+import platform
+import sys
+import time
+from importlib import metadata
+
+import jax
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+from tqdm import tqdm
+
+from reid_jax.errors import ConfigError, DataError, ReidError
+
+log = logging.getLogger("reid_jax")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and variant: configs/efl.py:market")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and the report.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "best", "Mode evaluate: best | latest | a step number of --workdir."
+)
+
+
+class TqdmHandler(logging.Handler):
+    """Log lines above the progress bar instead of through it."""
+
+    def emit(self, record):
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def main(argv):
+    """Entry point after the flags are parsed."""
+    absl_logging.set_verbosity(absl_logging.WARNING)  # orbax tells of every file it writes
+    if len(argv) > 1:
+        raise ConfigError(f"unexpected argument {argv[1]!r}; fields are set as --config.data.root=DIR")
+    if CONFIG.value is None or not WORKDIR.value:
+        raise ConfigError(
+            "--config and --workdir are needed: "
+            "python -m reid_jax.main --config=configs/efl.py:synthetic --workdir=runs/efl"
+        )
+    prepare_jax()
+    from reid_jax.data import datasets
+    from reid_jax.train import checkpoint, parallel
+
+    config, workdir = CONFIG.value, WORKDIR.value
+    settings = checkpoint.plain(config)
+    runner = parallel.Runner(config.train.backend)
+    if MODE.value == "evaluate":
+        checkpoint.check_config(workdir, settings)
+        return evaluate(config, datasets.load(config.data, workdir), workdir, runner)
+    runner.check_batch(config.data.ids * config.data.instances)
+    checkpoint.claim_workdir(workdir, settings)
+    return train(config, datasets.load(config.data, workdir), workdir, runner)
+
+
+def train(config, dataset, workdir, runner):
+    """Trains to the end, then writes the summary and the report."""
+    from reid_jax.train import checkpoint, loop
+
+    log.info("%s", describe(dataset))
+    began = time.monotonic()
+    try:
+        result = loop.train(config, dataset, workdir, runner)
+    except loop.Stopped as stop:
+        stage, step = stop.args
+        log.info("stopped on request at step %d of stage %r, saved; the same command goes on", step, stage)
+        return 0
+    summary = {
+        "seconds": result["seconds"],
+        "wall_seconds": time.monotonic() - began,
+        "steps": result["step"],
+        "images_per_second": result["images_per_second"],
+        "data_root": dataset.root,
+        "devices": f"{len(runner.devices)} x {runner.devices[0].device_kind}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+        "versions": versions(),
+    }
+    checkpoint.write_json(os.path.join(workdir, "summary.json"), summary)
+    if config.report.enabled:
+        write_report(config, dataset, workdir)
+    log.info("checkpoints, metrics.jsonl and eval/ are in %s", workdir)
+    return 0
+
+
+def write_report(config, dataset, workdir):
+    """WORKDIR/report.html; a failure here does not lose the run."""
+    from reid_jax import report
+
+    path = report.build(
+        workdir,
+        data_root=dataset.root,
+        queries=config.report.queries,
+        baseline=config.report.baseline,
+    )
+    log.info("report: %s", path)
+
+
+def evaluate(config, dataset, workdir, runner):
+    """Evaluates one checkpoint of workdir; prints the figures, writes WORKDIR/evaluate/."""
+    from reid_jax.train import checkpoint, loop
+    from reid_jax.train import evaluate as evaluation
+
+    when = loop.plan(config, dataset)
+    stages = loop.method_stages(config, dataset, when, runner.axis_name)
+    name, method = list(stages.items())[-1]
+    checkpoints = checkpoint.Checkpoints(workdir, name)
+    step = chosen_step(checkpoints)
+    state, meta = checkpoints.restore(loop.state_shapes(config, method), step)
+    results = evaluation.Evaluator(config, dataset, method, runner)(runner.replicate(state))
+    for net, result in results.items():
+        print(evaluation.line(f"step {meta['step']} {net}", result.figures))
+        print(evaluation.table1(result.figures))
+    evaluation.save_final(config, workdir, meta["step"], results, folder="evaluate")
+    checkpoints.close()
+    log.info("figures and features: %s", os.path.join(workdir, "evaluate"))
+    return 0
+
+
+def chosen_step(checkpoints):
+    """The step that --checkpoint names."""
+    steps = checkpoints.steps()
+    if not steps:
+        raise DataError(f"{checkpoints.folder} holds no checkpoint yet; train first")
+    wanted = CHECKPOINT.value
+    if wanted == "latest":
+        return steps[-1]
+    if wanted == "best":
+        return checkpoints.best()
+    if wanted.isdigit() and int(wanted) in steps:
+        return int(wanted)
+    raise ConfigError(f"--checkpoint={wanted}: use best, latest or one of {steps}")
+
+
+def prepare_jax():
+    """Compilation cache on; no queued steps on several simulated CPU devices (they can deadlock)."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(home, "reid_jax", "xla"))
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def describe(dataset):
+    """One line about a data set."""
+    return (
+        f"{dataset.name}: train {len(dataset.train)} images, {dataset.num_train_pids} identities, "
+        f"{dataset.num_cams} cameras; query {len(dataset.query)}, gallery {len(dataset.gallery)} ({dataset.root})"
+    )
+
+
+def versions():
+    """Versions of what a run depends on."""
+    packages = ("reid_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def parse_flags(argv):
+    """absl's parser with errors that name the flag or field."""
+    try:
+        return flags.FLAGS(argv)
+    except ConfigError:
+        raise
+    except (AttributeError, KeyError) as e:
+        raise ConfigError(f"no such config field: {e.args[0] if e.args else e}") from e
+    except (flags.Error, TypeError, ValueError) as e:
+        raise ConfigError(str(e)) from e
+    except (FileNotFoundError, ImportError) as e:
+        raise ConfigError(f"--config: {e}") from e
+
+
+def run(argv=None):
+    """Parses flags, runs main, turns errors a user can act on into one message and exit code 2."""
+    handler = TqdmHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        app.run(main, argv=argv, flags_parser=parse_flags)
+    except ReidError as e:
+        sys.stderr.write(f"error: {e}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()

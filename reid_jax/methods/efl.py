@@ -1,0 +1,254 @@
+"""EFL: mutual mean teaching with CLUB mutual-information minimisation (Liu, Li, Wang, BMVC 2022).
+
+Six networks, each its own tree: students phi1, phi2; their moving averages m1, m2; the camera
+encoder cam; the estimator q of the mutual information between identity and camera features.
+`update` is Algorithm 1 on any encoder; the modes (the paper's Table 4) leave networks out.
+
+    mode      phi1  phi2  m1 m2  cam q    loss of the students
+    baseline   x                          CE + triplet
+    fdm        x                  x  x    CE + triplet + lambda_mi MI
+    mmt        x     x     x              (1 - lambda_kl) CE + triplet + lambda_kl KL
+    full       x     x     x      x  x    all of it
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from reid_jax.config import choice
+from reid_jax.errors import ConfigError
+from reid_jax.losses import distill, mutual_info
+from reid_jax.methods import Method, State, parts
+from reid_jax.models import club, heads
+
+MODES = ("full", "mmt", "fdm", "baseline")
+TEACHER = {"phi1": "m1", "phi2": "m2"}
+
+
+class Models(NamedTuple):
+    """Networks and optimisers; `update` needs nothing else of them."""
+
+    identity: Any  # Encoder of phi1, phi2, m1, m2
+    camera: Any  # Encoder of cam
+    q: Any  # linen module: f_id -> (mean, log-variance) of f_cam
+    tx: dict  # optax chain of each trained network
+
+
+def students(mode):
+    """Names of the trained identity encoders."""
+    return ("phi1", "phi2") if mode in ("full", "mmt") else ("phi1",)
+
+
+def has_camera(mode):
+    """Whether cam and q exist."""
+    return mode in ("full", "fdm")
+
+
+def student_loss(params, fixed, views, pid, *, models, config, axis_name):
+    """L_id + lambda_mi L_MIM of all students (paper eq. 1, steps 1 to 5 of Algorithm 1).
+
+    params: {student: params}, the only argument that is differentiated.
+    fixed: stats {student: batch_stats}, teacher logits {student: f32[B,K]} (may be empty), f_cam
+      f32[B,D] or None, q's params, lambda_mi f32[], key for the sampled bound.
+    Returns (loss, {"stats", "features", "metrics"}).
+    """
+    efl, loss = config.efl, config.loss
+    lambda_kl = efl.lambda_kl if fixed["teacher_logits"] else 0.0
+    ce, tri, kl, mi, stats, feature, hit = 0.0, 0.0, 0.0, 0.0, {}, {}, 0.0
+    for name in params:
+        variables = {"params": params[name], "batch_stats": fixed["stats"][name]}
+        out, stats[name] = models.identity.apply(variables, views[name], True)
+        feature[name] = parts.select_feature(loss, out)
+        ce_i, tri_i = parts.identity_losses(loss, out, pid, axis_name)
+        ce, tri = ce + ce_i, tri + tri_i
+        hit += jnp.mean(out.logits.argmax(-1) == pid) / len(params)
+        for other, logits in fixed["teacher_logits"].items():
+            if other != name:  # the target is the OTHER branch's teacher
+                kl += distill.kl(logits, out.logits)
+        if fixed["f_cam"] is not None:
+            mi += mutual_information(feature[name], fixed, models=models, config=config, axis_name=axis_name)
+    l_id = (1 - lambda_kl) * ce + tri + lambda_kl * kl
+    total = l_id + fixed["lambda_mi"] * mi
+    metrics = {"loss": total, "loss_id": l_id, "ce": ce, "triplet": tri, "accuracy": hit}
+    metrics |= {"kl": kl} if fixed["teacher_logits"] else {}
+    metrics |= {"mi": mi} if fixed["f_cam"] is not None else {}
+    return total, {"stats": stats, "feature": feature, "metrics": metrics}
+
+
+def mutual_information(f_id, fixed, *, models, config, axis_name):
+    """CLUB's upper bound of I(f_id; f_cam) (paper eq. 6); only f_id receives gradient."""
+    mu, logvar = models.q.apply({"params": lax.stop_gradient(fixed["q"])}, f_id)
+    f_cam = lax.stop_gradient(fixed["f_cam"])
+    if choice("efl.mi_bound", config.efl.mi_bound, ("exact", "sampled")) == "exact":
+        return mutual_info.club_exact(mu, logvar, f_cam, axis_name=axis_name)
+    return mutual_info.club_sampled(mu, logvar, f_cam, fixed["key"], axis_name=axis_name)
+
+
+def camera_step(state, image, camid, *, models, config, axis_name):
+    """Forward of cam and its gradient (steps 4 and 8): (f_cam, grad, batch_stats, metrics)."""
+    variables = state.nets["cam"]
+
+    def loss(params):
+        out, stats = models.camera.apply({**variables, "params": params}, image, True)
+        ce, tri = parts.identity_losses(config.loss, out, camid, axis_name)
+        metrics = {
+            "cam_ce": ce,
+            "cam_triplet": tri,
+            "cam_accuracy": jnp.mean(out.logits.argmax(-1) == camid),
+        }
+        return ce + tri, (parts.select_feature(config.loss, out), stats, metrics)
+
+    (_, (f_cam, stats, metrics)), grad = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+    return lax.stop_gradient(f_cam), grad, stats, metrics
+
+
+def estimator_loss(q_params, features, f_cam, *, models):
+    """L_MIE: CLUB's learning loss summed over the students (paper eq. 7), features detached."""
+    total = 0.0
+    for f_id in features.values():
+        mu, logvar = models.q.apply({"params": q_params}, lax.stop_gradient(f_id))
+        total += mutual_info.club_nll(mu, logvar, lax.stop_gradient(f_cam))
+    return total
+
+
+def estimator_steps(q_params, opt, features, f_cam, *, models, config, axis_name):
+    """n_mi Adam steps of q on fixed features (step 9); returns params, opt, losses f32[n_mi]."""
+
+    def body(carry, _):
+        params, opt = carry
+        value, grad = jax.value_and_grad(estimator_loss)(params, features, f_cam, models=models)
+        value, grad = parts.pmean((value, grad), axis_name)
+        params, opt = parts.apply_gradient(models.tx["q"], grad, opt, params)
+        return (params, opt), value
+
+    (params, opt), losses = lax.scan(body, (q_params, opt), None, length=config.efl.n_mi)
+    return params, opt, losses
+
+
+def teacher_logits(state, views, *, models):
+    """Train-mode forward of the teachers, without gradient: ({student: logits}, {teacher: stats})."""
+    logits, stats = {}, {}
+    for student, teacher in TEACHER.items():
+        if teacher in state.nets:
+            out, stats[teacher] = models.identity.apply(state.nets[teacher], views[student], True)
+            logits[student] = lax.stop_gradient(out.logits)
+    return logits, stats
+
+
+def update(state, views, pid, camid, *, models, config, axis_name=None):
+    """One training iteration (Algorithm 1): (State, views, labels) -> (State, metrics).
+
+    views: {"phi1": x1, "phi2": x2}, each [B,H,W,3]; the camera encoder sees x1.
+    pid, camid: i32[B]. Per device under `axis_name`: hardest pairs and the batch moments in MI are
+    those of the global batch, means are averaged over devices.
+    """
+    efl = config.efl
+    shared = dict(models=models, config=config, axis_name=axis_name)
+    names = [n for n in TEACHER if n in state.nets]
+    nets, opt, metrics = dict(state.nets), dict(state.opt), {}
+
+    logits, teacher_stats = teacher_logits(state, views, models=models)
+    f_cam = None
+    if "cam" in nets:
+        f_cam, cam_grad, cam_stats, metrics = camera_step(state, views["phi1"], camid, **shared)
+
+    fixed = {
+        "stats": {n: nets[n]["batch_stats"] for n in names},
+        "teacher_logits": logits,
+        "f_cam": f_cam,
+        "q": nets["q"]["params"] if "q" in nets else None,
+        "lambda_mi": efl.lambda_mi * (state.step >= efl.mi_start),
+        "key": jax.random.fold_in(jax.random.key(config.seed), state.step),
+    }
+    descend = jax.value_and_grad(student_loss, has_aux=True)
+    (_, aux), grads = descend({n: nets[n]["params"] for n in names}, fixed, views, pid, **shared)
+    metrics |= aux["metrics"]
+
+    grads, student_stats, teacher_stats = parts.pmean((grads, aux["stats"], teacher_stats), axis_name)
+    for n in names:
+        params, opt[n] = parts.apply_gradient(models.tx[n], grads[n], opt[n], nets[n]["params"])
+        nets[n] = {"params": params, "batch_stats": student_stats[n]}
+    decay = parts.ema_decay(state.step, efl.alpha, efl.ema_ramp)
+    for n in names:
+        if TEACHER[n] in nets:  # running statistics move by the teacher's own forward only
+            mean = parts.ema(nets[TEACHER[n]]["params"], nets[n]["params"], decay)
+            nets[TEACHER[n]] = {"params": mean, "batch_stats": teacher_stats[TEACHER[n]]}
+    if "cam" in nets:
+        cam_grad, cam_stats = parts.pmean((cam_grad, cam_stats), axis_name)
+        params, opt["cam"] = parts.apply_gradient(
+            models.tx["cam"], cam_grad, opt["cam"], nets["cam"]["params"]
+        )
+        mu, _ = models.q.apply(nets["q"], aux["feature"]["phi1"])
+        metrics["q_r2"] = mutual_info.r2(mu, f_cam, axis_name=axis_name)
+        nets["cam"] = {"params": params, "batch_stats": cam_stats}
+        q, opt["q"], losses = estimator_steps(nets["q"]["params"], opt["q"], aux["feature"], f_cam, **shared)
+        nets["q"] = {"params": q}
+        metrics |= {"mie": losses[0], "mie_last": losses[-1]}
+    return State(state.step + 1, nets, opt), parts.pmean(metrics, axis_name)
+
+
+def build_models(config, info):
+    """Encoders, q and the optimiser of each network that the mode trains."""
+    mode = choice("efl.mode", config.efl.mode, MODES)
+    efl, optim = config.efl, config.optim
+    if efl.n_mi < 1:
+        raise ConfigError(
+            f"config.efl.n_mi is {efl.n_mi}; q needs at least 1 inner step (mode=mmt leaves q out)"
+        )
+    identity = heads.encoder(heads.build(config.model, info.num_pids, info.axis_name))
+    camera = heads.encoder(heads.build(config.model, info.num_cams, info.axis_name))
+    tx = {n: parts.adam(optim, info, mask=heads.trainable_mask) for n in students(mode)}
+    if has_camera(mode):
+        tx["cam"] = parts.adam(optim, info, mask=heads.trainable_mask)
+        tx["q"] = parts.adam(optim, info, lr=efl.mi_lr, weight_decay=efl.mi_weight_decay, repeats=efl.n_mi)
+    return Models(identity, camera, club.Club(hidden_size=efl.mi_hidden), tx)
+
+
+def init_state(key, image, *, models, mode):
+    """Fresh State for images [B,H,W,3]; teachers are copies of their students."""
+    keys = dict(zip(("phi1", "phi2", "cam", "q"), jax.random.split(key, 4), strict=True))
+    nets = {n: models.identity.init(keys[n], image) for n in students(mode)}
+    if mode in ("full", "mmt"):
+        nets |= {TEACHER[n]: jax.tree.map(jnp.copy, nets[n]) for n in students(mode)}
+    if has_camera(mode):
+        nets["cam"] = models.camera.init(keys["cam"], image)
+        f = jax.eval_shape(lambda: models.camera.apply(nets["cam"], image, False)[0].after_bn)
+        zeros = jnp.zeros(f.shape, f.dtype)
+        nets["q"] = {"params": models.q.init(keys["q"], zeros, zeros)["params"]}
+    opt = {n: tx.init(nets[n]["params"]) for n, tx in models.tx.items()}
+    return State(jnp.int32(0), nets, opt)
+
+
+def stages(config, info):
+    """The single stage "train"; see reid_jax.methods for the contract."""
+    models = build_models(config, info)
+    mode = config.efl.mode
+
+    def init(key, batch):
+        return init_state(key, parts.view(config, batch, 0)[:1], models=models, mode=mode)
+
+    def step(state, batch):
+        views = {n: parts.view(config, batch, i) for i, n in enumerate(students(mode))}
+        pid, camid = batch["pid"], batch["camid"]
+        return update(state, views, pid, camid, models=models, config=config, axis_name=info.axis_name)
+
+    def embed(state, image, net):
+        if net != "mean":
+            return parts.test_feature(state.nets[net], models.identity, config, image)
+        teachers = [n for n in ("m1", "m2") if n in state.nets] or list(students(mode))
+        return sum(
+            parts.unit(parts.test_feature(state.nets[n], models.identity, config, image)) for n in teachers
+        )
+
+    def warm_start(state, load):
+        """Students and camera encoder from one file; teachers become copies of their students."""
+        nets = {n: load(v) if n in (*TEACHER, "cam") else v for n, v in state.nets.items()}
+        for student, teacher in TEACHER.items():
+            if teacher in nets:
+                nets[teacher] = jax.tree.map(jnp.copy, nets[student])
+        return state._replace(nets=nets)
+
+    nets = ("m1", "m2", "phi1", "phi2") if mode in ("full", "mmt") else ("phi1",)
+    return {"train": Method(init, step, embed, nets, warm_start)}

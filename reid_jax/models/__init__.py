@@ -1,0 +1,1 @@
+"""Networks: layers, backbones, ReID heads, the CLUB estimator and weight files."""

@@ -1,0 +1,158 @@
+"""Forms of convolution and max pooling that are fast on CPUs; the same functions as XLA's own operations.
+
+What XLA's CPU backend does badly, and what stands here instead:
+1x1 convolutions (weight gradients above all): matrix products; the input gradient of stride-2 convolutions (dilates
+the gradient with zeros): four small convolutions, one for each parity of row and column; the gradient of max pooling
+(scatter): the index of the maximum, gathered; bfloat16 products (computed in float32 after conversion): products that
+accumulate in float32, which the CPU's bfloat16 instructions do.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_DIMS = ("NHWC", "HWIO", "NHWC")
+
+
+def plain_conv(x, kernel, stride, padding):
+    """XLA's convolution with symmetric padding; also the form of other platforms."""
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), ((padding, padding), (padding, padding)), dimension_numbers=_DIMS
+    )
+
+
+def _dot(a, b, contract=((1,), (0,))):
+    """Matrix product, bfloat16 accumulated and returned in float32."""
+    wide = jnp.promote_types(a.dtype, jnp.float32)
+    return lax.dot_general(a, b, (contract, ((), ())), preferred_element_type=wide)
+
+
+@jax.custom_vjp
+def matmul(x, w):
+    """[M,C] @ [C,O] -> [M,O] in x's type."""
+    return _dot(x, w).astype(x.dtype)
+
+
+def _matmul_grad(inputs, dy):
+    x, w = inputs
+    return _dot(dy, w, ((1,), (1,))).astype(x.dtype), _dot(x, dy, ((0,), (0,))).astype(w.dtype)
+
+
+matmul.defvjp(lambda x, w: (matmul(x, w), (x, w)), _matmul_grad)
+
+
+def conv1x1(x, kernel, stride):
+    """1x1 convolution [B,H,W,C] -> [B,h,w,O]."""
+    x = x[:, ::stride, ::stride]
+    return matmul(x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:3], -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv3x3(x, kernel, stride):
+    """3x3 convolution padded by 1, stride 1 or 2: [B,H,W,C] -> [B,ceil(H/stride),ceil(W/stride),O]."""
+    if _narrow_type(x) and x.shape[-1] >= 128:
+        return _sum_of_products(x, kernel, stride)
+    return plain_conv(x, kernel, stride, 1)
+
+
+def _conv3x3_grad(stride, inputs, dy):
+    x, kernel = inputs
+    if stride == 1:
+        dx = conv3x3(dy, kernel[::-1, ::-1].transpose(0, 1, 3, 2), 1)
+    else:
+        dx = _strided_input_grad(dy, kernel, x.shape)
+    _, weight_grad = jax.vjp(lambda k: plain_conv(x, k, stride, 1), kernel)
+    return dx, *weight_grad(dy)
+
+
+conv3x3.defvjp(lambda x, kernel, stride: (conv3x3(x, kernel, stride), (x, kernel)), _conv3x3_grad)
+
+
+def _narrow_type(x):
+    return x.dtype == jnp.bfloat16
+
+
+def _sum_of_products(x, kernel, stride):
+    """3x3 convolution as three products over rows that hold their left and right neighbours."""
+    h, w = ((n - 1) // stride + 1 for n in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    rows = jnp.concatenate([x[:, :, j : j + stride * (w - 1) + 1 : stride] for j in range(3)], -1)
+    width = rows.shape[-1]
+    total = sum(
+        _dot(rows[:, i : i + stride * (h - 1) + 1 : stride].reshape(-1, width), kernel[i].reshape(width, -1))
+        for i in range(3)
+    )
+    return total.astype(x.dtype).reshape(x.shape[0], h, w, -1)
+
+
+def _strided_input_grad(dy, kernel, shape):
+    """Input gradient of a 3x3 convolution of stride 2, one convolution per parity of row and column.
+
+    In one dimension dx[2i] = dy[i] k[1] and dx[2i + 1] = dy[i] k[2] + dy[i + 1] k[0].
+    """
+    kernel = kernel.transpose(0, 1, 3, 2)
+    taps = (slice(1, 2), slice(None, None, -2))  # k[1]; k[2], k[0]
+
+    def part(i, j):
+        k = kernel[taps[i], taps[j]]
+        return lax.conv_general_dilated(dy, k, (1, 1), ((0, i), (0, j)), dimension_numbers=_DIMS)
+
+    return _interleave([[part(i, j) for j in range(2)] for i in range(2)], shape)
+
+
+def _interleave(parts, shape):
+    """out[:, 2a + i, 2b + j] = parts[i][j][:, a, b], cut to `shape` [B,H,W,C]."""
+    b, h, w, c = parts[0][0].shape
+    both = jnp.stack([jnp.stack(row, 3) for row in parts], 2).reshape(b, 2 * h, 2 * w, c)
+    return both[:, : shape[1], : shape[2]]
+
+
+def plain_max_pool(x):
+    """3x3 max pooling, stride 2, padding 1; also the form of other platforms."""
+    return lax.reduce_window(
+        x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
+    )
+
+
+@jax.custom_vjp
+def max_pool(x):
+    """`plain_max_pool` with a gradient that gathers."""
+    return plain_max_pool(x)
+
+
+def _max_pool_index(x):
+    """Pooled map and, for each entry, which of its window's nine places holds the maximum (the first one)."""
+    h, w = ((n - 1) // 2 + 1 for n in x.shape[1:3])
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    best, index = None, None
+    for place in range(9):
+        i, j = divmod(place, 3)
+        value = padded[:, i : i + 2 * h - 1 : 2, j : j + 2 * w - 1 : 2]
+        if best is None:
+            best, index = value, jnp.zeros(value.shape, jnp.uint8)
+        else:
+            index = jnp.where(value > best, jnp.uint8(place), index)
+            best = jnp.maximum(value, best)
+    return best, (index, x.shape)
+
+
+def _max_pool_grad(saved, dy):
+    """Row 2a of the input is place 1 of window a; row 2a + 1 is place 2 of window a and place 0 of window a + 1."""
+    index, shape = saved
+    h, w = dy.shape[1:3]
+    index, dy = (jnp.pad(t, ((0, 0), (0, 1), (0, 1), (0, 0))) for t in (index, dy))
+
+    def part(i, j):
+        total = 0
+        for a, row in ((0, 1),) if i == 0 else ((0, 2), (1, 0)):
+            for b, column in ((0, 1),) if j == 0 else ((0, 2), (1, 0)):
+                here = slice(None), slice(a, a + h), slice(b, b + w)
+                total += jnp.where(index[here] == 3 * row + column, dy[here], 0)
+        return total
+
+    return (_interleave([[part(i, j) for j in range(2)] for i in range(2)], shape),)
+
+
+max_pool.defvjp(_max_pool_index, _max_pool_grad)

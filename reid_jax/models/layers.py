@@ -1,0 +1,152 @@
+"""Convolution, batch norm and max pooling with PyTorch's semantics, NHWC.
+
+Convolution and max pooling have two equal forms, chosen in one place (`_cpu_form`): XLA's own
+operations on GPUs and TPUs, and those of `reid_jax.models.cpu` on CPUs.
+"""
+
+import contextlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from reid_jax.models import cpu
+
+_FORM = "auto"
+
+
+@contextlib.contextmanager
+def form(name):
+    """Forces a form while tracing: 'auto' (by platform), 'plain' (XLA operations) or 'cpu'."""
+    global _FORM
+    if name not in ("auto", "plain", "cpu"):
+        raise ValueError(f"form {name!r} is none of auto, plain, cpu")
+    before, _FORM = _FORM, name
+    try:
+        yield
+    finally:
+        _FORM = before
+
+
+def _cpu_form():
+    """The one place where the platform decides."""
+    return jax.default_backend() == "cpu" if _FORM == "auto" else _FORM == "cpu"
+
+
+def conv(x, kernel, stride=1, padding=0, dilation=1, groups=1):
+    """2-D convolution with symmetric zero padding.
+
+    x [B,H,W,C]; kernel [kh,kw,C/groups,O] -> [B,h,w,O] with h = (H + 2 padding - dilation (kh - 1) - 1) // stride + 1.
+    """
+    if _cpu_form() and dilation == 1 and groups == 1:
+        form = (kernel.shape[:2], padding)
+        if form == ((1, 1), 0):
+            return cpu.conv1x1(x, kernel, stride)
+        if form == ((3, 3), 1) and stride in (1, 2):
+            return cpu.conv3x3(x, kernel, stride)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=((padding, padding), (padding, padding)),
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def max_pool(x):
+    """3x3 max pooling, stride 2, padded by 1 with -inf: [B,H,W,C] -> [B,ceil(H/2),ceil(W/2),C].
+
+    Where several entries of a window are the maximum, the first in row order gets the gradient.
+    """
+    return cpu.max_pool(x) if _cpu_form() else cpu.plain_max_pool(x)
+
+
+def he_normal(rng, shape, dtype=jnp.float32):
+    """N(0, sqrt(2 / (kh kw out))), the ResNet initialiser (fan out), for kernels [kh,kw,in,out]."""
+    return jax.random.normal(rng, shape, dtype) * (2.0 / (shape[0] * shape[1] * shape[3])) ** 0.5
+
+
+class Conv(nn.Module):
+    """Convolution layer, see `conv`; parameters kernel [k,k,C/groups,O] and bias [O].
+
+    dtype: compute type; None takes the promoted type of input and kernel.
+    """
+
+    features: int
+    kernel_size: int = 1
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    groups: int = 1
+    use_bias: bool = False
+    dtype: jnp.dtype | None = None
+    init: callable = he_normal
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", self.init, shape, jnp.float32)
+        dtype = self.dtype or jnp.promote_types(x.dtype, kernel.dtype)
+        x = conv(x.astype(dtype), kernel.astype(dtype), self.stride, self.padding, self.dilation, self.groups)
+        if self.use_bias:
+            x = x + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(dtype)
+        return x
+
+
+class BatchNorm(nn.Module):
+    """Batch norm over all but the last axis, as PyTorch's: [...,C] -> [...,C].
+
+    Normalises with the biased batch variance and keeps a running average of the UNBIASED one (n / (n - 1)); flax's keeps the
+    biased one. Statistics are taken in float32 (float64 for float64 inputs) whatever the input's type.
+
+    axis_name: named device axis over which statistics are joined, n being the global count; None: this device's batch.
+    """
+
+    momentum: float = 0.9  # of the old value: 1 - PyTorch's
+    epsilon: float = 1e-5
+    axis_name: str | None = None
+    scale_init: callable = nn.initializers.ones
+    frozen_bias: bool = False  # the bias stays a parameter but gets no gradient
+
+    @nn.compact
+    def __call__(self, x, train):
+        channels = (x.shape[-1],)
+        scale = self.param("scale", self.scale_init, channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        if self.frozen_bias:
+            bias = lax.stop_gradient(bias)
+        if not train:
+            return _affine(x, mean.value, var.value, scale, bias, self.epsilon)
+        batch_mean, batch_var, count = self._statistics(x)
+        y = _affine(x, batch_mean, batch_var, scale, bias, self.epsilon)
+        unbiased = batch_var * (count / max(count - 1, 1))
+        self._update(mean, batch_mean)
+        self._update(var, unbiased)
+        return y
+
+    def _statistics(self, x):
+        axes = tuple(range(x.ndim - 1))
+        count = x.size // x.shape[-1]
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean = wide.mean(axes)
+        square = jnp.square(wide).mean(axes)
+        if self.axis_name is not None:
+            mean, square = lax.pmean((mean, square), self.axis_name)
+            count *= lax.axis_size(self.axis_name)
+        return mean, jnp.maximum(square - jnp.square(mean), 0), count
+
+    def _update(self, running, batch):
+        batch = lax.stop_gradient(batch).astype(running.value.dtype)
+        running.value = self.momentum * running.value + (1 - self.momentum) * batch
+
+
+def _affine(x, mean, var, scale, bias, epsilon):
+    """(x - mean) / sqrt(var + epsilon) * scale + bias, as one multiply and one add per entry, in x's type."""
+    factor = scale * lax.rsqrt(var + epsilon)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return (x.astype(wide) * factor + (bias - mean * factor)).astype(x.dtype)

@@ -1,0 +1,103 @@
+"""ResNet trunks in the form used for re-identification.
+
+Module names follow torchvision's keys: `layer1_0`, `downsample_0` stand for `layer1.0`, `downsample.0`.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from reid_jax.models.layers import BatchNorm, Conv, max_pool
+
+
+class Block(nn.Module):
+    """What both residual blocks share: y = relu(residual(x) + shortcut(x)), projected where the shape changes."""
+
+    features: int
+    stride: int = 1
+    dtype: jnp.dtype | None = None
+    axis_name: str | None = None
+
+    expansion = 1
+
+    def setup_layers(self):
+        conv = functools.partial(Conv, dtype=self.dtype)
+        return conv, functools.partial(BatchNorm, axis_name=self.axis_name)
+
+    def shortcut(self, x, conv, norm, train):
+        out = self.features * self.expansion
+        if self.stride == 1 and x.shape[-1] == out:
+            return x
+        x = conv(out, 1, self.stride, name="downsample_0")(x)
+        return norm(name="downsample_1")(x, train)
+
+
+class BasicBlock(Block):
+    """3x3 (with the stride) - 3x3: [B,H,W,C] -> [B,h,w,features]."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        conv, norm = self.setup_layers()
+        y = conv(self.features, 3, self.stride, 1, name="conv1")(x)
+        y = nn.relu(norm(name="bn1")(y, train))
+        y = conv(self.features, 3, 1, 1, name="conv2")(y)
+        y = norm(name="bn2")(y, train)
+        return nn.relu(y + self.shortcut(x, conv, norm, train))
+
+
+class Bottleneck(Block):
+    """1x1 - 3x3 (with the stride) - 1x1: [B,H,W,C] -> [B,h,w,4 features]."""
+
+    expansion = 4
+
+    @nn.compact
+    def __call__(self, x, train):
+        conv, norm = self.setup_layers()
+        y = conv(self.features, 1, name="conv1")(x)
+        y = nn.relu(norm(name="bn1")(y, train))
+        y = conv(self.features, 3, self.stride, 1, name="conv2")(y)
+        y = nn.relu(norm(name="bn2")(y, train))
+        y = conv(4 * self.features, 1, name="conv3")(y)
+        y = norm(name="bn3")(y, train)
+        return nn.relu(y + self.shortcut(x, conv, norm, train))
+
+
+class ResNet(nn.Module):
+    """Image [B,H,W,3] -> map [B,h,w,C]; 256x128 gives 16x8 with last_stride 1, 8x4 with 2.
+
+    stem_relu: MMT's net has no ReLU between the stem's batch norm and the max pool (False).
+    dtype: compute type of the convolutions; None: the promoted type of input and parameters.
+    """
+
+    block: type[Block]
+    counts: tuple[int, ...]
+    last_stride: int = 1
+    stem_relu: bool = True
+    dtype: jnp.dtype | None = None
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = Conv(64, 7, 2, 3, dtype=self.dtype, name="conv1")(x)
+        x = BatchNorm(axis_name=self.axis_name, name="bn1")(x, train)
+        if self.stem_relu:
+            x = nn.relu(x)
+        x = max_pool(x)
+        strides = (1, 2, 2, self.last_stride)
+        for stage, (count, stride) in enumerate(zip(self.counts, strides, strict=True)):
+            for index in range(count):
+                x = self.block(
+                    64 * 2**stage,
+                    stride if index == 0 else 1,
+                    self.dtype,
+                    self.axis_name,
+                    name=f"layer{stage + 1}_{index}",
+                )(x, train)
+        return x
+
+
+ResNet18 = functools.partial(ResNet, BasicBlock, (2, 2, 2, 2))
+ResNet34 = functools.partial(ResNet, BasicBlock, (3, 4, 6, 3))
+ResNet50 = functools.partial(ResNet, Bottleneck, (3, 4, 6, 3))
+ResNet101 = functools.partial(ResNet, Bottleneck, (3, 4, 23, 3))

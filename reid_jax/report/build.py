@@ -1,0 +1,132 @@
+"""Puts the report of a run together: read the workdir, fill the template, write WORKDIR/report.html."""
+
+import contextlib
+import datetime
+import os
+import tempfile
+from pathlib import Path
+
+import jinja2
+
+import reid_jax
+from reid_jax.errors import ConfigError, DataError
+from reid_jax.report import run as runs
+from reid_jax.report import sections, strips
+
+
+def build(workdir, *, data_root=None, queries=12, baseline=""):
+    """Writes WORKDIR/report.html and returns its path (str).
+
+    workdir: folder of a finished run. data_root: folder that the stored picture paths are relative to;
+    taken from the run when None. queries: number of retrieval strips. baseline: workdir of a finished run
+    to compare with, tested on the same images. Parts whose files are missing are replaced by a short line.
+    Raises DataError when the workdir or the baseline holds no finished run or they do not fit together,
+    ConfigError for a negative `queries`.
+    """
+    if queries < 0:
+        raise ConfigError(f"config.report.queries is {queries}; it must be 0 or more")
+    run = runs.read(workdir)
+    compared = read_baseline(baseline, run) if baseline else None
+    page = render(context(run, compared, data_root, queries))
+    path = os.path.join(workdir, "report.html")
+    write(path, page)
+    return path
+
+
+def read_baseline(baseline, run):
+    """Run of the workdir `baseline`; DataError when it was not tested on the images of `run`."""
+    found = runs.read(baseline)
+    fields = ["data.name", "eval.split", *(["data.synthetic"] if run.synthetic else [])]
+    for section, field in (f.split(".") for f in fields):
+        mine, theirs = (r.config.get(section, {}).get(field) for r in (run, found))
+        if mine != theirs:
+            raise DataError(
+                f"{baseline} cannot be compared with {run.workdir}: config.{section}.{field} is {theirs!r} there "
+                f"and {mine!r} here; give a baseline that was tested on the same images"
+            )
+    if run.last and found.last and (strips.same_rows(found.last, run.last) < 0).any():
+        raise DataError(f"{baseline} was tested on other query images than {run.workdir}; give another baseline")
+    return found
+
+
+def context(run, baseline, data_root, queries):
+    """Everything the template shows."""
+    levels = sections.chance(run)
+    eval_charts, eval_nets = sections.evaluations(run, levels)
+    cmc, cmc_labels = sections.cmc(run, baseline)
+    distance = run.config.get("eval", {}).get("distance", "cosine")
+    return {
+        "run": run,
+        "name": sections.name(run),
+        "data_set": sections.data_set(run),
+        "baseline": sections.name(baseline) if baseline else None,
+        "verdict": sections.verdict(run, baseline),
+        "tiles": sections.tiles(run, baseline, levels),
+        "facts": sections.facts(run),
+        "versions": sections.versions(run),
+        "curves": sections.curves(run),
+        "evaluations": eval_charts,
+        "eval_nets": eval_nets,
+        "cmc": cmc,
+        "cmc_labels": cmc_labels,
+        "figure_names": [title for title, _ in sections.FIGURES.values()],
+        "networks": sections.networks(run, baseline),
+        "table1": sections.table1(run, baseline),
+        "strips": retrieval(run, baseline, data_root, queries),
+        "distance": distance,
+        "tsne": sections.tsne(run.last.features) if run.last else None,
+        "cameras": sections.cameras(run.last, distance) if run.last else None,
+        "settings": sections.settings(run.config),
+        "today": datetime.date.today().isoformat(),
+        "version": reid_jax.__version__,
+    }
+
+
+def retrieval(run, baseline, data_root, queries):
+    """The retrieval strips and what is said around them, None without stored features."""
+    if run.last is None:
+        return None
+    before, before_name = run.first, "first evaluation"
+    if baseline and baseline.last:
+        before, before_name = baseline.last, sections.name(baseline)
+    items, thumbs, counts = strips.build(run.last, before, queries, run.data_root(data_root))
+    return {
+        "strips": items,
+        "uris": thumbs.uris,
+        "missing": thumbs.missing,
+        "counts": counts,
+        "before": before_name if before else None,
+    }
+
+
+def render(values):
+    """The page; everything that comes from files is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("reid_jax", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["camera"] = sections.camera
+    return environment.get_template("template.html.j2").render(values)
+
+
+def write(path, page):
+    """Writes the file so that a reader sees the old one or the whole new one."""
+    folder = Path(path).parent
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", dir=folder, prefix=".report-", suffix=".part", delete=False, encoding="utf-8", errors="replace"
+        ) as f:
+            temporary = f.name
+            f.write(page)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as e:
+        raise DataError(f"cannot write {path}: {e.strerror or e}; free space or make the folder writable") from e
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(temporary)

@@ -1,0 +1,392 @@
+"""What each section of the report shows, as plain values and charts for the template."""
+
+import json
+
+import numpy as np
+
+from reid_jax import config as defaults_of
+from reid_jax.errors import DataError
+from reid_jax.eval import probe, ranking
+from reid_jax.report import figures, strips
+from reid_jax.report.run import numbers
+
+FIGURES = {  # name in the files: (title, what it means)
+    "rank1": ("Rank-1", "queries whose first hit is the right person"),
+    "mAP": ("mAP", "mean average precision over all matches"),
+    "rank5": ("Rank-5", "a right hit among the first five"),
+    "rank10": ("Rank-10", "a right hit among the first ten"),
+    "mINP": ("mINP", "how early the last match is found"),
+    "prop": ("prop.", "errors that show the query's own camera"),
+    "camera_probe": ("Camera probe", "cameras a linear classifier reads off the features"),
+}
+LOWER_IS_BETTER = ("prop", "camera_probe")
+METRICS = {  # training metrics: readable titles
+    "loss": "Total loss",
+    "loss_id": "Identity loss",
+    "ce": "Identity cross entropy",
+    "triplet": "Identity triplet",
+    "accuracy": "Identity accuracy",
+    "kl": "KL to the other teacher",
+    "mi": "Mutual information bound",
+    "mie": "Estimator loss, first inner step",
+    "mie_last": "Estimator loss, last inner step",
+    "q_r2": "Estimator R²",
+    "cam_ce": "Camera cross entropy",
+    "cam_triplet": "Camera triplet",
+    "cam_accuracy": "Camera accuracy",
+    "lr": "Learning rate",
+}
+DATA_SETS = {
+    "market1501": "Market-1501",
+    "dukemtmc": "DukeMTMC-reID",
+    "msmt17": "MSMT17",
+    "me_reid": "ME-ReID",
+    "synthetic": "synthetic data",
+}
+TSNE_POINTS, TSNE_IDS = 2000, 20
+_PAIR_CAMERAS, _PAIR_WORK = 12, 2e11  # beyond them the camera-pair table is left out
+_SEED = 0
+
+
+def percent(value):
+    """One decimal, or a dash."""
+    return "–" if value is None else f"{value:.1f}"
+
+
+def duration(seconds):
+    """3725 -> '1 h 2 min'."""
+    if not isinstance(seconds, int | float):
+        return None
+    minutes, hours = int(seconds // 60), int(seconds // 3600)
+    if hours:
+        return f"{hours:,} h {minutes % 60} min"
+    return f"{minutes} min {int(seconds % 60)} s" if minutes else f"{seconds:.1f} s"
+
+
+def name(run):
+    """'EFL', 'EFL, mode mmt'."""
+    method = str(run.config.get("method", "unknown method"))
+    mode = run.config.get(method, {}).get("mode") if isinstance(run.config.get(method), dict) else None
+    return method.upper() + (f", mode {mode}" if mode and mode != "full" else "")
+
+
+def data_set(run):
+    """Readable name of the data set."""
+    found = str(run.config.get("data", {}).get("name", "unknown data set"))
+    return DATA_SETS.get(found, found)
+
+
+def camera(camid):
+    """Cameras are shown from 1, as in the file names of the sets: c1, c2, ..."""
+    return f"c{camid + 1}"
+
+
+def chance(run):
+    """{figure: level in percent of a feature that knows nothing of cameras}."""
+    found = {"prop": run.figures.get("chance_prop")}
+    if run.last is not None:
+        f = run.last.features
+        known = f.pid > 0
+        try:
+            found["camera_probe"] = probe.chance(f.camid[known], f.pid[known])
+        except DataError:
+            pass
+    return {k: v for k, v in found.items() if v is not None}
+
+
+def tiles(run, baseline, levels):
+    """The headline figures, each with what to compare it with."""
+    first, epoch = run.first_figures
+    others = [
+        ("random features", run.final.get("random") or {}),
+        ("chance", levels),
+        ("first test" if epoch is None else f"epoch {epoch:.3g}", first),
+        *([(name(baseline), baseline.figures)] if baseline else []),
+    ]
+    shown = [k for k in FIGURES if isinstance(run.figures.get(k), int | float)]
+    return [_tile(k, run.figures[k], others) for k in shown]
+
+
+def _tile(figure, value, others):
+    title, meaning = FIGURES[figure]
+    compared = [
+        {"label": label, "value": percent(o[figure]), "at": _clip(o[figure])}
+        for label, o in others
+        if isinstance(o.get(figure), int | float)
+    ]
+    return {
+        "name": figure,
+        "title": title,
+        "meaning": meaning,
+        "value": percent(value),
+        "at": _clip(value),
+        "lower": figure in LOWER_IS_BETTER,
+        "compared": compared,
+    }
+
+
+def _clip(value):
+    return round(float(np.clip(value, 0, 100)), 2)
+
+
+def verdict(run, baseline):
+    """Two or three sentences that say what the figures mean."""
+    f, said = run.figures, []
+    if "rank1" in f:
+        queries = f" of {f['num_query']:,} queries" if "num_query" in f else " of the queries"
+        said.append(f"For {f['rank1']:.1f} %{queries} the first hit is the right person.")
+    same, other = f.get("other_id_same_cam"), f.get("other_id_other_cam")
+    if same is not None and other is not None and same + other > 0:
+        text = f"Of the errors, {f.get('prop', 0):.0f} % are somebody else seen by the query's own camera"
+        if f.get("chance_prop"):
+            text += f" ({f['chance_prop']:.0f} % if the camera did not matter)"
+        said.append(text + ".")
+    if baseline and all("rank1" in r.figures and "mAP" in r.figures for r in (run, baseline)):
+        gains = (f"{run.figures[k] - baseline.figures[k]:+.1f} {t}" for k, t in (("rank1", "rank-1"), ("mAP", "mAP")))
+        said.append(f"Against {name(baseline)}: {', '.join(gains)}.".replace("-", "−").replace("rank−1", "rank-1"))
+    return " ".join(said)
+
+
+def facts(run):
+    """[(what, value)] of the run."""
+    s, c, f = run.summary, run.config, run.figures
+    rate = s.get("images_per_second")
+    network = str(c.get("model", {}).get("backbone", "")) or None
+    found = [
+        ("Network tested", run.net),
+        ("Backbone", network),
+        ("Seed", c.get("seed")),
+        ("Steps", f"{run.final['step']:,}" if isinstance(run.final.get("step"), int) else None),
+        ("Training time", duration(s.get("seconds"))),
+        ("Speed", f"{rate:,.0f} images/s" if isinstance(rate, int | float) else None),
+        ("Devices", s.get("devices")),
+        ("Machine", s.get("machine")),
+        ("Queries", f"{f['num_query']:,}" if "num_query" in f else None),
+        ("Gallery", f"{f['num_gallery']:,} images" if "num_gallery" in f else None),
+    ]
+    return [(k, v) for k, v in found if v not in (None, "")]
+
+
+def versions(run):
+    """[(package, version)]"""
+    found = run.summary.get("versions")
+    return sorted(found.items(), key=lambda x: (x[0] != "reid_jax", x[0])) if isinstance(found, dict) else []
+
+
+def curves(run):
+    """Charts of every training metric: [{title, code, last, svg}], losses first, learning rate last."""
+    names = list(dict.fromkeys(k for line in run.train for k in numbers(line)))
+    names.sort(key=lambda n: (n.startswith("lr"), "accuracy" in n or n.endswith("r2")))
+    return [_training_chart(run, n, i) for i, n in enumerate(names)]
+
+
+def _training_chart(run, metric, series):
+    points = [(line["step"], numbers(line).get(metric)) for line in run.train]
+    steps, values = zip(*[p for p in points if p[1] is not None], strict=True)
+    title = METRICS.get(metric, metric)
+    if metric.startswith("lr"):
+        line = figures.curve(steps, values, 4)._replace(raw=None, y=_thin(values))
+    else:
+        line = figures.curve(steps, values, 1 if metric.startswith(("cam_", "mi", "q_")) else 0)
+    last = figures.compact(float(f"{line.y[-1]:.3g}"))
+    svg = figures.chart([line], f"{title} against step", xlabel="step")
+    return {"title": title, "code": metric, "last": last, "svg": svg}
+
+
+def _thin(values):
+    keep = np.linspace(0, len(values) - 1, min(len(values), figures.MAX_POINTS)).round().astype(int)
+    return np.asarray(values, float)[np.unique(keep)]
+
+
+def evaluations(run, levels):
+    """Charts of the test figures over epochs, one line per network: ([{title, svg}], networks)."""
+    nets = list(dict.fromkeys(str(e.get("net", run.net)) for e in run.evals))
+    nets.sort(key=lambda n: n != run.net)
+    levels = {**(run.final.get("random") or {}), **levels}
+    charts = []
+    for figure, (title, _) in FIGURES.items():
+        lines = [_evaluation_line(run, net, figure, i) for i, net in enumerate(nets)]
+        lines = [line for line in lines if len(line.x)]
+        if lines:
+            level = levels.get(figure)
+            svg = figures.chart(
+                lines[::-1], f"{title} over epochs, percent", level=level, xlabel="epoch", markers=True
+            )
+            last = lines[0].y[-1] if lines[0].strong else None
+            charts.append({"title": title, "code": "", "last": percent(last), "level": level, "svg": svg})
+    return charts, list(enumerate(nets))
+
+
+def _evaluation_line(run, net, figure, series):
+    points = [
+        (e.get("epoch", e["step"]), numbers(e)[figure])
+        for e in run.evals
+        if str(e.get("net", run.net)) == net and figure in numbers(e)
+    ]
+    x, y = zip(*points, strict=True) if points else ((), ())
+    return figures.Line(x, y, series, strong=net == run.net)
+
+
+def cmc(run, baseline):
+    """CMC of every network: (svg or None, [(series, label)])."""
+    chosen = sorted(run.final["nets"], key=lambda n: n != run.net)
+    sides = [(run.final["nets"][n], str(n), n == run.net, False) for n in chosen]
+    if baseline:
+        sides.append((baseline.figures, f"{name(baseline)} ({baseline.net})", True, True))
+    lines, labels = [], []
+    for figure, label, strong, dashed in sides:
+        values = figure.get("cmc")
+        if isinstance(values, list) and values:
+            lines.append(figures.Line(range(1, len(values) + 1), values, len(lines), strong, dashed))
+            labels.append((lines[-1].series % figures.SERIES, label))
+    if not lines:
+        return None, []
+    return figures.cmc(lines[::-1], "Cumulative matching characteristic, percent"), labels
+
+
+def networks(run, baseline):
+    """Rows of the table of all evaluated networks: [{label, note, chosen, values}]."""
+    first, epoch = run.first_figures
+    when = "" if epoch is None else f", epoch {epoch:.3g}"
+    nets = run.final["nets"]
+    sides = [(str(n), "", n == run.net, nets[n]) for n in sorted(nets, key=lambda n: n != run.net)]
+    if first:
+        sides.append((run.net, f"first evaluation{when}", False, first))
+    if baseline:
+        sides.append((name(baseline), f"comparison run, {baseline.net}", False, baseline.figures))
+    if run.final.get("random"):
+        sides.append(("random features", "knows nothing", False, run.final["random"]))
+    return [
+        {"label": a, "note": b, "chosen": c, "values": [percent(f.get(k)) for k in FIGURES]}
+        for a, b, c, f in sides
+    ]
+
+
+def table1(run, baseline):
+    """Rows of the bars "what the first hit is", oldest first; the last one is this run."""
+    first, epoch = run.first_figures
+    sides = [("First evaluation", "" if epoch is None else f"epoch {epoch:.3g}", first)] if first else []
+    if baseline:
+        sides.append((name(baseline), "comparison run", baseline.figures))
+    sides.append((name(run), "this run", run.figures))
+    parts = ("same_id", "other_id_same_cam", "other_id_other_cam")
+    return [
+        {
+            "label": label,
+            "note": note,
+            "parts": [(strips.KINDS[i], round(f[k], 2), percent(f[k])) for i, k in enumerate(parts)],
+            "prop": percent(f.get("prop")),
+            "prop_at": _clip(f.get("prop") or 0),
+            "chance": percent(f["chance_prop"]) if "chance_prop" in f else None,
+            "chance_at": _clip(f.get("chance_prop") or 0),
+        }
+        for label, note, f in sides
+        if all(isinstance(f.get(k), int | float) for k in parts)
+    ]
+
+
+def cameras(ranked, distance):
+    """Table by query camera, with rank-1 against each gallery camera when that is cheap.
+
+    {"rows": [{camera, queries, rank1, mAP, same_cam, other_cam, pairs}], "columns": [camera]}; pairs are
+    (rank-1 in percent or None, number of queries), or absent.
+    """
+    found, kind = ranked.retrieval, strips.kinds(ranked)[:, 0]
+    cams = np.unique(ranked.query.camid[found.valid])
+    columns = np.unique(ranked.gallery.camid[ranked.gallery.pid > 0])
+    work = float(len(ranked.query)) * len(ranked.gallery) * ranked.gallery.feature.shape[1]
+    pairs = _pairs(ranked, columns, distance) if len(columns) <= _PAIR_CAMERAS and work < _PAIR_WORK else {}
+    rows = []
+    for cam in cams:
+        mine = (ranked.query.camid == cam) & found.valid
+        shares = {k: percent(100 * np.mean(kind[mine] == k)) for k in strips.KINDS}
+        rows.append(
+            {
+                "camera": camera(int(cam)),
+                "queries": int(mine.sum()),
+                "mAP": percent(100 * found.ap[mine].mean()),
+                "shares": shares,
+                "pairs": [pairs.get((int(cam), int(b)), (None, 0)) for b in columns] if pairs else [],
+            }
+        )
+    return {"rows": rows, "columns": [camera(int(b)) for b in columns] if pairs else []}
+
+
+def _pairs(ranked, columns, distance):
+    """{(query camera, gallery camera): (rank-1 in percent, queries)} with the gallery of one camera only."""
+    q, g, table = ranked.query, ranked.gallery, {}
+    for b in columns:
+        rows, keep = q.camid != b, g.camid == b
+        if not rows.any():
+            continue
+        try:
+            found = ranking.rank(
+                q.feature[rows], g.feature[keep], q.pid[rows], g.pid[keep], q.camid[rows], g.camid[keep],
+                distance=distance, topk=1,
+            )  # fmt: skip
+        except DataError:  # no query has a match under this camera
+            continue
+        for a in np.unique(q.camid[rows]):
+            mine = (q.camid[rows] == a) & found.valid
+            if mine.any():
+                table[int(a), int(b)] = (100 * float(np.mean(found.first_hit[mine] == 0)), int(mine.sum()))
+    return table
+
+
+def tsne(features):
+    """Two t-SNE charts of the same positions: {"by_id", "by_camera", "cameras", "points", "ids"}, or None."""
+    rows, ids = tsne_rows(features.pid)
+    if len(rows) < 8:
+        return None
+    points = figures.embed_2d(features.feature[rows], seed=_SEED)
+    pid, camid = features.pid[rows], features.camid[rows]
+    id_colour = {int(p): _wheel(i, len(ids)) for i, p in enumerate(ids)}
+    cams = [int(c) for c in np.unique(camid)]
+    few = len(cams) <= figures.SERIES
+    cam_colour = {c: f"var(--s{i})" if few else _wheel(i, len(cams)) for i, c in enumerate(cams)}
+    return {
+        "by_id": figures.scatter(points, [id_colour.get(int(p)) for p in pid], "t-SNE coloured by identity"),
+        "by_camera": figures.scatter(points, [cam_colour[int(c)] for c in camid], "t-SNE coloured by camera"),
+        "cameras": [(cam_colour[c], camera(c)) for c in cams],
+        "points": len(rows),
+        "ids": len(ids),
+    }
+
+
+def tsne_rows(pid):
+    """(rows, ids): the ids with most images, and at most TSNE_POINTS rows with all of theirs first; no junk."""
+    values, counts = np.unique(pid[pid > 0], return_counts=True)
+    ids = values[np.argsort(-counts, kind="stable")[:TSNE_IDS]]
+    rng = np.random.default_rng(_SEED)
+    chosen = rng.permutation(np.flatnonzero(np.isin(pid, ids)))
+    others = rng.permutation(np.flatnonzero(~np.isin(pid, ids) & (pid != -1)))
+    return np.sort(np.concatenate([chosen, others])[:TSNE_POINTS]), ids
+
+
+def _wheel(i, count):
+    """Colour i of `count`, neighbours unlike in lightness."""
+    return f"hsl({round(360 * i / count)} 70% {(42, 58)[i % 2]}%)"
+
+
+def settings(config):
+    """[(section, [(field, value, default or None, changed)])], top-level fields first."""
+    known = defaults_of.defaults()
+    method = str(config.get("method", ""))
+    own = getattr(defaults_of, f"{method}_defaults", None)
+    if own:
+        known[method] = own()
+    known = defaults_of.flatten(known)
+    sections = {}
+    for field, value in defaults_of.flatten(config).items():
+        section, _, rest = field.partition(".")
+        section, rest = (section, rest) if rest else ("run", field)
+        changed = field in known and known[field] != value
+        default = _shown(known[field]) if changed else None
+        sections.setdefault(section, []).append((rest, _shown(value), default, changed))
+    return sorted(sections.items(), key=lambda s: s[0] != "run")
+
+
+def _shown(value):
+    if isinstance(value, str):
+        return value or "(empty)"
+    return json.dumps(value)

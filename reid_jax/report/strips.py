@@ -1,0 +1,177 @@
+"""Retrieval strips: a query and what ranks first for it, before and after (EFL, Figure 3).
+
+The kind of a gallery entry, seen from its query: "same_id", "same_cam" (other identity, seen by the
+query's own camera: the mistake EFL is about) or "other_cam" (other identity, other camera).
+"""
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+KINDS = ("same_id", "same_cam", "other_cam")
+_THUMB = (96, 192)  # width, height in pixels: sharp at twice the size shown
+_SHARE = {"fixed": 0.5, "still": 0.25, "right": 0.25}  # of the strips
+
+
+def kinds(ranked):
+    """Kinds of the listed gallery entries, str[Q,topk]; "" where the list has ended."""
+    index = ranked.retrieval.top_index
+    same_id = ranked.gallery.pid[index] == ranked.query.pid[:, None]
+    same_cam = ranked.gallery.camid[index] == ranked.query.camid[:, None]
+    found = np.where(same_id, "same_id", np.where(same_cam, "same_cam", "other_cam"))
+    return np.where(index < 0, "", found)
+
+
+def same_rows(before, after):
+    """Rows of before.query for the queries of `after`, i[Q]; -1 for a query that is not in both."""
+    where = {p: i for i, p in enumerate(before.query.path)}
+    rows = np.array([where.get(p, -1) for p in after.query.path], int)
+    agree = (before.query.pid[rows] == after.query.pid) & (before.query.camid[rows] == after.query.camid)
+    return np.where((rows >= 0) & agree, rows, -1)
+
+
+def groups(after, before=None):
+    """{group: query rows, the most instructive first} over the queries with a match.
+
+    fixed: top-1 was an other-id same-camera image before and is right now; still: it is such an image
+    now; right: right now. Groups do not overlap. A strong fall of same-camera images in the list comes
+    first in `fixed` and `still` lists the most confident mistakes first; `right` is in random, seeded order.
+    """
+    listed = kinds(after)
+    now, valid = listed[:, 0], after.retrieval.valid
+    fixed, fall = np.zeros(len(now), bool), np.zeros(len(now))
+    if before is not None:
+        rows = same_rows(before, after)
+        earlier = kinds(before)[rows]
+        fixed = (rows >= 0) & (earlier[:, 0] == "same_cam") & (now == "same_id") & valid
+        fall = (earlier == "same_cam").sum(1) - (listed == "same_cam").sum(1)
+    still, right = (now == "same_cam") & valid, (now == "same_id") & valid & ~fixed
+    shuffled = np.random.default_rng(0).permutation(len(now))
+    return {
+        "fixed": _ordered(fixed, -fall),
+        "still": _ordered(still, -after.retrieval.top_score[:, 0]),
+        "right": [int(i) for i in shuffled if right[i]],
+    }
+
+
+def _ordered(mask, key):
+    rows = np.flatnonzero(mask)
+    return rows[np.argsort(key[rows], kind="stable")].tolist()
+
+
+def choose(found, pids, count):
+    """[(query row, group)]: `count` rows of `groups`, half of them fixed, the rest still wrong or right.
+
+    A group that has too few leaves its places to the others. Within a group every identity appears once
+    before one appears twice. found: result of `groups`; pids: i[Q].
+    """
+    spread = {name: _distinct(rows, pids) for name, rows in found.items()}
+    taken = {name: min(len(rows), int(count * _SHARE[name])) for name, rows in spread.items()}
+    for name, rows in spread.items():
+        taken[name] += min(len(rows) - taken[name], count - sum(taken.values()))
+    return [(row, name) for name, rows in spread.items() for row in rows[: taken[name]]]
+
+
+def _distinct(rows, pids):
+    """`rows` in order, repeats of an identity behind the first images of all identities."""
+    seen, turn = {}, []
+    for row in rows:
+        pid = int(pids[row])
+        seen[pid] = seen.get(pid, 0) + 1
+        turn.append(seen[pid])
+    return [rows[i] for i in np.argsort(turn, kind="stable")]
+
+
+def build(after, before, count, root):
+    """Strips for the page: (strips, thumbnails, counts of the groups).
+
+    after, before: Ranked, before may be None. root: folder of the pictures or None. A strip is a dict
+    with group, query and rows; a row has a list of entries, each with thumb, kind, score, pid, camid.
+    """
+    thumbs = Thumbnails(root)
+    found = groups(after, before)
+    matching = same_rows(before, after) if before is not None else None
+    sides = {"before": (before, kinds(before)) if before is not None else None, "after": (after, kinds(after))}
+    strips = []
+    for row, group in choose(found, after.query.pid, count):
+        rows = []
+        if matching is not None and matching[row] >= 0:
+            rows.append({"when": "before", "entries": _entries(*sides["before"], matching[row], thumbs)})
+        rows.append({"when": "after", "entries": _entries(*sides["after"], row, thumbs)})
+        strips.append({"group": group, "query": _picture(after.query, row, thumbs), "rows": rows})
+    return strips, thumbs, {name: len(rows) for name, rows in found.items()}
+
+
+def _entries(ranked, listed, row, thumbs):
+    found = ranked.retrieval
+    return [
+        {**_picture(ranked.gallery, g, thumbs), "kind": str(kind), "score": float(score)}
+        for g, score, kind in zip(found.top_index[row], found.top_score[row], listed[row], strict=True)
+        if g >= 0
+    ]
+
+
+def _picture(features, row, thumbs):
+    path = str(features.path[row])
+    pid, camid = int(features.pid[row]), int(features.camid[row])
+    return {"thumb": thumbs.add(path), "path": path, "pid": pid, "camid": camid}
+
+
+class Thumbnails:
+    """Small JPEG data URIs of pictures below `root`, each picture once.
+
+    uris: {number: data URI}; missing: {path: reason} of pictures that could not be shown.
+    """
+
+    def __init__(self, root):
+        self.root = Path(root).resolve() if root else None
+        self.uris, self.missing, self._numbers = {}, {}, {}
+
+    def add(self, path):
+        """The picture's number, None when it cannot be shown (`missing` says why)."""
+        if path not in self._numbers:
+            self._numbers[path] = self._load(path)
+        return self._numbers[path]
+
+    def _load(self, path):
+        try:
+            data = _jpeg(self._inside(path))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
+            self.missing[path] = _reason(e)
+            return None
+        number = len(self.uris)
+        self.uris[number] = "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
+        return number
+
+    def _inside(self, path):
+        """The resolved file; ValueError when it is not below the root (links are followed first)."""
+        if self.root is None:
+            raise ValueError("the folder of the data set is not known")
+        file = (self.root / path).resolve()
+        if not file.is_relative_to(self.root):
+            raise ValueError("outside the data set's folder")
+        if not file.is_file():
+            raise FileNotFoundError("no such file")
+        return file
+
+
+def _reason(error):
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, ValueError) and error.args:
+        return str(error.args[0])
+    return "not a readable picture"
+
+
+def _jpeg(file):
+    """The picture as JPEG bytes, at most _THUMB large."""
+    with Image.open(file) as image:
+        image.draft("RGB", _THUMB)
+        image = ImageOps.exif_transpose(image).convert("RGB")
+    image.thumbnail(_THUMB, Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=82, optimize=True)
+    return out.getvalue()

@@ -1,0 +1,1 @@
+"""Training: one loop that knows no method, devices, checkpoints, metric writers."""

@@ -1,0 +1,191 @@
+"""Checkpoints by Orbax: state, position in the data and config, written together.
+
+The data pipeline is a pure function of (seed, step), so the step is its whole position. The
+latest and the best step (by mAP) are kept. A state is stored as a flat {leaf path: array} dict,
+which does not depend on optax's or our own container types.
+"""
+
+import errno
+import json
+import logging
+import os
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
+
+from reid_jax.config import flatten
+from reid_jax.errors import CheckpointError
+
+# Fields that change how a run is carried out, not what it computes.
+RUNTIME_FIELDS = (
+    "data.root", "data.workers", "data.threads", "data.prefetch", "data.cache_mib",
+    "train.backend", "train.log_every", "train.eval_every", "train.checkpoint_every",
+    "eval.", "report.",
+)  # fmt: skip
+_METRIC, NOT_EVALUATED = "mAP", -1.0
+log = logging.getLogger(__name__)
+
+
+def differences(old, new):
+    """[(field, old value, new value)] of two nested config dicts, runtime fields left out."""
+    old, new = flatten(old), flatten(new)
+    fields = sorted(f for f in {*old, *new} if not f.startswith(RUNTIME_FIELDS))
+    return [(f, old.get(f), new.get(f)) for f in fields if old.get(f) != new.get(f)]
+
+
+def claim_workdir(workdir, config):
+    """Writes WORKDIR/config.json, or checks that the one there is of the same run.
+
+    Raises CheckpointError naming every field that differs, or why the folder cannot be written.
+    """
+    path = os.path.join(workdir, "config.json")
+    try:
+        os.makedirs(workdir, exist_ok=True)
+        if os.path.exists(path):
+            check_config(workdir, config)
+        write_json(path, config)
+    except OSError as e:
+        raise CheckpointError(f"cannot write to --workdir={workdir}: {e.strerror or e}") from e
+
+
+def check_config(workdir, config):
+    """Raises CheckpointError when WORKDIR was made by another config."""
+    differing = differences(read_config(workdir), config)
+    if differing:
+        lines = "\n".join(f"  {f}: {a!r} there, {b!r} now" for f, a, b in differing)
+        raise CheckpointError(
+            f"{workdir} was made by another config:\n{lines}\nUse another --workdir, or the same values."
+        )
+
+
+def read_config(workdir):
+    """WORKDIR/config.json as a nested dict."""
+    path = os.path.join(workdir, "config.json")
+    try:
+        with open(path) as f:
+            return json.load(f)
+    except FileNotFoundError:
+        raise CheckpointError(f"{workdir} holds no run: {path} is missing; train there first") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise CheckpointError(f"{path} is damaged ({e}); remove it or use another --workdir") from e
+
+
+def write_json(path, tree):
+    """Writes JSON so that a kill at any moment leaves the old file or the new one."""
+    part = f"{path}.part"
+    with open(part, "w") as f:
+        json.dump(tree, f, indent=1, sort_keys=True)
+        f.write("\n")
+    os.replace(part, path)
+
+
+class Checkpoints:
+    """The checkpoints of one stage, in WORKDIR/checkpoints/STAGE."""
+
+    def __init__(self, workdir, stage):
+        self.folder = os.path.abspath(os.path.join(workdir, "checkpoints", stage))
+        keep = policies.AnyPreservationPolicy(
+            [policies.LatestN(1), policies.BestN(get_metric_fn=lambda m: m[_METRIC], n=1)]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep,
+            best_fn=lambda m: m[_METRIC],  # makes the manager read metrics back
+            enable_async_checkpointing=True,
+        )
+        self.manager = ocp.CheckpointManager(epath.Path(self.folder), options=options)
+
+    def steps(self):
+        """Finished checkpoints, ascending."""
+        return sorted(self.manager.all_steps())
+
+    def best(self):
+        """Step of the best evaluated checkpoint, the latest when none was evaluated, or None."""
+        return max(self.steps(), key=lambda s: (self.manager.metrics(s)[_METRIC], s), default=None)
+
+    def save(self, step, state, meta, metrics=None, wait=False):
+        """Saves asynchronously (`wait`: until it is on the disk); `state` is host numpy.
+
+        Raises CheckpointError when this or the previous save failed, a full disk above all.
+        """
+        items = {"state": ocp.args.StandardSave(_flat(state)), "meta": ocp.args.JsonSave(meta)}
+        metrics = {_METRIC: float(metrics[_METRIC]) if metrics else NOT_EVALUATED}
+        try:
+            if step not in self.steps():
+                self.manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
+            if wait:
+                self.manager.wait_until_finished()
+        except Exception as e:  # orbax and tensorstore wrap errors in many types
+            raise self._explain(e, step) from e
+
+    def wait(self):
+        """Until every save is on the disk; errors as in save."""
+        try:
+            self.manager.wait_until_finished()
+        except Exception as e:
+            raise self._explain(e, None) from e
+
+    def _explain(self, error, step):
+        text = str(error)
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text or "ENOSPC" in text
+        why = "no space left on the device; free some and run the same command again" if full else text[:500]
+        return CheckpointError(
+            f"checkpoint {'' if step is None else step} could not be written to {self.folder}: {why}. "
+            f"Readable checkpoints: {self.steps() or 'none'}"
+        )
+
+    def restore(self, like, step=None):
+        """(state like `like` as numpy, meta) of `step`, or of the newest readable checkpoint.
+
+        like: tree of arrays or ShapeDtypeStructs. A damaged newest checkpoint is passed over with a
+        warning. Returns (None, None) when there is no checkpoint at all.
+        """
+        steps = [step] if step is not None else list(reversed(self.steps()))
+        problems = []
+        for s in steps:
+            try:
+                return self._read(s, like)
+            except CheckpointError:
+                raise
+            except Exception as e:
+                problems.append(f"{s}: {type(e).__name__}: {str(e)[:200]}")
+                log.warning("checkpoint %s in %s cannot be read (%s); trying an older one", s, self.folder, e)
+        if problems:
+            raise CheckpointError(f"no checkpoint in {self.folder} can be read:\n  " + "\n  ".join(problems))
+        return None, None
+
+    def _read(self, step, like):
+        target = _flat(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like))
+        stored = self.manager.item_metadata(step)["state"]
+        have = {k: tuple(v.shape) for k, v in stored.items()}
+        want = {k: tuple(v.shape) for k, v in target.items()}
+        wrong = sorted(k for k in {*have, *want} if have.get(k) != want.get(k))
+        if wrong:
+            shown = "\n".join(f"  {k}: {have.get(k)} there, {want.get(k)} now" for k in wrong[:8])
+            raise CheckpointError(
+                f"checkpoint {step} in {self.folder} does not fit this model ({len(wrong)} arrays differ):\n{shown}"
+            )
+        device = jax.local_devices()[0]
+        sharding = jax.sharding.SingleDeviceSharding(device)
+        target = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding) for k, v in target.items()}
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore())
+        out = self.manager.restore(step, args=args)
+        leaves = [np.asarray(out["state"][k]) for k in target]
+        return jax.tree.unflatten(jax.tree.structure(like), leaves), out["meta"]
+
+    def close(self):
+        """Ends the background threads."""
+        self.manager.close()
+
+
+def _flat(tree):
+    """Tree -> {leaf path: leaf} in flattening order; paths like nets/phi1/params/base/conv1/kernel."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def plain(config):
+    """ConfigDict -> nested dict of JSON values."""
+    return json.loads(config.to_json_best_effort())

@@ -1,0 +1,61 @@
+"""Metrics on disk: metrics.jsonl always, TensorBoard when tensorboardX is installed."""
+
+import json
+import os
+
+
+class Writer:
+    """Appends metric lines to WORKDIR/metrics.jsonl.
+
+    On a resume the lines after `step` (written by steps that are now run again) are cut off, so a
+    resumed run leaves the same file as an unbroken one, but for the seconds.
+    """
+
+    def __init__(self, workdir, step=0):
+        self.path = os.path.join(workdir, "metrics.jsonl")
+        kept = [x for x in read(self.path) if x["step"] <= step] if step else []
+        part = f"{self.path}.part"
+        with open(part, "w") as f:
+            f.writelines(json.dumps(x) + "\n" for x in kept)
+        os.replace(part, self.path)
+        self.file = open(self.path, "a")
+        self.board = _board(os.path.join(workdir, "tensorboard"), step)
+
+    def write(self, kind, step, epoch, seconds, values):
+        """One line; values are numbers or strings."""
+        line = {"kind": kind, "step": step, "epoch": round(epoch, 4), "seconds": round(seconds, 3)}
+        self.file.write(json.dumps({**line, **values}) + "\n")
+        self.file.flush()
+        if self.board:
+            tag = f"{kind}_{values['net']}" if "net" in values else kind
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self.board.add_scalar(f"{tag}/{name}", value, step)
+
+    def close(self):
+        """Closes the files."""
+        self.file.close()
+        if self.board:
+            self.board.close()
+
+
+def _board(folder, step):
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(folder, purge_step=step + 1 if step else None)
+
+
+def read(path):
+    """The complete lines of a metrics.jsonl as dicts; a last line cut by a kill is left out."""
+    if not os.path.exists(path):
+        return []
+    lines = []
+    with open(path, errors="replace") as f:
+        for text in f:
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+    return lines

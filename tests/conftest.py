@@ -1,0 +1,22 @@
+"""Eight simulated CPU devices and a compilation cache for every test."""
+
+import os
+import tempfile
+
+import jax
+import pytest
+from absl import flags
+
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "reid_jax_test_cache"))
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_cpu_enable_async_dispatch", False)  # queued collective steps can deadlock
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def parsed_flags():
+    """Grain's worker processes need parsed absl flags."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()

@@ -1,0 +1,218 @@
+"""The pipeline: batches are a function of (seed, step), whoever reads them."""
+
+import gc
+import itertools
+import logging
+import os
+import threading
+import time
+import types
+
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+
+from reid_jax.config import defaults, namespace
+from reid_jax.data import images, pipeline
+from reid_jax.data.records import Dataset, Record
+from reid_jax.errors import ConfigError, DataError
+
+COUNTS = (4, 1, 6, 9, 5)  # images of each identity
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder, records, rng = tmp_path_factory.mktemp("pictures"), [], np.random.default_rng(0)
+    for pid, count in enumerate(COUNTS):
+        for i in range(count):
+            path = str(folder / f"{pid}_{i}.png")
+            Image.fromarray(rng.integers(0, 256, (8, 4, 3), np.uint8)).save(path)
+            records.append(Record(path, pid, i % 3))
+    return Dataset("tiny", str(folder), tuple(records), (), (), ("c1", "c2", "c3"))
+
+
+def config(**fields):
+    data = namespace(defaults()["data"])
+    small = {"height": 16, "width": 8, "ids": 3, "instances": 2, "pad_crop": 2, "threads": 2, "prefetch": 2}
+    for k, v in {**small, **fields}.items():
+        setattr(data, k, v)
+    return data
+
+
+def take(dataset, data, count, seed=0, **kwargs):
+    with pipeline.train_batches(dataset, data, seed=seed, **kwargs) as batches:
+        return list(itertools.islice(batches, count))
+
+
+def assert_equal(a, b):
+    assert len(a) == len(b)
+    for x, y in zip(a, b, strict=True):
+        assert x.keys() == y.keys()
+        for name in x:
+            assert x[name].dtype == y[name].dtype
+            np.testing.assert_array_equal(x[name], y[name], err_msg=name)
+
+
+def test_batch_contents(dataset):
+    data = config()
+    per_epoch = pipeline.steps_per_epoch(dataset, data)
+    assert per_epoch == 4  # groups 2, 1, 3, 4, 2
+    for b in take(dataset, data, 2 * per_epoch + 1):
+        shapes = {k: (v.shape, v.dtype.name) for k, v in b.items()}
+        assert shapes == {
+            "image": ((6, 16, 8, 3), "uint8"),
+            "pid": ((6,), "int32"),
+            "camid": ((6,), "int32"),
+            "index": ((6,), "int32"),
+            "flip": ((6, 2), "bool"),
+            "crop": ((6, 2, 2), "int32"),
+            "erase": ((6, 2, 4), "int32"),
+        }
+        pids = b["pid"].reshape(3, 2)
+        assert (pids[:, 0] == pids[:, 1]).all() and len(set(pids[:, 0])) == 3
+        for i, row in enumerate(b["index"]):
+            record = dataset.train[row]
+            assert (record.pid, record.camid) == (b["pid"][i], b["camid"][i])
+            np.testing.assert_array_equal(b["image"][i], images.read(record.path, 16, 8))
+
+
+@pytest.mark.parametrize("fields", [{"threads": 1}, {"threads": 4, "prefetch": 5}, {"cache_mib": 1}])
+def test_threads_and_cache_change_nothing(dataset, fields):
+    assert_equal(take(dataset, config(), 9), take(dataset, config(**fields), 9))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_change_nothing(dataset, workers):
+    expected = take(dataset, config(), 7)
+    assert_equal(expected, take(dataset, config(workers=workers), 7))
+    if workers == 2:
+        assert_equal(expected[3:], take(dataset, config(workers=2), 4, start_step=3))
+
+
+@pytest.mark.parametrize("step", [1, 3, 8])
+def test_resume_at_any_step(dataset, step):
+    assert_equal(take(dataset, config(), 10)[step:], take(dataset, config(), 10 - step, start_step=step))
+
+
+def test_seeds_differ(dataset):
+    a, b = take(dataset, config(), 3), take(dataset, config(), 3, seed=1)
+    assert any(not np.array_equal(x["index"], y["index"]) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_shards_concatenate(dataset, count):
+    whole = take(dataset, config(), 5)
+    parts = [take(dataset, config(), 5, shard=(i, count)) for i in range(count)]
+    batches = zip(*parts, strict=True)
+    assert_equal(whole, [{k: np.concatenate([p[k] for p in b]) for k in b[0]} for b in batches])
+
+
+def test_field_errors(dataset):
+    for fields, kwargs, match in (
+        ({}, {"shard": (0, 4)}, r"data.ids \* config.data.instances is 6, which 4 hosts"),
+        ({}, {"shard": (2, 2)}, "shard 2 of 2"),
+        ({"workers": 1, "cache_mib": 5}, {}, "cache_mib"),
+        ({"workers": -1}, {}, "data.workers"),
+        ({"threads": 0}, {}, "data.threads"),
+        ({"prefetch": 0}, {}, "data.prefetch"),
+        ({"on_broken": "ignore"}, {}, "data.on_broken"),
+        ({"flip": 2}, {}, "data.flip"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            pipeline.train_batches(dataset, config(**fields), seed=0, **kwargs)
+    with pytest.raises(DataError, match="data.ids"):
+        pipeline.train_batches(dataset, config(ids=6), seed=0)
+
+
+def test_processes_need_parsed_flags(dataset, monkeypatch):
+    monkeypatch.setattr(pipeline, "flags", types.SimpleNamespace(FLAGS=flags.FlagValues()))
+    with pytest.raises(ConfigError, match="absl.app.run"):
+        pipeline.train_batches(dataset, config(workers=1), seed=0)
+
+
+def with_broken(dataset, tmp_path):
+    """The data set with an empty file at row 6 (identity 2)."""
+    path = str(tmp_path / "empty.png")
+    open(path, "wb").close()
+    train = list(dataset.train)
+    train[6] = Record(path, train[6].pid, 2)
+    return Dataset("tiny", dataset.root, tuple(train), (), (), dataset.camera_names)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_image_stops_with_its_name(dataset, tmp_path, workers):
+    batches = pipeline.train_batches(with_broken(dataset, tmp_path), config(workers=workers), seed=0)
+    with pytest.raises(DataError, match="empty.png"):
+        list(itertools.islice(batches, 30))
+    assert list(batches) == []  # closed
+
+
+def test_broken_image_is_skipped(dataset, tmp_path, caplog):
+    caplog.set_level(logging.WARNING, "reid_jax")
+    got = take(with_broken(dataset, tmp_path), config(on_broken="skip"), 12)
+    for a, b in zip(take(dataset, config(), 12), got, strict=True):
+        np.testing.assert_array_equal(b["index"], np.where(a["index"] == 6, 7, a["index"]))
+        np.testing.assert_array_equal(a["pid"], b["pid"])
+        np.testing.assert_array_equal(b["camid"], [dataset.train[i].camid for i in b["index"]])
+    assert len([r for r in caplog.records if "empty.png" in r.getMessage()]) == 1
+
+
+@pytest.mark.parametrize("size, shard", [(4, (0, 1)), (25, (0, 1)), (40, (0, 1)), (8, (1, 2))])
+def test_eval_batches(dataset, size, shard):
+    with pipeline.eval_batches(dataset.train, config(), size, shard) as batches:
+        found = list(batches)
+    assert len(found) == -(-25 // size)
+    for k, b in enumerate(found):
+        rows = np.split(np.arange(k * size, (k + 1) * size), shard[1])[shard[0]]
+        np.testing.assert_array_equal(b["mask"], rows < 25)
+        np.testing.assert_array_equal(b["index"], np.where(rows < 25, rows, -1))
+        assert b["image"].shape == (len(rows), 16, 8, 3) and b["index"].dtype == np.int32
+        for row, image in zip(rows, b["image"], strict=True):
+            expected = images.read(dataset.train[row].path, 16, 8) if row < 25 else 0
+            np.testing.assert_array_equal(image, np.broadcast_to(expected, image.shape))
+
+
+def test_eval_never_skips(dataset, tmp_path):
+    records = with_broken(dataset, tmp_path).train
+    with pytest.raises(DataError, match="empty.png"):
+        list(pipeline.eval_batches(records, config(on_broken="skip"), 5))
+    with pytest.raises(ConfigError, match="batch_size"):
+        pipeline.eval_batches(records, config(), 5, (0, 2))
+
+
+def readers():
+    return {t for t in threading.enumerate() if t.name.startswith("grain-prefetch")}
+
+
+@pytest.mark.parametrize("how", ["close", "drop"])
+def test_threads_end(dataset, how):
+    before = readers()
+    batches = pipeline.train_batches(dataset, config(), seed=0)
+    next(batches)
+    own = readers() - before
+    assert own
+    if how == "close":
+        batches.close()
+        batches.close()
+    del batches
+    gc.collect()
+    end = time.monotonic() + 10
+    while own & readers() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not own & readers()
+
+
+def test_processes_end(dataset):
+    import multiprocessing
+
+    batches = pipeline.train_batches(dataset, config(workers=1), seed=0)
+    next(batches)
+    pids = [p.pid for p in multiprocessing.active_children()]
+    assert pids
+    del batches
+    gc.collect()
+    assert not multiprocessing.active_children()
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)

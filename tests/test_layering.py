@@ -1,0 +1,85 @@
+"""Imports point down: losses, models, data, eval < methods < train, report, benchmarks < main."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "reid_jax"
+LOW = {"losses", "models", "data", "eval"}
+BASE = {"config", "errors"}
+MAY = {
+    **{layer: BASE | {layer} for layer in LOW},
+    "methods": BASE | LOW | {"methods"},
+    "train": BASE | LOW | {"methods", "train"},
+    "report": BASE | LOW | {"report"},
+    "benchmarks": BASE | LOW | {"methods", "train", "benchmarks"},
+    "compare": BASE | LOW,
+    "main": BASE | LOW | {"methods", "train", "report"},
+    "config": {"errors"},
+    "errors": set(),
+}
+
+
+def imports(path):
+    """Layers of reid_jax that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{a.name}" for a in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "reid_jax" and len(parts) > 1 and parts[1] != "__version__":
+                yield parts[1]
+
+
+def test_imports_point_down():
+    seen = 0
+    for path in PACKAGE.rglob("*.py"):
+        relative = path.relative_to(PACKAGE)
+        layer = relative.parts[0].removesuffix(".py")
+        if layer == "__init__":
+            continue
+        for target in imports(path):
+            assert target in MAY[layer], f"{relative} imports reid_jax.{target}"
+            seen += 1
+    assert seen > 30
+
+
+def test_steps_need_neither_the_input_pipeline_nor_heavy_packages():
+    """Models, losses, methods and the step benchmark import where only jax, flax and optax are."""
+    blocked = (
+        "grain",
+        "tensorflow_datasets",
+        "ml_collections",
+        "orbax",
+        "torch",
+        "tensorflow",
+        "sklearn",
+        "tqdm",
+    )
+    code = (
+        "import sys\n"
+        f"for name in {blocked!r}: sys.modules[name] = None\n"
+        "from reid_jax.methods import efl, baseline\n"
+        "from reid_jax.models import heads, weights, club\n"
+        "from reid_jax.train import parallel\n"
+        "import reid_jax.benchmarks.step\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert done.returncode == 0, done.stderr
+
+
+def test_core_imports_no_torch_or_tensorflow():
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        for node in tree.body:  # top level only
+            names = (
+                [a.name for a in node.names]
+                if isinstance(node, ast.Import)
+                else [getattr(node, "module", "") or ""]
+            )
+            if isinstance(node, ast.Import | ast.ImportFrom) and "torch_peer" not in path.name:
+                assert not any(n.split(".")[0] in ("torch", "tensorflow") for n in names), path

@@ -1,0 +1,112 @@
+"""Checkpoints: exact, latest and best kept, another config refused, a damaged one passed over."""
+
+import json
+import os
+import shutil
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from reid_jax.errors import CheckpointError
+from reid_jax.train import checkpoint
+
+
+class State(NamedTuple):
+    step: np.ndarray
+    nets: dict
+
+
+def state(value):
+    rng = np.random.default_rng(value)
+    return State(
+        np.int32(value), {"a": {"w": rng.standard_normal((3, 4), np.float32)}, "b": rng.integers(0, 9, 5)}
+    )
+
+
+def shapes(s):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype), s)
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Four checkpoints, the second the best by mAP."""
+    c = checkpoint.Checkpoints(tmp_path, "train")
+    for step, value in ((1, 10.0), (2, 90.0), (3, 30.0), (4, None)):
+        c.save(step, state(step), {"step": step}, None if value is None else {"mAP": value}, wait=True)
+    yield c
+    c.close()
+
+
+def test_latest_and_best_are_kept_exactly(saved):
+    assert saved.steps() == [2, 4]
+    assert saved.best() == 2
+    for step in (2, 4):
+        restored, meta = saved.restore(shapes(state(0)), step)
+        assert meta == {"step": step}
+        assert same(restored, state(step))
+    newest, _ = saved.restore(shapes(state(0)))
+    assert int(newest.step) == 4
+
+
+def test_nothing_to_restore(tmp_path):
+    c = checkpoint.Checkpoints(tmp_path, "train")
+    assert c.restore(shapes(state(0))) == (None, None)
+    c.close()
+
+
+def test_damaged_newest_falls_back(saved):
+    folder = os.path.join(saved.folder, "4", "state")
+    for root, _, files in os.walk(folder):
+        for f in files:
+            with open(os.path.join(root, f), "wb") as out:
+                out.write(b"damaged")
+    restored, meta = saved.restore(shapes(state(0)))
+    assert meta == {"step": 2} and same(restored, state(2))
+
+
+def test_all_damaged_is_an_error(saved):
+    for step in (2, 4):
+        shutil.rmtree(os.path.join(saved.folder, str(step), "state"))
+    with pytest.raises(CheckpointError, match="can be read"):
+        saved.restore(shapes(state(0)))
+
+
+def test_another_model_is_refused(saved):
+    other = State(np.int32(0), {"a": {"w": np.zeros((9, 4), np.float32)}, "b": np.zeros(5, int)})
+    with pytest.raises(CheckpointError, match="nets/a/w"):
+        saved.restore(shapes(other))
+
+
+def config(**fields):
+    tree = {"seed": 0, "data": {"root": "x", "ids": 4, "area": (0.1, 0.2)}, "report": {"queries": 3}}
+    for name, value in fields.items():
+        section, field = name.split("__")
+        tree[section][field] = value
+    return json.loads(json.dumps(tree))
+
+
+def test_workdir_of_another_config_is_refused_with_the_fields(tmp_path):
+    checkpoint.claim_workdir(tmp_path / "run", config())
+    checkpoint.claim_workdir(tmp_path / "run", config(data__root="elsewhere", report__queries=9))
+    with pytest.raises(CheckpointError, match=r"data\.ids: 4 there, 8 now"):
+        checkpoint.claim_workdir(tmp_path / "run", config(data__ids=8))
+
+
+def test_damaged_config_file(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="config.json is damaged"):
+        checkpoint.claim_workdir(tmp_path, config())
+    with pytest.raises(CheckpointError, match="holds no run"):
+        checkpoint.check_config(tmp_path / "none", config())
+
+
+def test_workdir_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot write"):
+        checkpoint.claim_workdir(tmp_path / "file" / "run", config())

@@ -101,7 +101,8 @@ def defaults():
             baseline="",  # workdir of a finished run to compare strips with
         ),
         init=dict(
-            weights="",  # file with backbone weights (.npz, names as in torchvision)
+            weights="",  # .npz file with backbone weights under PyTorch names
+            run="",  # or the workdir of a finished run: all but its classifiers
         ),
     )
 

@@ -78,6 +78,7 @@ def train(config, dataset, workdir, runner):
         "steps": result["step"],
         "images_per_second": result["images_per_second"],
         "data_root": dataset.root,
+        "camera_names": list(dataset.camera_names),
         "devices": f"{len(runner.devices)} x {runner.devices[0].device_kind}",
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
         "versions": versions(),

@@ -70,6 +70,7 @@ def make_routes(dataset, args):
     """{name: function that reads once and returns images per second}."""
     paths = [r.path for r in dataset.train]
     routes = {
+        "pil_1": lambda: bare(paths, 1, args, read_pil),
         "bare_1": lambda: bare(paths, 1, args),
         f"bare_{args.workers}": lambda: bare(paths, args.workers, args),
         f"threads_{args.workers}": lambda: ours(dataset, args, threads=args.workers),
@@ -81,13 +82,19 @@ def make_routes(dataset, args):
     return routes
 
 
-def bare(paths, threads, args):
+def read_pil(path, height, width):
+    """The plain way to read a picture: PIL alone."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
+
+
+def bare(paths, threads, args, read=images.read):
     """Decode and resize, nothing else, on this many threads."""
     paths = list(itertools.islice(itertools.cycle(paths), args.batch * args.batches))
 
     def run(part):
         for path in part:
-            images.read(path, args.height, args.width)
+            read(path, args.height, args.width)
 
     begin = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
@@ -121,7 +128,7 @@ class Pictures:
     """Map-style data set for torch's DataLoader: the usual PIL loading, uint8 [H,W,3]."""
 
     def __init__(self, paths, height, width):
-        self.paths, self.size = paths, (width, height)
+        self.paths, self.height, self.width = paths, height, width
 
     def __len__(self):
         return len(self.paths)
@@ -129,9 +136,7 @@ class Pictures:
     def __getitem__(self, i):
         import torch
 
-        with Image.open(self.paths[i]) as image:
-            picture = image.convert("RGB").resize(self.size, Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.array(picture)), i
+        return torch.from_numpy(read_pil(self.paths[i], self.height, self.width).copy()), i
 
 
 def torch_loader(paths, args):

@@ -1,10 +1,13 @@
 """PyTorch counterparts of the timed steps, written as PyTorch users write them (needs torch).
 
-A plain ResNet50 with last stride 1 and a BN neck; `Extract`, `Baseline` and `Efl` take seeds and shapes and
-offer `run()`, one call of which is what one timed call of ours does.
+A plain ResNet50 with last stride 1 and a BN neck; the classes in STEPS hold a step's state and do it with
+`run()`. As a script it serves one step to `reid_jax.benchmarks.step`; it imports neither jax nor the library.
 """
 
 import copy
+import json
+import sys
+import time
 
 import torch
 from torch import nn
@@ -37,7 +40,10 @@ class ResNet50(nn.Module):
     def __init__(self, num_classes):
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
+            nn.Conv2d(3, 64, 7, 2, 3, bias=False),
+            nn.BatchNorm2d(64),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2, 1),
         )
         blocks, inputs = [], 64
         for mid, count, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 1)):
@@ -59,7 +65,9 @@ class Club(nn.Module):
     def __init__(self, dim, hidden):
         super().__init__()
         self.mu = nn.Sequential(nn.Linear(dim, hidden // 2), nn.ReLU(), nn.Linear(hidden // 2, dim))
-        self.logvar = nn.Sequential(nn.Linear(dim, hidden // 2), nn.ReLU(), nn.Linear(hidden // 2, dim), nn.Tanh())
+        self.logvar = nn.Sequential(
+            nn.Linear(dim, hidden // 2), nn.ReLU(), nn.Linear(hidden // 2, dim), nn.Tanh()
+        )
 
     def bound(self, x, y):
         mu, logvar = self.mu(x), self.logvar(x)
@@ -150,7 +158,8 @@ class Efl(Peer):
         fixed = f_cam.detach().float()
         loss = F.cross_entropy(cam_logits.float(), self.cam) + batch_hard(f_cam, self.cam)
         for (f, logits), target in zip(outs, targets[::-1], strict=True):
-            loss = loss + (1 - self.lambda_kl) * F.cross_entropy(logits.float(), self.pid) + batch_hard(f, self.pid)
+            ce = F.cross_entropy(logits.float(), self.pid)
+            loss = loss + (1 - self.lambda_kl) * ce + batch_hard(f, self.pid)
             kl = F.kl_div(logits.float().log_softmax(1), target.softmax(1), reduction="batchmean")
             loss = loss + self.lambda_kl * kl + self.lambda_mi * self.q.bound(f.float(), fixed)
         for adam in self.adams:
@@ -174,3 +183,30 @@ class Efl(Peer):
 
 
 STEPS = {"extract": Extract, "baseline": Baseline, "efl": Efl}
+
+
+def peak_mib(device):
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() >> 20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+
+def main():
+    """Serves one step: settings as JSON in argv[1], then one line of JSON for each line read."""
+    settings = json.loads(sys.argv[1])
+    step = STEPS[settings.pop("step")](**settings)
+    device = settings["device"]
+    print(json.dumps({"torch": torch.__version__}), flush=True)
+    for _ in sys.stdin:
+        wall, cpu = time.perf_counter(), time.process_time()
+        step.run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        answer = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+        print(json.dumps(answer | {"peak_mib": peak_mib(device)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -135,7 +135,9 @@ def load_synthetic(data, workdir):
     tree = data.synthetic
     settings = dict(tree.items()) if hasattr(tree, "items") else dict(vars(tree))
     root = synthetic.generate(data.root or os.path.join(workdir, "data"), **settings)
-    return dataclasses.replace(load_folder("market1501", root, check_counts=False), name="synthetic")
+    dataset = load_folder("market1501", root, check_counts=False)
+    names = synthetic.stored_camera_names(root) or dataset.camera_names
+    return dataclasses.replace(dataset, name="synthetic", camera_names=names)
 
 
 def load_folder(name, root, check_counts=True):

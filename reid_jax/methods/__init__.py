@@ -38,8 +38,9 @@ class Method(NamedTuple):
     step:       (State, batch) -> (State, {name: f32[]}), per device; the batch is the device's part
     embed:      (State, image u8[B,H,W,3], net) -> f32[B,D], test features of network `net`
     nets:       the names that embed knows, the default first
-    warm_start: (State, load) -> State, outside jit; load(variables, fresh=...) returns the
-                variables with pretrained backbone weights filled in
+    warm_start: (State, load) -> State, outside jit; load(name, variables, fallback=None) returns the
+                variables of network `name` with pretrained weights filled in (those of network
+                `fallback` when the source has none of that name)
     refresh:    None, or (features f32[N,D], camid i32[N], State) -> pseudo labels i32[N]
     """
 

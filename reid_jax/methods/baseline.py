@@ -14,6 +14,7 @@ def stages(config, info):
     """The single stage "train"; see reid_jax.methods for the contract."""
     encoder = heads.encoder(heads.build(config.model, info.num_pids, info.axis_name))
     tx = parts.adam(config.optim, info, mask=heads.trainable_mask)
+    lr = parts.schedule(config.optim, info, config.optim.lr)
 
     def init(key, batch):
         variables = encoder.init(key, parts.view(config, batch, 0)[:1])
@@ -32,12 +33,12 @@ def stages(config, info):
         grad, stats, metrics = parts.pmean((grad, stats, metrics), info.axis_name)
         params, opt = parts.apply_gradient(tx, grad, state.opt["net"], net["params"])
         nets = {"net": {"params": params, "batch_stats": stats}}
-        return State(state.step + 1, nets, {"net": opt}), metrics
+        return State(state.step + 1, nets, {"net": opt}), {**metrics, "lr": lr(state.step)}
 
     def embed(state, image, net):
         return parts.test_feature(state.nets[net], encoder, config, image)
 
     def warm_start(state, load):
-        return state._replace(nets={"net": load(state.nets["net"])})
+        return state._replace(nets={"net": load("net", state.nets["net"])})
 
     return {"train": Method(init, step, embed, ("net",), warm_start)}

@@ -19,6 +19,7 @@ from jax import lax
 
 from reid_jax.config import choice
 from reid_jax.errors import ConfigError
+from reid_jax.losses import batch as batches
 from reid_jax.losses import distill, mutual_info
 from reid_jax.methods import Method, State, parts
 from reid_jax.models import club, heads
@@ -114,12 +115,18 @@ def estimator_loss(q_params, features, f_cam, *, models):
 
 
 def estimator_steps(q_params, opt, features, f_cam, *, models, config, axis_name):
-    """n_mi Adam steps of q on fixed features (step 9); returns params, opt, losses f32[n_mi]."""
+    """n_mi Adam steps of q on fixed features (step 9); returns params, opt, losses f32[n_mi].
+
+    The features of all devices are gathered once and every device does the same steps: less to send
+    than q's gradient n_mi times, and no collective inside the loop.
+    """
+    features, f_cam = jax.tree.map(
+        lambda f: batches.gather(f, axis_name), (lax.stop_gradient(features), f_cam)
+    )
 
     def body(carry, _):
         params, opt = carry
         value, grad = jax.value_and_grad(estimator_loss)(params, features, f_cam, models=models)
-        value, grad = parts.pmean((value, grad), axis_name)
         params, opt = parts.apply_gradient(models.tx["q"], grad, opt, params)
         return (params, opt), value
 
@@ -225,6 +232,7 @@ def stages(config, info):
     """The single stage "train"; see reid_jax.methods for the contract."""
     models = build_models(config, info)
     mode = config.efl.mode
+    lr = parts.schedule(config.optim, info, config.optim.lr)
 
     def init(key, batch):
         return init_state(key, parts.view(config, batch, 0)[:1], models=models, mode=mode)
@@ -232,7 +240,10 @@ def stages(config, info):
     def step(state, batch):
         views = {n: parts.view(config, batch, i) for i, n in enumerate(students(mode))}
         pid, camid = batch["pid"], batch["camid"]
-        return update(state, views, pid, camid, models=models, config=config, axis_name=info.axis_name)
+        new, metrics = update(
+            state, views, pid, camid, models=models, config=config, axis_name=info.axis_name
+        )
+        return new, {**metrics, "lr": lr(state.step)}
 
     def embed(state, image, net):
         if net != "mean":
@@ -243,8 +254,10 @@ def stages(config, info):
         )
 
     def warm_start(state, load):
-        """Students and camera encoder from one file; teachers become copies of their students."""
-        nets = {n: load(v) if n in (*TEACHER, "cam") else v for n, v in state.nets.items()}
+        """Students and camera encoder; teachers become copies of their students, q stays fresh."""
+        nets = dict(state.nets)
+        for name in (*students(mode), *(["cam"] if has_camera(mode) else [])):
+            nets[name] = load(name, nets[name], "phi1")
         for student, teacher in TEACHER.items():
             if teacher in nets:
                 nets[teacher] = jax.tree.map(jnp.copy, nets[student])

@@ -31,7 +31,7 @@ class Encoder(NamedTuple):
     """A net as pure functions; the train steps know no more of it.
 
     init(rng, image [N,H,W,3]) -> {'params', 'batch_stats'}
-    apply(variables, x [B,H,W,3], train: bool) -> (Features, batch_stats); with train False the statistics come back as they were.
+    apply(variables, x [B,H,W,3], train: bool) -> (Features, batch_stats), unchanged ones with train False
     """
 
     init: Any
@@ -42,12 +42,18 @@ def _normal(std, mean=0.0):
     return lambda rng, shape, dtype=jnp.float32: mean + std * jax.random.normal(rng, shape, dtype)
 
 
+def spatial_pool(x, pool):
+    """[B,H,W,C] -> [B,C]: mean ('avg') or maximum ('max') over the map."""
+    return x.mean((1, 2)) if choice("model.pool", pool, ("avg", "max")) == "avg" else x.max((1, 2))
+
+
 class ReIDNet(nn.Module):
     """Backbone `base`, pooling, `neck`, `classifier`: [B,H,W,3] -> Features.
 
     neck 'ap3d': batch norm with trained bias, classifier with bias; 'bnneck': the norm's bias frozen at 0,
     classifier without bias; 'none': no norm, after_bn is before_bn.
-    num_features > 0: a linear layer `feat` before the neck and, in training only, a ReLU after it (MMT's embedding).
+    num_features > 0: MMT's embedding, a linear layer `feat` before the neck and, in training only, a ReLU
+    after it.
     """
 
     base: nn.Module
@@ -62,7 +68,7 @@ class ReIDNet(nn.Module):
         x = self.base(x, train)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if x.ndim == 4:
-            x = x.mean((1, 2)) if self.pool == "avg" else x.max((1, 2))
+            x = spatial_pool(x, self.pool)
         before = x
         if self.num_features:
             x = nn.Dense(self.num_features, kernel_init=nn.initializers.kaiming_normal(), name="feat")(x)
@@ -78,13 +84,15 @@ class ReIDNet(nn.Module):
     def _neck(self, x, train):
         trained = self.neck == "ap3d"
         init = _normal(0.02, 1.0) if trained else nn.initializers.ones
-        return BatchNorm(axis_name=self.axis_name, scale_init=init, frozen_bias=not trained, name="neck")(x, train)
+        norm = BatchNorm(axis_name=self.axis_name, scale_init=init, frozen_bias=not trained, name="neck")
+        return norm(x, train)
 
 
 def build(model, num_classes, axis_name=None, num_features=0):
     """Net of `config.model`.
 
-    axis_name: the train step's device axis, used where model.bn_group is 'global'. Raises ConfigError for a name it does not know.
+    axis_name: the train step's device axis, used where model.bn_group is 'global'.
+    Raises ConfigError for a name it does not know.
     """
     choice("model.backbone", model.backbone, (*_RESNETS, "narrow"))
     choice("model.pool", model.pool, ("avg", "max"))

@@ -37,7 +37,7 @@ def _cpu_form():
 def conv(x, kernel, stride=1, padding=0, dilation=1, groups=1):
     """2-D convolution with symmetric zero padding.
 
-    x [B,H,W,C]; kernel [kh,kw,C/groups,O] -> [B,h,w,O] with h = (H + 2 padding - dilation (kh - 1) - 1) // stride + 1.
+    x [B,H,W,C]; kernel [kh,kw,C/groups,O] -> [B,h,w,O], h = (H + 2 padding - dilation (kh-1) - 1) // stride + 1
     """
     if _cpu_form() and dilation == 1 and groups == 1:
         form = (kernel.shape[:2], padding)
@@ -99,10 +99,11 @@ class Conv(nn.Module):
 class BatchNorm(nn.Module):
     """Batch norm over all but the last axis, as PyTorch's: [...,C] -> [...,C].
 
-    Normalises with the biased batch variance and keeps a running average of the UNBIASED one (n / (n - 1)); flax's keeps the
-    biased one. Statistics are taken in float32 (float64 for float64 inputs) whatever the input's type.
+    Normalises with the biased batch variance and keeps a running average of the UNBIASED one
+    (n / (n - 1)); flax's keeps the biased one. Statistics are taken in float32 (float64 for float64
+    inputs) whatever the input's type.
 
-    axis_name: named device axis over which statistics are joined, n being the global count; None: this device's batch.
+    axis_name: device axis over which statistics are joined, n being the global count; None: this device's.
     """
 
     momentum: float = 0.9  # of the old value: 1 - PyTorch's

@@ -10,20 +10,19 @@ from reid_jax.models.resnet import BasicBlock
 def stripe_pool(x, stripes):
     """Mean over the width and over `stripes` horizontal parts: [B,H,W,C] -> [B,stripes,C].
 
-    Part i covers rows floor(i H / stripes) to ceil((i + 1) H / stripes), as PyTorch's AdaptiveAvgPool2d, so any H works.
+    Part i covers rows floor(i H / stripes) to ceil((i + 1) H / stripes), as in PyTorch's AdaptiveAvgPool2d,
+    so any H works.
     """
     height = x.shape[1]
     x = x.mean(2)
-    parts = [
-        x[:, i * height // stripes : -(-(i + 1) * height // stripes)].mean(1) for i in range(stripes)
-    ]
+    parts = [x[:, i * height // stripes : -(-(i + 1) * height // stripes)].mean(1) for i in range(stripes)]
     return jnp.stack(parts, 1)
 
 
 class Narrow(nn.Module):
     """Image [B,H,W,3] -> vector [B,dim]; 64x32 images have an 8x4 map before the stripes.
 
-    widths: channels of the 5x5 stem (stride 2) and of the residual blocks, whose strides are 2 but for the last one's 1.
+    widths: channels of the 5x5 stem (stride 2) and of the residual blocks (stride 2, the last one 1).
     """
 
     widths: tuple[int, ...] = (16, 32, 48, 64)

@@ -12,7 +12,7 @@ from reid_jax.models.layers import BatchNorm, Conv, max_pool
 
 
 class Block(nn.Module):
-    """What both residual blocks share: y = relu(residual(x) + shortcut(x)), projected where the shape changes."""
+    """What both residual blocks share; the shortcut is projected where the shape changes."""
 
     features: int
     stride: int = 1

@@ -1,7 +1,8 @@
 """Weights under PyTorch names: flax variables <-> state dictionaries (.npz).
 
-The rules of a name: `layer1_0` is `layer1.0`; kernel, scale -> weight; mean, var -> running_mean, running_var. Convolutions
-are HWIO here and OIHW there, linear layers are transposed. Two naming schemes of the same net:
+The rules of a name: `layer1_0` is `layer1.0`; kernel, scale -> weight; mean, var -> running_mean,
+running_var. Convolutions are HWIO here and OIHW there, linear layers are transposed. Two naming
+schemes of the same net:
 
     here             torchvision      mmt
     base.conv1       conv1            base.0
@@ -24,7 +25,7 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var":
 
 
 def torch_key(path, naming="torchvision"):
-    """PyTorch's key of a leaf, given its path in params or batch_stats, e.g. ('base', 'conv1', 'kernel')."""
+    """PyTorch's key of a leaf with this path in params or batch_stats, e.g. ('base', 'conv1', 'kernel')."""
     choice("naming", naming, ("torchvision", "mmt"))
     *modules, leaf = path
     parts = [re.sub(r"_(\d+)$", r".\1", m) for m in modules]
@@ -67,10 +68,12 @@ def _naming(keys):
 def load(entries, variables, fresh=()):
     """Fills variables from {PyTorch key: array}: (variables, report).
 
-    entries: in either naming (told apart by their keys), a leading 'module.' is ignored. Entries are cast to the type of the leaf.
+    entries: in either naming (told apart by their keys), a leading 'module.' is ignored; cast to the
+      type of the leaf.
     fresh: modules to leave alone whatever the entries hold, e.g. ('classifier',).
-    report: {'used', 'unused', 'missing'}: lists of keys. Entries of a classifier of another shape (another number of classes)
-    are 'unused', its leaves 'missing' and unchanged; any other wrong shape raises WeightsError.
+    report: {'used', 'unused', 'missing'}: lists of keys. Entries of a classifier of another shape (another
+      number of classes) are 'unused', its leaves 'missing' and unchanged; any other wrong shape raises
+      WeightsError.
     """
     entries = {re.sub(r"^module\.", "", k): v for k, v in entries.items()}
     naming = _naming(entries)
@@ -83,7 +86,8 @@ def load(entries, variables, fresh=()):
         filled[path] = leaf if value is None else value
     if not used:
         raise WeightsError(
-            f"no entry fits this model: it has {', '.join(missing[:3])}, ..., the file {', '.join(list(entries)[:3])}, ..."
+            f"no entry fits this model: it has {', '.join(missing[:3])}, ..., "
+            f"the file {', '.join(list(entries)[:3])}, ..."
         )
     unused = sorted(set(entries) - set(used))
     return flax.traverse_util.unflatten_dict(filled), {"used": used, "unused": unused, "missing": missing}
@@ -97,14 +101,18 @@ def _fit(key, value, path, leaf):
         return jax.numpy.asarray(_swap(value, path[-1], False), leaf.dtype)
     if path[1] == "classifier":
         return None
-    raise WeightsError(f"{key} has shape {value.shape}, the model needs {want}; is the file of another backbone?")
+    raise WeightsError(
+        f"{key} has shape {value.shape}, the model needs {want}; is the file of another backbone?"
+    )
 
 
 def from_torch(entries, variables):
     """As `load`, but every leaf must be there: returns variables only."""
     filled, report = load(entries, variables)
     if report["missing"]:
-        raise WeightsError(f"{len(report['missing'])} entries are missing: {', '.join(report['missing'][:5])}")
+        raise WeightsError(
+            f"{len(report['missing'])} entries are missing: {', '.join(report['missing'][:5])}"
+        )
     return filled
 
 

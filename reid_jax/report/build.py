@@ -35,23 +35,26 @@ def build(workdir, *, data_root=None, queries=12, baseline=""):
 
 def read_baseline(baseline, run):
     """Run of the workdir `baseline`; DataError when it was not tested on the images of `run`."""
-    found = runs.read(baseline)
+    found = runs.read(baseline, keep_features=False)
     fields = ["data.name", "eval.split", *(["data.synthetic"] if run.synthetic else [])]
     for section, field in (f.split(".") for f in fields):
         mine, theirs = (r.config.get(section, {}).get(field) for r in (run, found))
         if mine != theirs:
             raise DataError(
-                f"{baseline} cannot be compared with {run.workdir}: config.{section}.{field} is {theirs!r} there "
-                f"and {mine!r} here; give a baseline that was tested on the same images"
+                f"{baseline} cannot be compared with {run.workdir}: config.{section}.{field} is {theirs!r} "
+                f"there and {mine!r} here; give a baseline that was tested on the same images"
             )
     if run.last and found.last and (strips.same_rows(found.last, run.last) < 0).any():
-        raise DataError(f"{baseline} was tested on other query images than {run.workdir}; give another baseline")
+        raise DataError(
+            f"{baseline} was tested on other query images than {run.workdir}; give another baseline"
+        )
     return found
 
 
 def context(run, baseline, data_root, queries):
     """Everything the template shows."""
     levels = sections.chance(run)
+    names = [str(n) for n in run.summary.get("camera_names", [])]
     eval_charts, eval_nets = sections.evaluations(run, levels)
     cmc, cmc_labels = sections.cmc(run, baseline)
     distance = run.config.get("eval", {}).get("distance", "cosine")
@@ -74,8 +77,8 @@ def context(run, baseline, data_root, queries):
         "table1": sections.table1(run, baseline),
         "strips": retrieval(run, baseline, data_root, queries),
         "distance": distance,
-        "tsne": sections.tsne(run.last.features) if run.last else None,
-        "cameras": sections.cameras(run.last, distance) if run.last else None,
+        "tsne": sections.tsne(run.last.features, names) if run.last else None,
+        "cameras": sections.cameras(run.last, distance, names) if run.last else None,
         "settings": sections.settings(run.config),
         "today": datetime.date.today().isoformat(),
         "version": reid_jax.__version__,
@@ -114,18 +117,15 @@ def render(values):
 
 def write(path, page):
     """Writes the file so that a reader sees the old one or the whole new one."""
-    folder = Path(path).parent
-    temporary = None
+    data, temporary = page.encode("utf-8", errors="replace"), None
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=folder, prefix=".report-", suffix=".part", delete=False, encoding="utf-8", errors="replace"
-        ) as f:
+        with tempfile.NamedTemporaryFile(dir=Path(path).parent, prefix=".report-", delete=False) as f:
             temporary = f.name
-            f.write(page)
+            f.write(data)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as e:
-        raise DataError(f"cannot write {path}: {e.strerror or e}; free space or make the folder writable") from e
+        raise DataError(f"cannot write {path}: {e.strerror or e}; free space or allow it") from e
     finally:
         if temporary is not None:
             with contextlib.suppress(FileNotFoundError):

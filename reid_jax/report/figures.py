@@ -35,7 +35,9 @@ _VARIABLES = {_INK: "var(--ink2)", _GRID: "var(--grid)", _MUTED: "var(--ink3)"}
 _VARIABLES |= {f"#0000{0x10 + i:02x}": f"var(--s{i})" for i in range(SERIES)}
 _STYLE |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), _INK)
 _STYLE |= {"axes.edgecolor": _MUTED, "xtick.color": _MUTED, "grid.color": _GRID}
-_KEPT_PROPERTIES = ("fill", "stroke", "stroke-width", "stroke-opacity", "opacity", "stroke-dasharray", "fill-opacity")
+_KEPT_PROPERTIES = (
+    "fill", "fill-opacity", "opacity", "stroke", "stroke-dasharray", "stroke-opacity", "stroke-width",
+)  # fmt: skip
 
 
 class Line(NamedTuple):
@@ -96,7 +98,7 @@ def _draw(axes, line, markers):
         lw=2 if line.strong else 1.2,
         alpha=1 if line.strong else 0.75,
         ls="--" if line.dashed else "-",
-        marker="o" if markers else "",
+        marker="o" if markers or len(line.x) == 1 else "",
         ms=4.5 if line.strong else 3,
         mew=0,
         zorder=3 if line.strong else 2,
@@ -125,7 +127,7 @@ def _ticks(axes, xlabel):
 def compact(value, _=None):
     """A tick label: 12000 -> 12k, 0.0003 -> 3e-4."""
     if value and abs(value) < 1e-3:
-        return re.sub(r"e-0*", "e-", f"{value:.2g}")
+        return np.format_float_scientific(value, precision=2, trim="-", exp_digits=1)
     for limit, unit in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
             return f"{value / limit:.4g}{unit}"
@@ -135,7 +137,7 @@ def compact(value, _=None):
 def cmc(lines, label):
     """Cumulative matching characteristic; x is the rank, logarithmic."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(5.6, 2.9), layout="constrained")
+        figure = Figure(figsize=(5.2, 4.0), layout="constrained")
         axes = figure.subplots()
         for line in lines:
             _draw(axes, line, False)
@@ -156,13 +158,16 @@ def embed_2d(features, *, seed=0):
     """t-SNE of f32[N,D] -> f32[N,2]; rows are L2-normalised first, so that distance follows cosine."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     features = np.asarray(features, np.float32)
     features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    if min(features.shape) > 50:
-        features = PCA(50, random_state=seed).fit_transform(features)
     perplexity = min(30.0, (len(features) - 1) / 3)
-    return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
+    with threadpool_limits(1):  # t-SNE's threads wait actively: on busy cores they take many times longer
+        if min(features.shape) > 50:
+            features = PCA(50, random_state=seed).fit_transform(features)
+        tsne = TSNE(2, perplexity=perplexity, init="pca", max_iter=500, random_state=seed)
+        return tsne.fit_transform(features)
 
 
 def scatter(points, colours, label, *, size=3.6):
@@ -171,7 +176,8 @@ def scatter(points, colours, label, *, size=3.6):
         figure = Figure(figsize=(size, size))
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set_axis_off()
-        stand_in = {c: f"#01{i >> 8:02x}{i & 255:02x}" for i, c in enumerate(sorted({c for c in colours if c}))}
+        names = sorted({c for c in colours if c})
+        stand_in = {c: f"#01{i >> 8:02x}{i & 255:02x}" for i, c in enumerate(names)}
         for c in (None, *stand_in):
             rows = [i for i, x in enumerate(colours) if x == c]
             color = stand_in[c] if c else _MUTED

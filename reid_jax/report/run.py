@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from reid_jax.errors import DataError
 from reid_jax.eval import ranking, store
 
@@ -15,11 +17,11 @@ _BOOKKEEPING = ("kind", "step", "epoch", "seconds", "net")
 
 @dataclasses.dataclass(frozen=True)
 class Ranked:
-    """A FeatureSet taken apart, and its ranking; both None when there is nothing to rank."""
+    """A ranked FeatureSet."""
 
-    features: Any  # FeatureSet
-    query: Any  # FeatureSet
-    gallery: Any  # FeatureSet
+    features: Any  # FeatureSet; None where only the ranking is needed, to save memory
+    query: Any  # FeatureSet of the queries, without features (f32[Q,0])
+    gallery: Any  # the same for the gallery
     retrieval: ranking.Retrieval
 
 
@@ -50,7 +52,8 @@ class Run:
     @property
     def first_figures(self):
         """(figures, epoch) of the first evaluation during training, or ({}, None)."""
-        earlier = [e for e in self.evals if e.get("net") == self.net and e["step"] < self.final.get("step", 0)]
+        last = self.final.get("step", 0)
+        earlier = [e for e in self.evals if e.get("net") == self.net and e["step"] < last]
         if earlier:
             return numbers(earlier[0]), earlier[0].get("epoch")
         if self.first:
@@ -75,8 +78,8 @@ def numbers(line):
     return {k: v for k, v in kept.items() if math.isfinite(v)}
 
 
-def read(workdir) -> Run:
-    """Reads a workdir.
+def read(workdir, keep_features=True) -> Run:
+    """Reads a workdir. keep_features: whether `last` keeps them.
 
     config.json and eval/final.json are needed: DataError says which one is missing and what makes it.
     The other files are optional; `notes` says why one is not there.
@@ -94,8 +97,8 @@ def read(workdir) -> Run:
         summary=_optional(workdir, "summary.json", notes),
         train=train,
         evals=evals,
-        last=_ranked(workdir, "eval/final.npz", distance, notes),
-        first=_ranked(workdir, "eval/first.npz", distance, notes),
+        last=_ranked(workdir, "eval/final.npz", distance, notes, keep_features),
+        first=_ranked(workdir, "eval/first.npz", distance, notes, False),
         notes=notes,
     )
 
@@ -160,23 +163,25 @@ def _metrics(workdir, notes):
     return kinds["train"], kinds["eval"]
 
 
-def _ranked(workdir, name, distance, notes):
+def _ranked(workdir, name, distance, notes, keep_features):
     """Ranked feature file, None with a note when it cannot be used."""
     path = workdir / name
     if not path.exists():
         notes[name] = f"{name} is not in the workdir"
         return None
     try:
-        return rank(store.load(path), distance)
+        return rank(store.load(path), distance, keep_features)
     except DataError as e:
         notes[name] = str(e)
         return None
 
 
-def rank(features, distance="cosine"):
+def rank(features, distance="cosine", keep_features=True):
     """Ranked of a FeatureSet that holds query and gallery."""
     q, g = features.of("query"), features.of("gallery")
-    found = ranking.rank(
-        q.feature, g.feature, q.pid, g.pid, q.camid, g.camid, distance=distance, topk=TOP
-    )
-    return Ranked(features, q, g, found)
+    found = ranking.rank(q.feature, g.feature, q.pid, g.pid, q.camid, g.camid, distance=distance, topk=TOP)
+    return Ranked(features if keep_features else None, _without_features(q), _without_features(g), found)
+
+
+def _without_features(part):
+    return dataclasses.replace(part, feature=np.empty((len(part), 0), np.float32))

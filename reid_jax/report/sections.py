@@ -64,10 +64,11 @@ def duration(seconds):
 
 
 def name(run):
-    """'EFL', 'EFL, mode mmt'."""
+    """'EFL', 'EFL, mode mmt', 'Baseline'."""
     method = str(run.config.get("method", "unknown method"))
     mode = run.config.get(method, {}).get("mode") if isinstance(run.config.get(method), dict) else None
-    return method.upper() + (f", mode {mode}" if mode and mode != "full" else "")
+    title = method.upper() if len(method) < 5 else method.capitalize()
+    return title + (f", mode {mode}" if mode and mode != "full" else "")
 
 
 def data_set(run):
@@ -76,9 +77,9 @@ def data_set(run):
     return DATA_SETS.get(found, found)
 
 
-def camera(camid):
-    """Cameras are shown from 1, as in the file names of the sets: c1, c2, ..."""
-    return f"c{camid + 1}"
+def camera(camid, names=()):
+    """The camera's name; without names cameras count from 1, as in the file names of the sets: c1, c2, ..."""
+    return str(names[camid]) if camid < len(names) else f"c{camid + 1}"
 
 
 def chance(run):
@@ -142,8 +143,8 @@ def verdict(run, baseline):
             text += f" ({f['chance_prop']:.0f} % if the camera did not matter)"
         said.append(text + ".")
     if baseline and all("rank1" in r.figures and "mAP" in r.figures for r in (run, baseline)):
-        gains = (f"{run.figures[k] - baseline.figures[k]:+.1f} {t}" for k, t in (("rank1", "rank-1"), ("mAP", "mAP")))
-        said.append(f"Against {name(baseline)}: {', '.join(gains)}.".replace("-", "−").replace("rank−1", "rank-1"))
+        rank1, mean = (f"{run.figures[k] - baseline.figures[k]:+.1f}" for k in ("rank1", "mAP"))
+        said.append(f"Against {name(baseline)}: rank-1 {rank1}, mAP {mean}.")
     return " ".join(said)
 
 
@@ -209,8 +210,9 @@ def evaluations(run, levels):
         lines = [line for line in lines if len(line.x)]
         if lines:
             level = levels.get(figure)
+            label = f"{title} over epochs, percent"
             svg = figures.chart(
-                lines[::-1], f"{title} over epochs, percent", level=level, xlabel="epoch", markers=True
+                lines[::-1], label, level=level, xlabel="epoch", markers=True, size=(3.6, 2.1)
             )
             last = lines[0].y[-1] if lines[0].strong else None
             charts.append({"title": title, "code": "", "last": percent(last), "level": level, "svg": svg})
@@ -285,7 +287,7 @@ def table1(run, baseline):
     ]
 
 
-def cameras(ranked, distance):
+def cameras(ranked, distance, names=()):
     """Table by query camera, with rank-1 against each gallery camera when that is cheap.
 
     {"rows": [{camera, queries, rank1, mAP, same_cam, other_cam, pairs}], "columns": [camera]}; pairs are
@@ -294,7 +296,7 @@ def cameras(ranked, distance):
     found, kind = ranked.retrieval, strips.kinds(ranked)[:, 0]
     cams = np.unique(ranked.query.camid[found.valid])
     columns = np.unique(ranked.gallery.camid[ranked.gallery.pid > 0])
-    work = float(len(ranked.query)) * len(ranked.gallery) * ranked.gallery.feature.shape[1]
+    work = float(len(ranked.query)) * len(ranked.gallery) * ranked.features.feature.shape[1]
     pairs = _pairs(ranked, columns, distance) if len(columns) <= _PAIR_CAMERAS and work < _PAIR_WORK else {}
     rows = []
     for cam in cams:
@@ -302,7 +304,7 @@ def cameras(ranked, distance):
         shares = {k: percent(100 * np.mean(kind[mine] == k)) for k in strips.KINDS}
         rows.append(
             {
-                "camera": camera(int(cam)),
+                "camera": camera(int(cam), names),
                 "queries": int(mine.sum()),
                 "mAP": percent(100 * found.ap[mine].mean()),
                 "shares": shares,
@@ -314,7 +316,7 @@ def cameras(ranked, distance):
 
 def _pairs(ranked, columns, distance):
     """{(query camera, gallery camera): (rank-1 in percent, queries)} with the gallery of one camera only."""
-    q, g, table = ranked.query, ranked.gallery, {}
+    q, g, table = ranked.features.of("query"), ranked.features.of("gallery"), {}
     for b in columns:
         rows, keep = q.camid != b, g.camid == b
         if not rows.any():
@@ -333,7 +335,7 @@ def _pairs(ranked, columns, distance):
     return table
 
 
-def tsne(features):
+def tsne(features, names=()):
     """Two t-SNE charts of the same positions: {"by_id", "by_camera", "cameras", "points", "ids"}, or None."""
     rows, ids = tsne_rows(features.pid)
     if len(rows) < 8:
@@ -347,14 +349,14 @@ def tsne(features):
     return {
         "by_id": figures.scatter(points, [id_colour.get(int(p)) for p in pid], "t-SNE coloured by identity"),
         "by_camera": figures.scatter(points, [cam_colour[int(c)] for c in camid], "t-SNE coloured by camera"),
-        "cameras": [(cam_colour[c], camera(c)) for c in cams],
+        "cameras": [(cam_colour[c], camera(c, names)) for c in cams],
         "points": len(rows),
         "ids": len(ids),
     }
 
 
 def tsne_rows(pid):
-    """(rows, ids): the ids with most images, and at most TSNE_POINTS rows with all of theirs first; no junk."""
+    """(rows, ids): the ids with most images, and at most TSNE_POINTS rows, theirs first; no junk."""
     values, counts = np.unique(pid[pid > 0], return_counts=True)
     ids = values[np.argsort(-counts, kind="stable")[:TSNE_IDS]]
     rng = np.random.default_rng(_SEED)

@@ -93,14 +93,15 @@ def build(after, before, count, root):
     """
     thumbs = Thumbnails(root)
     found = groups(after, before)
-    matching = same_rows(before, after) if before is not None else None
-    sides = {"before": (before, kinds(before)) if before is not None else None, "after": (after, kinds(after))}
+    now = kinds(after)
+    if before is not None:
+        matching, earlier = same_rows(before, after), kinds(before)
     strips = []
     for row, group in choose(found, after.query.pid, count):
         rows = []
-        if matching is not None and matching[row] >= 0:
-            rows.append({"when": "before", "entries": _entries(*sides["before"], matching[row], thumbs)})
-        rows.append({"when": "after", "entries": _entries(*sides["after"], row, thumbs)})
+        if before is not None and matching[row] >= 0:
+            rows.append({"when": "before", "entries": _entries(before, earlier, matching[row], thumbs)})
+        rows.append({"when": "after", "entries": _entries(after, now, row, thumbs)})
         strips.append({"group": group, "query": _picture(after.query, row, thumbs), "rows": rows})
     return strips, thumbs, {name: len(rows) for name, rows in found.items()}
 

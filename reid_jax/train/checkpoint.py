@@ -167,13 +167,20 @@ class Checkpoints:
             raise CheckpointError(
                 f"checkpoint {step} in {self.folder} does not fit this model ({len(wrong)} arrays differ):\n{shown}"
             )
-        device = jax.local_devices()[0]
-        sharding = jax.sharding.SingleDeviceSharding(device)
+        arrays, meta = self._arrays(step, target)
+        return jax.tree.unflatten(jax.tree.structure(like), [arrays[k] for k in target]), meta
+
+    def read_arrays(self, step):
+        """{leaf path: numpy array} of a checkpoint, whatever model it is of."""
+        return self._arrays(step, self.manager.item_metadata(step)["state"])[0]
+
+    def _arrays(self, step, target):
+        """({leaf path: numpy array}, meta) for target {leaf path: something with shape and dtype}."""
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding) for k, v in target.items()}
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore())
         out = self.manager.restore(step, args=args)
-        leaves = [np.asarray(out["state"][k]) for k in target]
-        return jax.tree.unflatten(jax.tree.structure(like), leaves), out["meta"]
+        return {k: np.asarray(v) for k, v in out["state"].items()}, out["meta"]
 
     def close(self):
         """Ends the background threads."""

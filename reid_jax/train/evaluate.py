@@ -71,7 +71,7 @@ def score(config, features):
     f, pid, cam = features.feature, features.pid, features.camid
     found = ranking.rank(f[q], f[g], pid[q], pid[g], cam[q], cam[g], distance=config.eval.distance)
     figures = dict(found.figures())
-    known = pid > 0
+    known = np.isin(pid, pid[q])  # people, no distractors
     if len(np.unique(cam[known])) > 1 and len(np.unique(pid[known])) > 3:
         figures["camera_probe"] = probe.camera_probe(f[known], cam[known], pid[known])
     return Result(figures, features, found)

@@ -16,8 +16,7 @@ from reid_jax import methods
 from reid_jax.data import pipeline
 from reid_jax.errors import CheckpointError, TrainingError
 from reid_jax.eval import store
-from reid_jax.models import weights
-from reid_jax.train import checkpoint, evaluate, writer
+from reid_jax.train import checkpoint, evaluate, warm, writer
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +120,7 @@ class Stage:
                 while self.step < total:
                     self.state, metrics = compiled(self.state, self.runner.shard(next(batches)))
                     self.step += 1
-                    self.pending.append((self.step, self.runner.first(metrics)))
+                    self.pending.append((self.step, metrics))
                     bar.update()
                     self.after_step(bar)
             return self.finish()
@@ -138,19 +137,7 @@ class Stage:
             log.info("going on from step %d of %s", meta["step"], self.workdir)
             return state, meta["step"], meta["seconds"]
         state = jax.jit(self.method.init)(jax.random.key(self.config.seed), example_batch(self.config))
-        if self.config.init.weights:
-            state = self.warm_start(state)
-        return state, 0, 0.0
-
-    def warm_start(self, state):
-        """Fills in config.init.weights and says what was used."""
-
-        def load(variables):
-            filled, report = weights.load_npz(self.config.init.weights, variables)
-            log.info("%s: %s", self.config.init.weights, report)
-            return filled
-
-        return self.method.warm_start(state, load)
+        return warm.start(self.config, self.method, state), 0, 0.0
 
     def batches(self, step):
         """This host's batches from `step` on."""
@@ -185,7 +172,7 @@ class Stage:
         """Fetches the pending metrics, checks that they are finite, writes the means since the last."""
         if not self.pending:
             return
-        values = jax.device_get(self.pending)
+        values = [(step, self.runner.fetch(metrics)) for step, metrics in self.pending]
         self.pending = []
         for step, metrics in values:
             bad = [k for k, v in metrics.items() if not np.isfinite(v)]

@@ -5,7 +5,6 @@ state lives: it replicates a state, splits a batch, compiles a step and brings r
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -119,23 +118,15 @@ class Runner:
         return jax.device_put(self.fetch(state), NamedSharding(local, PartitionSpec()))
 
     def fetch(self, tree):
-        """The tree as numpy arrays, one copy (the first device's).
+        """The tree as numpy arrays, one copy (the first device's); launches no computation.
 
         Real copies: on the CPU a view would share the buffer that the next step is given.
         """
-        return jax.tree.map(np.array, self.first(tree))
-
-    def first(self, tree):
-        """One device's copy of a replicated tree, still on that device; launches no computation."""
 
         def pick(x):
             if self.backend == "jit" or not isinstance(x, jax.Array):
-                return x
-            data = x.addressable_shards[0].data
-            return _drop_axis(data) if self.backend == "pmap" else data
+                return np.array(x)
+            data = np.array(x.addressable_shards[0].data)
+            return data[0] if self.backend == "pmap" else data
 
         return jax.tree.map(pick, tree)
-
-
-def _drop_axis(x):
-    return jnp.squeeze(x, 0) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x)[0]

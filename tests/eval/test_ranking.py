@@ -177,7 +177,7 @@ def mix(z):
 
 def draw(seed, stream, counter):
     golden = 0x9E3779B97F4A7C15
-    start = mix(np.uint64((seed * golden + stream) % 2**64))
+    start = mix(np.array([(seed * golden + stream) % 2**64], np.uint64))
     return mix(start + (counter.astype(np.uint64) + np.uint64(1)) * np.uint64(golden))
 
 

@@ -15,6 +15,11 @@ CASES = pathlib.Path(__file__).parents[1] / "cases"
 DISTANCES = ("cosine", "euclidean", "softmax")
 
 
+def value_and_grad(fn, **options):
+    """Compiled, which is faster here than one small kernel after the other."""
+    return jax.jit(jax.value_and_grad(fn, **options))
+
+
 def distance(a, b, kind):
     if kind == "cosine":
         return -(a @ b) / (np.linalg.norm(a) * np.linalg.norm(b))
@@ -65,7 +70,7 @@ def test_value_and_gradient_are_the_loop(kind, seed):
         def loss(f):
             return triplet.batch_hard(f, labels, distance=kind, margin=0.3)
 
-        (value, aux), grad = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(x))
+        (value, aux), grad = value_and_grad(loss, has_aux=True)(jnp.asarray(x))
     expected, active, correct = naive(x, labels, kind, 0.3)
     np.testing.assert_allclose((value, aux["active"], aux["correct"]), (expected, active, correct), rtol=1e-9)
     np.testing.assert_allclose(
@@ -91,7 +96,7 @@ def test_recorded_hinges(labels):
             ),
         }
         for name, form in forms.items():
-            (value, aux), grad = jax.value_and_grad(form, has_aux=True)(emb)
+            (value, aux), grad = value_and_grad(form, has_aux=True)(emb)
             np.testing.assert_allclose(value, case[f"out/{name}_{labels}"], rtol=1e-6, err_msg=name)
             expected = case[f"grad/{name}_{labels}/in/emb"]
             np.testing.assert_allclose(grad, expected, rtol=1e-5, atol=1e-7, err_msg=name)
@@ -109,7 +114,7 @@ def test_recorded_softmax_forms():
             "soft": lambda f: triplet.softmax_soft(f, teacher, ids),
         }
         for name, form in forms.items():
-            value, grad = jax.value_and_grad(form)(emb)
+            value, grad = value_and_grad(form)(emb)
             np.testing.assert_allclose(value, case[f"out/tri_softmax_{name}"], rtol=1e-6)
             np.testing.assert_allclose(grad, case[f"grad/tri_softmax_{name}/in/emb"], rtol=1e-5, atol=1e-7)
         grad = jax.grad(lambda t: triplet.softmax_soft(emb, t, ids))(teacher)
@@ -120,7 +125,7 @@ def test_recorded_softmax_forms():
 def test_a_single_camera_gives_zero_and_no_gradient(kind):
     """Without any negative there is nothing to average, not NaN."""
     x, _ = problem()
-    (value, aux), grad = jax.value_and_grad(
+    (value, aux), grad = value_and_grad(
         lambda f: triplet.batch_hard(f, np.zeros(9, int), distance=kind, margin=0.3), has_aux=True
     )(x)
     assert value == 0 and not np.asarray(grad).any()
@@ -137,7 +142,7 @@ def test_padding_changes_nothing(kind):
     def loss(f, ids, mask):
         return triplet.batch_hard(f, ids, distance=kind, margin=0.3, mask=mask)
 
-    descend = jax.value_and_grad(loss, has_aux=True)
+    descend = value_and_grad(loss, has_aux=True)
     (value, aux), grad = descend(x, labels, None)
     (padded_value, padded_aux), padded_grad = descend(padded, labels_padded, mask)
     np.testing.assert_allclose(padded_value, value, rtol=1e-6)
@@ -152,7 +157,7 @@ def test_padding_changes_nothing(kind):
 def test_equal_features_have_finite_gradient(kind):
     """A collapsed network: every distance is at the clamp."""
     x, labels = np.ones((6, 3), np.float32), np.array([0, 0, 1, 1, 2, 2])
-    (value, _), grad = jax.value_and_grad(
+    (value, _), grad = value_and_grad(
         lambda f: triplet.batch_hard(f, labels, distance=kind, margin=0.3), has_aux=True
     )(x)
     np.testing.assert_allclose(value, np.log(2) if kind == "softmax" else 0.3, rtol=1e-5)

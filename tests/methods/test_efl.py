@@ -184,7 +184,7 @@ def run_on(backend, devices, config, steps=3):
     step = runner.compile(method.step)
     for i in range(steps):
         state, metrics = step(state, runner.shard(random_batch(i)))
-    return runner.fetch(state), jax.device_get(runner.first(metrics))
+    return runner.fetch(state), runner.fetch(metrics)
 
 
 @pytest.mark.parametrize("backend", ["pmap", "shard_map"])

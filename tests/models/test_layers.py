@@ -32,7 +32,9 @@ def assert_close(a, b, tolerance):
 
 @pytest.mark.parametrize("dtype,tolerance", [("float32", 1e-5), ("bfloat16", 0.02)])
 @pytest.mark.parametrize("size", [(8, 6), (7, 5)])
-@pytest.mark.parametrize("kernel,stride,channels", [(1, 1, 8), (1, 2, 8), (3, 1, 128), (3, 2, 128), (3, 2, 4)])
+@pytest.mark.parametrize(
+    "kernel,stride,channels", [(1, 1, 8), (1, 2, 8), (3, 1, 128), (3, 2, 128), (3, 2, 4)]
+)
 def test_conv_forms_agree(dtype, tolerance, size, kernel, stride, channels):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((2, *size, channels)), dtype)
@@ -60,9 +62,13 @@ def test_conv_is_the_naive_sum():
     want = np.zeros((1, 3, 3, 6))
     for i, j, o in np.ndindex(3, 3, 6):
         part = slice(0, 2) if o < 3 else slice(2, 4)
-        window = padded[0, stride * i : stride * i + 5 : dilation, stride * j : stride * j + 5 : dilation, part]
+        window = padded[
+            0, stride * i : stride * i + 5 : dilation, stride * j : stride * j + 5 : dilation, part
+        ]
         want[0, i, j, o] = (window * k[..., o]).sum()
-    got = layers.conv(jnp.asarray(x, jnp.float32), jnp.asarray(k, jnp.float32), stride, padding, dilation, groups)
+    got = layers.conv(
+        jnp.asarray(x, jnp.float32), jnp.asarray(k, jnp.float32), stride, padding, dilation, groups
+    )
     np.testing.assert_allclose(got, want, atol=1e-4)
 
 

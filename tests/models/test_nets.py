@@ -80,7 +80,7 @@ def assert_stages_match(case, changed):
     for stage, block in enumerate(("layer1_2", "layer2_3", "layer3_5", "layer4_2"), 1):
         (out,) = changed["intermediates"]["base"][block]["__call__"]
         assert_matches(out.mean((1, 2)), case, f"out/mean_layer{stage}")
-        assert_matches(out.std((1, 2), ddof=1), case, f"out/std_layer{stage}")
+        assert_matches(out.std((1, 2)), case, f"out/std_layer{stage}")
 
 
 @pytest.fixture
@@ -108,11 +108,12 @@ def test_resnet50_mmt_train(x64):
         assert_matches(after[name.removeprefix("out/after/")], case, name)
 
 
-@pytest.mark.parametrize("pool", ["avg", "max"])
-def test_resnet50_plain(x64, pool):
-    case, features, changed = run_case("efl__resnet50_plain", neck="none", pool=pool)
+def test_resnet50_plain(x64):
+    case, features, changed = run_case("efl__resnet50_plain", neck="none")
     assert_stages_match(case, changed)
-    assert_matches(features.before_bn, case, "out/pooled" if pool == "avg" else "out/pooled_max")
+    assert_matches(features.before_bn, case, "out/pooled")
+    (last,) = changed["intermediates"]["base"]["layer4_2"]["__call__"]
+    assert_matches(heads.spatial_pool(last, "max"), case, "out/pooled_max")
 
 
 def shapes_of(model, classes=751, size=(256, 128), **build):
@@ -144,7 +145,7 @@ def test_last_stride(last_stride, size):
 def test_narrow_net(size):
     net = heads.encoder(heads.build(model_config(backbone="narrow"), 10))
     image = jax.random.normal(jax.random.key(0), (4, *size, 3))
-    variables = net.init(jax.random.key(1), image)
+    variables = jax.jit(net.init)(jax.random.key(1), image)
     features, stats = jax.jit(net.apply, static_argnums=2)(variables, image, True)
     assert features.before_bn.shape == features.after_bn.shape == (4, 128)
     assert features.logits.shape == (4, 10)
@@ -161,12 +162,15 @@ def test_stripe_pool_is_adaptive_average(height, stripes):
 
 
 def small(**fields):
-    return model_config(**(dict(backbone="narrow", narrow_widths=(4, 8), narrow_stripes=2, narrow_dim=6) | fields))
+    return model_config(
+        **(dict(backbone="narrow", narrow_widths=(4, 8), narrow_stripes=2, narrow_dim=6) | fields)
+    )
 
 
 def small_variables(model, **build):
     image = jax.random.normal(jax.random.key(0), (4, 16, 8, 3))
     net = heads.encoder(heads.build(model, 5, **build))
+    net = net._replace(init=jax.jit(net.init), apply=jax.jit(net.apply, static_argnums=2))
     return net, net.init(jax.random.key(1), image), image
 
 
@@ -180,7 +184,7 @@ def test_bfloat16_returns_float32():
 def test_eval_keeps_statistics_and_uses_them():
     net, variables, image = small_variables(small())
     whole, stats = net.apply(variables, image, False)
-    assert stats is variables["batch_stats"]
+    jax.tree.map(np.testing.assert_array_equal, stats, variables["batch_stats"])
     alone, _ = net.apply(variables, image[:1], False)
     np.testing.assert_allclose(whole.after_bn[:1], alone.after_bn, atol=1e-5)
 
@@ -214,14 +218,23 @@ def test_bn_group_decides_the_axis():
 
 @pytest.mark.parametrize(
     "field,value",
-    [("backbone", "vgg"), ("pool", "sum"), ("neck", "x"), ("dtype", "int8"), ("bn_group", "all"), ("last_stride", 3)],
+    [
+        ("backbone", "vgg"),
+        ("pool", "sum"),
+        ("neck", "x"),
+        ("dtype", "int8"),
+        ("bn_group", "all"),
+        ("last_stride", 3),
+    ],
 )
 def test_unknown_names_raise(field, value):
     with pytest.raises(ConfigError, match=f"model.{field}"):
         heads.build(model_config(**{field: value}), 5)
 
 
-@pytest.mark.parametrize("naming,key", [("torchvision", "layer1.0.downsample.0.weight"), ("mmt", "base.3.0.downsample.0.weight")])
+@pytest.mark.parametrize(
+    "naming,key", [("torchvision", "layer1.0.downsample.0.weight"), ("mmt", "base.3.0.downsample.0.weight")]
+)
 def test_weights_round_trip(tmp_path, naming, key):
     _, variables, _ = small_variables(small())
     entries = weights.to_torch(variables, naming)

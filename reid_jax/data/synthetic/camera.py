@@ -34,26 +34,27 @@ _TABLE = dict(
     ),
     snow=dict(
         size=0.84, pitch=13, light=(0.2, -0.9, 0.5), ambient=0.72, diffuse=0.38, cast=(0.95, 1.0, 1.08),
-        exposure=1.02, figure=0.86, contrast=0.82, lift=0.09, blur=0.45, resolution=0.88, noise=2.5,
+        exposure=1.02, figure=0.88, contrast=0.84, lift=0.08, blur=0.45, resolution=0.88, noise=2.5,
         quality=80, contact=0.34, heading=20,
     ),
     indoor=dict(
         size=1.04, pitch=6, light=(0.1, -0.5, -0.9), ambient=0.68, diffuse=0.42, cast=(1.05, 0.99, 0.94),
-        figure=0.54, contrast=1.05, lift=0.02, blur=0.45, noise=3.5, quality=85, halo=0.2, shadow=(0.1, -0.3),
+        figure=0.58, contrast=1.05, lift=0.02, blur=0.45, noise=3.5, quality=85, halo=0.2,
+        shadow=(0.1, -0.3),
     ),
     night=dict(
         size=0.94, pitch=11, light=(0.7, -0.5, 0.4), ambient=0.56, diffuse=0.6, cast=(0.82, 0.94, 1.2),
-        exposure=0.6, figure=0.97, contrast=1.05, lift=0.02, blur=0.5, resolution=0.92, noise=8.5, quality=76,
-        halo=0.12, heading=250,
+        exposure=0.64, figure=0.97, contrast=1.05, lift=0.02, blur=0.5, resolution=0.92, noise=8.0,
+        quality=76, halo=0.12, heading=250,
     ),
     lamp=dict(
-        size=0.91, pitch=16, light=(0.15, -0.95, 0.25), ambient=0.52, diffuse=0.7, cast=(1.28, 0.85, 0.6),
+        size=0.91, pitch=16, light=(0.15, -0.95, 0.25), ambient=0.52, diffuse=0.7, cast=(1.25, 0.86, 0.64),
         exposure=0.9, contrast=1.08, blur=0.5, resolution=0.95, noise=5.0, quality=80, halo=0.12, contact=0.6,
         shadow=(-0.2, -0.2), heading=180,
     ),
     park=dict(
         size=0.81, pitch=8, light=(-0.3, -0.85, 0.4), ambient=0.62, diffuse=0.5, cast=(0.92, 1.06, 0.84),
-        exposure=0.88, figure=0.95, contrast=0.98, lift=0.02, blur=0.3, resolution=0.68, noise=3.0,
+        exposure=0.88, figure=0.95, contrast=0.98, lift=0.02, blur=0.3, resolution=0.72, noise=3.0,
         quality=80, contact=0.45, shadow=(-0.5, 0.25), heading=315,
     ),
 )  # fmt: skip
@@ -184,7 +185,7 @@ def _heading(rng, settings, strength):
     """People follow the path that a camera looks along: out, back, or anywhere."""
     draw, jitter = rng.random(), rng.normal(0, 0.3)
     main = radians(settings["heading"])
-    yaw = main + jitter if draw < 0.25 else main + pi + jitter if draw < 0.5 else rng.uniform(0, 2 * pi)
+    yaw = main + jitter if draw < 0.22 else main + pi + jitter if draw < 0.44 else rng.uniform(0, 2 * pi)
     free = rng.uniform(0, 2 * pi)
     return yaw if rng.random() < strength else free
 

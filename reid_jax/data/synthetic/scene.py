@@ -340,8 +340,8 @@ def _snow(rng, height):
     sk = Sketch(height, fill=(0.80, 0.83, 0.87))
     _facades(sk, rng, base, np.array(_STONE) * 0.5 + 0.33, (0.38, 0.43, 0.49), snow=True)
     sk.rect(0, base, LONG, TALL, (0.87, 0.89, 0.93))
-    sk.poly([(0, base + 0.02), *((x, base + 0.02 - rng.uniform(0, 0.07)) for x in np.arange(0, LONG, 0.12)), (LONG, base + 0.02)],
-            (0.93, 0.94, 0.97))  # fmt: skip
+    ridge = [(x, base + 0.02 - rng.uniform(0, 0.07)) for x in np.arange(0, LONG, 0.12)]
+    sk.poly([(0, base + 0.02), *ridge, (LONG, base + 0.02)], (0.93, 0.94, 0.97))
     x = rng.uniform(-0.3, 0.6)
     while x < LONG:
         if rng.random() < 0.6:
@@ -365,7 +365,6 @@ def _snow(rng, height):
         )
         image *= 1 - 0.16 * floor * step
     _tone(image, floor * np.clip(bumps - 0.6, 0, 1), (0.72, 0.78, 0.88), 0.4)
-    air = np.zeros(sk.shape, np.float32)
     flakes = Sketch(height, "RGB")
     for _ in range(420):
         fx, fy, r = rng.uniform(0, LONG), rng.uniform(0, TALL), rng.uniform(0.003, 0.011)
@@ -524,7 +523,7 @@ def _lamplight(rng, height):
 
 
 def _park(rng, height):
-    base, horizon = rng.uniform(0.36, 0.48), rng.uniform(0.0, 0.2)
+    base = rng.uniform(0.36, 0.48)
     sk = Sketch(height, fill=(0.72, 0.79, 0.80))
     far = ((0.16, 0.24, 0.13), (0.22, 0.33, 0.16), (0.31, 0.44, 0.2), (0.42, 0.54, 0.27))
     sk.rect(0, 0.1, LONG, base, (0.2, 0.29, 0.15))

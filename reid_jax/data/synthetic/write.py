@@ -34,7 +34,7 @@ _LIMITS = dict(
     test_ids=(1, 9000),
     cameras=(2, _MAX_CAMERAS),
     images=(2, 100),
-    height=(32, 1024),
+    height=(32, 512),
     width=(16, 512),
     strength=(0.0, 1.5),
     distractors=(0, 100000),
@@ -133,7 +133,8 @@ def _check(settings):
             raise DataError(f"synthetic data: {field} = {value!r} must be {kind} from {low} to {high}{hint}")
     if settings["train_ids"] + settings["test_ids"] > 9999:
         raise DataError(
-            "synthetic data: train_ids + test_ids must be at most 9999 (four digits in the file name); use fewer identities"
+            "synthetic data: train_ids + test_ids must be at most 9999, file names have four digits; "
+            "use fewer identities"
         )
     if settings["width"] > 2 * settings["height"]:
         raise DataError(f"synthetic data: width = {settings['width']} is more than twice the height")

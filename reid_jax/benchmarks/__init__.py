@@ -1,0 +1,1 @@
+"""Timings of this library beside what people use: `python -m reid_jax.benchmarks step` (or `data`)."""

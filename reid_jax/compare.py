@@ -1,6 +1,6 @@
 """Runs several configs with several seeds and writes one table of their results.
 
-    python -m reid_jax.compare --workdir runs/table --seeds 0 1 2 3 4 \\
+    python -m reid_jax.compare --workdir runs/table --seeds 0,1,2,3,4 \\
       baseline=configs/baseline.py:synthetic EFL=configs/efl.py:synthetic
 
 Every run is an ordinary `reid_jax.main` run in WORKDIR/LABEL/seed-N, so the command can be stopped
@@ -34,7 +34,7 @@ def arguments(argv):
     parser = argparse.ArgumentParser(prog="python -m reid_jax.compare", description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", metavar="LABEL=CONFIG", help="as in EFL=configs/efl.py:synthetic")
     parser.add_argument("--workdir", required=True, help="folder for all runs and the table")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=seed_list, default="0,1,2,3,4", help="comma-separated (%(default)s)")
     parser.add_argument(
         "--jobs", type=int, default=1, help="runs at a time; above 1 each takes one CPU thread"
     )
@@ -46,6 +46,11 @@ def arguments(argv):
     args.extra = extra
     args.runs = dict(labelled(r) for r in args.runs)
     return args
+
+
+def seed_list(text):
+    """'0,1,2' -> [0, 1, 2]."""
+    return [int(part) for part in text.split(",")]
 
 
 def labelled(text):

@@ -141,10 +141,14 @@ def chosen_step(checkpoints):
 
 def prepare_jax():
     """Compilation cache on; no queued steps on several simulated CPU devices (they can deadlock)."""
+    from reid_jax.models import cpu
+
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(home, "reid_jax", "xla"))
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if jax.default_backend() == "cpu":
+        cpu.keep_heap()
 
 
 def describe(dataset):
@@ -177,7 +181,7 @@ def parse_flags(argv):
         raise ConfigError(f"no such config field: {e.args[0] if e.args else e}") from e
     except (flags.Error, TypeError, ValueError) as e:
         raise ConfigError(str(e)) from e
-    except (FileNotFoundError, ImportError) as e:
+    except (OSError, ImportError, SyntaxError) as e:
         raise ConfigError(f"--config: {e}") from e
 
 

@@ -1,4 +1,4 @@
-"""The command as a user runs it: train, kill, stop, resume, evaluate, and what it says when things are wrong."""
+"""The command as a user runs it: train, kill, stop, resume, evaluate, and its error messages."""
 
 import json
 import os

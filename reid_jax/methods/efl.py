@@ -47,35 +47,54 @@ def has_camera(mode):
     return mode in ("full", "fdm")
 
 
-def student_loss(params, fixed, views, pid, *, models, config, axis_name):
-    """L_id + lambda_mi L_MIM of all students (paper eq. 1, steps 1 to 5 of Algorithm 1).
+def student_loss(params, fixed, image, pid, *, models, config, axis_name):
+    """One student's share of L_id + lambda_mi L_MIM (paper eq. 1, steps 1 to 5 of Algorithm 1).
 
-    params: {student: params}, the only argument that is differentiated.
-    fixed: stats {student: batch_stats}, teacher logits {student: f32[B,K]} (may be empty), f_cam
-      f32[B,D] or None, q's params, lambda_mi f32[], key for the sampled bound.
-    Returns (loss, {"stats", "features", "metrics"}).
+    params: the student's, the only argument that is differentiated. fixed: its batch_stats; the other
+    branch's teacher logits f32[B,K] or None; f_cam f32[B,D] or None; q's params; lambda_mi f32[]; key
+    for the sampled bound. Returns (loss, {"stats", "feature", "metrics"}).
     """
-    efl, loss = config.efl, config.loss
-    lambda_kl = efl.lambda_kl if fixed["teacher_logits"] else 0.0
-    ce, tri, kl, mi, stats, feature, hit = 0.0, 0.0, 0.0, 0.0, {}, {}, 0.0
-    for name in params:
-        variables = {"params": params[name], "batch_stats": fixed["stats"][name]}
-        out, stats[name] = models.identity.apply(variables, views[name], True)
-        feature[name] = parts.select_feature(loss, out)
-        ce_i, tri_i = parts.identity_losses(loss, out, pid, axis_name)
-        ce, tri = ce + ce_i, tri + tri_i
-        hit += jnp.mean(out.logits.argmax(-1) == pid) / len(params)
-        for other, logits in fixed["teacher_logits"].items():
-            if other != name:  # the target is the OTHER branch's teacher
-                kl += distill.kl(logits, out.logits)
-        if fixed["f_cam"] is not None:
-            mi += mutual_information(feature[name], fixed, models=models, config=config, axis_name=axis_name)
-    l_id = (1 - lambda_kl) * ce + tri + lambda_kl * kl
-    total = l_id + fixed["lambda_mi"] * mi
-    metrics = {"loss": total, "loss_id": l_id, "ce": ce, "triplet": tri, "accuracy": hit}
-    metrics |= {"kl": kl} if fixed["teacher_logits"] else {}
-    metrics |= {"mi": mi} if fixed["f_cam"] is not None else {}
-    return total, {"stats": stats, "feature": feature, "metrics": metrics}
+    efl, logits = config.efl, fixed["teacher_logits"]
+    variables = {"params": params, "batch_stats": fixed["stats"]}
+    out, stats = models.identity.apply(variables, image, True)
+    feature = parts.select_feature(config.loss, out)
+    ce, tri = parts.identity_losses(config.loss, out, pid, axis_name)
+    metrics = {"ce": ce, "triplet": tri, "accuracy": jnp.mean(out.logits.argmax(-1) == pid)}
+    total = ce + tri
+    if logits is not None:
+        metrics["kl"] = distill.kl(logits, out.logits)
+        total = (1 - efl.lambda_kl) * ce + tri + efl.lambda_kl * metrics["kl"]
+    metrics["loss_id"] = total
+    if fixed["f_cam"] is not None:
+        metrics["mi"] = mutual_information(feature, fixed, models=models, config=config, axis_name=axis_name)
+        total += fixed["lambda_mi"] * metrics["mi"]
+    return total, {"stats": stats, "feature": feature, "metrics": {"loss": total, **metrics}}
+
+
+def student_grads(state, fixed, views, pid, **shared):
+    """Gradient of each student and what its loss returns: ({student: grad}, {student: aux}).
+
+    One after the other, so that only one network's activations are in memory.
+    """
+    grads, aux = {}, {}
+    for i, name in enumerate(n for n in TEACHER if n in state.nets):
+        net = state.nets[name]
+        mine = {
+            **fixed,
+            "stats": net["batch_stats"],
+            "teacher_logits": next((v for n, v in fixed["teacher_logits"].items() if n != name), None),
+            "key": jax.random.fold_in(fixed["key"], i),
+        }
+        params, _ = lax.optimization_barrier((net["params"], grads))
+        descend = jax.grad(student_loss, has_aux=True)
+        grads[name], aux[name] = descend(params, mine, views[name], pid, **shared)
+    return grads, aux
+
+
+def sum_metrics(aux):
+    """Metrics summed over the students, as the paper's losses are; the accuracy is their mean."""
+    metrics = jax.tree.map(lambda *x: sum(x), *(a["metrics"] for a in aux.values()))
+    return {**metrics, "accuracy": metrics["accuracy"] / len(aux)}
 
 
 def mutual_information(f_id, fixed, *, models, config, axis_name):
@@ -154,29 +173,26 @@ def update(state, views, pid, camid, *, models, config, axis_name=None):
     efl = config.efl
     shared = dict(models=models, config=config, axis_name=axis_name)
     names = [n for n in TEACHER if n in state.nets]
-    nets, opt, metrics = dict(state.nets), dict(state.opt), {}
+    nets, opt, metrics, f_cam = dict(state.nets), dict(state.opt), {}, None
 
     logits, teacher_stats = teacher_logits(state, views, models=models)
-    f_cam = None
     if "cam" in nets:
         f_cam, cam_grad, cam_stats, metrics = camera_step(state, views["phi1"], camid, **shared)
-
     fixed = {
-        "stats": {n: nets[n]["batch_stats"] for n in names},
         "teacher_logits": logits,
         "f_cam": f_cam,
         "q": nets["q"]["params"] if "q" in nets else None,
         "lambda_mi": efl.lambda_mi * (state.step >= efl.mi_start),
         "key": jax.random.fold_in(jax.random.key(config.seed), state.step),
     }
-    descend = jax.value_and_grad(student_loss, has_aux=True)
-    (_, aux), grads = descend({n: nets[n]["params"] for n in names}, fixed, views, pid, **shared)
-    metrics |= aux["metrics"]
+    grads, aux = student_grads(state, fixed, views, pid, **shared)
+    metrics = sum_metrics(aux) | metrics
 
-    grads, student_stats, teacher_stats = parts.pmean((grads, aux["stats"], teacher_stats), axis_name)
+    stats = {n: a["stats"] for n, a in aux.items()}
+    grads, stats, teacher_stats = parts.pmean((grads, stats, teacher_stats), axis_name)
     for n in names:
         params, opt[n] = parts.apply_gradient(models.tx[n], grads[n], opt[n], nets[n]["params"])
-        nets[n] = {"params": params, "batch_stats": student_stats[n]}
+        nets[n] = {"params": params, "batch_stats": stats[n]}
     decay = parts.ema_decay(state.step, efl.alpha, efl.ema_ramp)
     for n in names:
         if TEACHER[n] in nets:  # running statistics move by the teacher's own forward only
@@ -187,10 +203,11 @@ def update(state, views, pid, camid, *, models, config, axis_name=None):
         params, opt["cam"] = parts.apply_gradient(
             models.tx["cam"], cam_grad, opt["cam"], nets["cam"]["params"]
         )
-        mu, _ = models.q.apply(nets["q"], aux["feature"]["phi1"])
-        metrics["q_r2"] = mutual_info.r2(mu, f_cam, axis_name=axis_name)
         nets["cam"] = {"params": params, "batch_stats": cam_stats}
-        q, opt["q"], losses = estimator_steps(nets["q"]["params"], opt["q"], aux["feature"], f_cam, **shared)
+        features = {n: a["feature"] for n, a in aux.items()}
+        mu, _ = models.q.apply(nets["q"], features["phi1"])
+        metrics["q_r2"] = mutual_info.r2(mu, f_cam, axis_name=axis_name)
+        q, opt["q"], losses = estimator_steps(nets["q"]["params"], opt["q"], features, f_cam, **shared)
         nets["q"] = {"params": q}
         metrics |= {"mie": losses[0], "mie_last": losses[-1]}
     return State(state.step + 1, nets, opt), parts.pmean(metrics, axis_name)

@@ -37,7 +37,8 @@ def _cpu_form():
 def conv(x, kernel, stride=1, padding=0, dilation=1, groups=1):
     """2-D convolution with symmetric zero padding.
 
-    x [B,H,W,C]; kernel [kh,kw,C/groups,O] -> [B,h,w,O], h = (H + 2 padding - dilation (kh-1) - 1) // stride + 1
+    x [B,H,W,C]; kernel [kh,kw,C/groups,O] -> [B,h,w,O] with
+    h = (H + 2 padding - dilation (kh - 1) - 1) // stride + 1.
     """
     if _cpu_form() and dilation == 1 and groups == 1:
         form = (kernel.shape[:2], padding)

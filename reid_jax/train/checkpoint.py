@@ -95,7 +95,10 @@ class Checkpoints:
             best_fn=lambda m: m[_METRIC],  # makes the manager read metrics back
             enable_async_checkpointing=True,
         )
-        self.manager = ocp.CheckpointManager(epath.Path(self.folder), options=options)
+        handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+        self.manager = ocp.CheckpointManager(
+            epath.Path(self.folder), options=options, item_handlers=handlers
+        )
 
     def steps(self):
         """Finished checkpoints, ascending."""

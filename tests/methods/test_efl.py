@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import difference, info, random_batch, small
 
-from reid_jax import config as c
 from reid_jax import methods
 from reid_jax.methods import efl
 from reid_jax.train import loop, parallel
@@ -18,48 +18,9 @@ NAMES = {
 }
 
 
-def small(mode="full", **fields):
-    """A narrow EFL config; fields are dotted with '__'."""
-    tree = c.defaults() | {"efl": c.efl_defaults()}
-    tree["method"] = "efl"
-    tree["data"].update(height=16, width=8, ids=4, instances=4)
-    tree["model"].update(backbone="narrow", narrow_widths=(4, 8), narrow_stripes=1, narrow_dim=8)
-    tree["efl"].update(mode=mode, n_mi=2, mi_hidden=16, lambda_mi=0.05, mi_lr=1e-3, alpha=0.9, mi_start=0)
-    for name, value in fields.items():
-        section, field = name.split("__")
-        tree[section][field] = value
-    return c.namespace(tree)
-
-
-def info(axis_name=None):
-    return methods.Info(num_pids=6, num_cams=3, steps_per_epoch=5, total_steps=50, axis_name=axis_name)
-
-
-def random_batch(seed=0, size=16):
-    rng = np.random.default_rng(seed)
-    erase = np.zeros((size, 2, 4), np.int32)
-    erase[::3, 0] = (2, 1, 5, 4)
-    return {
-        "image": rng.integers(0, 256, (size, 16, 8, 3), np.uint8),
-        "pid": np.repeat(np.arange(size // 4) % 6, 4).astype(np.int32),
-        "camid": rng.integers(0, 3, size).astype(np.int32),
-        "index": np.arange(size, dtype=np.int32),
-        "flip": rng.random((size, 2)) < 0.5,
-        "crop": np.zeros((size, 2, 2), np.int32),
-        "erase": erase,
-    }
-
-
 def start(config, axis_name=None):
     method = efl.stages(config, info(axis_name))["train"]
     return method, jax.jit(method.init)(jax.random.key(0), random_batch())
-
-
-def difference(a, b):
-    """Largest absolute difference of two trees."""
-    return max(
-        jax.tree.leaves(jax.tree.map(lambda x, y: float(np.max(np.abs(np.asarray(x) - np.asarray(y)))), a, b))
-    )
 
 
 @pytest.mark.parametrize("mode", efl.MODES)
@@ -95,16 +56,23 @@ def gradient_of(term, mode="full"):
         logits, _ = efl.teacher_logits(s, views, models=models)
         f_cam, _, _, cam = efl.camera_step(s, views["phi1"], camid, **shared)
         fixed = {
-            "stats": {n: nets[n]["batch_stats"] for n in ("phi1", "phi2")},
-            "teacher_logits": logits, "f_cam": f_cam, "q": params["q"], "lambda_mi": 1.0, "key": None,
+            "teacher_logits": logits, "f_cam": f_cam, "q": params["q"], "lambda_mi": 1.0,
+            "key": jax.random.key(0),
         }  # fmt: skip
-        students = {n: params[n] for n in ("phi1", "phi2")}
-        _, aux = efl.student_loss(students, fixed, views, pid, **shared)
+        aux = {}
+        for n in ("phi1", "phi2"):
+            mine = {
+                **fixed,
+                "stats": nets[n]["batch_stats"],
+                "teacher_logits": logits["phi2" if n == "phi1" else "phi1"],
+            }
+            _, aux[n] = efl.student_loss(params[n], mine, views[n], pid, **shared)
         if term == "mie":
-            return efl.estimator_loss(params["q"], aux["feature"], f_cam, models=models)
+            features = {n: a["feature"] for n, a in aux.items()}
+            return efl.estimator_loss(params["q"], features, f_cam, models=models)
         if term == "camera":
             return cam["cam_ce"] + cam["cam_triplet"]
-        return aux["metrics"][term]
+        return sum(a["metrics"][term] for a in aux.values())
 
     grads = jax.grad(value)({n: v["params"] for n, v in state.nets.items()})
     return {n: max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(g)) for n, g in grads.items()}
@@ -128,7 +96,7 @@ def test_stop_gradient_table(term, moves):
 
 
 def test_update_moves_what_it_should():
-    """Without learning rates no parameter moves; running statistics do, the teachers' by their own forward."""
+    """Without learning rates no parameter moves, but running statistics do, the teachers' too."""
     still = small(optim__lr=0.0, efl__mi_lr=0.0)
     method = efl.stages(still, info())["train"]
     state = jax.jit(method.init)(jax.random.key(0), random_batch())

@@ -153,15 +153,13 @@ def test_first_gradients():
         shared = dict(models=models, config=config, axis_name=None)
         f_cam, cam_grad, _, _ = efl.camera_step(state, views["phi1"], camid, **shared)
         fixed = {
-            "stats": {n: state.nets[n]["batch_stats"] for n in ("phi1", "phi2")},
             "teacher_logits": efl.teacher_logits(state, views, models=models)[0],
             "f_cam": f_cam,
             "q": state.nets["q"]["params"],
             "lambda_mi": config.efl.lambda_mi,
-            "key": None,
+            "key": jax.random.key(0),
         }
-        params = {n: state.nets[n]["params"] for n in ("phi1", "phi2")}
-        grads, _ = jax.grad(efl.student_loss, has_aux=True)(params, fixed, views, pid, **shared)
+        grads, _ = efl.student_grads(state, fixed, views, pid, **shared)
         for net, grad in [*grads.items(), ("cam", cam_grad)]:
             ours = weights.to_torch({"params": jax.tree.map(np.asarray, grad)})
             for key, want in entries(arrays, f"grad/{net}.").items():

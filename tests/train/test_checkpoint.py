@@ -39,8 +39,10 @@ def saved(tmp_path):
     c = checkpoint.Checkpoints(tmp_path, "train")
     for step, value in ((1, 10.0), (2, 90.0), (3, 30.0), (4, None)):
         c.save(step, state(step), {"step": step}, None if value is None else {"mAP": value}, wait=True)
-    yield c
     c.close()
+    again = checkpoint.Checkpoints(tmp_path, "train")  # as a new process finds them
+    yield again
+    again.close()
 
 
 def test_latest_and_best_are_kept_exactly(saved):

@@ -1,0 +1,71 @@
+"""The baseline learns a fixed batch, in both styles, and leaves a frozen neck bias alone."""
+
+import jax
+import numpy as np
+import pytest
+
+from reid_jax import config as c
+from reid_jax import methods
+
+INFO = methods.Info(num_pids=4, num_cams=3, steps_per_epoch=5, total_steps=50)
+
+
+def settings(**fields):
+    tree = c.defaults()
+    tree["data"].update(height=16, width=8)
+    tree["model"].update(backbone="narrow", narrow_widths=(4, 8), narrow_stripes=1, narrow_dim=8)
+    tree["optim"].update(lr=1e-2, milestones=())
+    for name, value in fields.items():
+        section, field = name.split("__")
+        tree[section][field] = value
+    return c.namespace(tree)
+
+
+def fixed_batch():
+    """Four identities of one colour each."""
+    rng = np.random.default_rng(0)
+    pid = np.repeat(np.arange(4), 4).astype(np.int32)
+    colour = rng.integers(0, 256, (4, 1, 1, 3))[pid]
+    image = np.clip(colour + rng.integers(-20, 20, (16, 16, 8, 3)), 0, 255).astype(np.uint8)
+    zeros = np.zeros((16, 2, 4), np.int32)
+    return {
+        "image": image, "pid": pid, "camid": np.zeros(16, np.int32), "index": np.arange(16, dtype=np.int32),
+        "flip": zeros[..., 0] > 0, "crop": zeros[..., :2], "erase": zeros,
+    }  # fmt: skip
+
+
+STYLES = {
+    "ap3d": {},
+    "strong": dict(
+        model__neck="bnneck", loss__feature="before_bn", loss__triplet="euclidean", loss__label_smooth=0.1
+    ),
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_learns_a_fixed_batch(style):
+    method = methods.find("baseline").stages(settings(**STYLES[style]), INFO)["train"]
+    batch = fixed_batch()
+    state = first = jax.jit(method.init)(jax.random.key(0), batch)
+    step = jax.jit(method.step)
+    losses = []
+    for _ in range(40):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.5 * losses[0]
+    assert metrics["accuracy"] == 1.0
+    neck = state.nets["net"]["params"]["neck"]
+    moved = np.abs(neck["bias"] - first.nets["net"]["params"]["neck"]["bias"]).max()
+    assert (moved == 0) == (style == "strong")
+
+
+def test_test_feature_is_the_neck_output_with_running_statistics():
+    """A picture's feature does not depend on the others in its batch."""
+    method = methods.find("baseline").stages(settings(), INFO)["train"]
+    batch = fixed_batch()
+    state = jax.jit(method.init)(jax.random.key(0), batch)
+    state, _ = jax.jit(method.step)(state, batch)
+    together = method.embed(state, batch["image"], "net")
+    alone = method.embed(state, batch["image"][:1], "net")
+    np.testing.assert_allclose(together[:1], alone, rtol=1e-4, atol=1e-5)
+    assert together.shape == (16, 8)

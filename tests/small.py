@@ -1,0 +1,46 @@
+"""A narrow EFL for tests: config, data set facts, a random batch."""
+
+import jax
+import numpy as np
+
+from reid_jax import config as c
+from reid_jax import methods
+
+
+def small(mode="full", **fields):
+    """A narrow EFL config; fields are dotted with '__'."""
+    tree = c.defaults() | {"efl": c.efl_defaults()}
+    tree["method"] = "efl"
+    tree["data"].update(height=16, width=8, ids=4, instances=4)
+    tree["model"].update(backbone="narrow", narrow_widths=(4, 8), narrow_stripes=1, narrow_dim=8)
+    tree["efl"].update(mode=mode, n_mi=2, mi_hidden=16, lambda_mi=0.05, mi_lr=1e-3, alpha=0.9, mi_start=0)
+    for name, value in fields.items():
+        section, field = name.split("__")
+        tree[section][field] = value
+    return c.namespace(tree)
+
+
+def info(axis_name=None):
+    return methods.Info(num_pids=6, num_cams=3, steps_per_epoch=5, total_steps=50, axis_name=axis_name)
+
+
+def random_batch(seed=0, size=16):
+    rng = np.random.default_rng(seed)
+    erase = np.zeros((size, 2, 4), np.int32)
+    erase[::3, 0] = (2, 1, 5, 4)
+    return {
+        "image": rng.integers(0, 256, (size, 16, 8, 3), np.uint8),
+        "pid": np.repeat(np.arange(size // 4) % 6, 4).astype(np.int32),
+        "camid": rng.integers(0, 3, size).astype(np.int32),
+        "index": np.arange(size, dtype=np.int32),
+        "flip": rng.random((size, 2)) < 0.5,
+        "crop": np.zeros((size, 2, 2), np.int32),
+        "erase": erase,
+    }
+
+
+def difference(a, b):
+    """Largest absolute difference of two trees."""
+    return max(
+        jax.tree.leaves(jax.tree.map(lambda x, y: float(np.max(np.abs(np.asarray(x) - np.asarray(y)))), a, b))
+    )

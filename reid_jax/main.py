@@ -4,6 +4,7 @@ Modes: "train" goes on from the newest checkpoint of --workdir, or starts; at th
 writes WORKDIR/report.html. "evaluate" tests the best (or --checkpoint) checkpoint of --workdir.
 """
 
+import errno
 import logging
 import os
 import platform
@@ -195,8 +196,18 @@ def run(argv=None):
     try:
         app.run(main, argv=argv, flags_parser=parse_flags)
     except ReidError as e:
-        sys.stderr.write(f"error: {e}\n")
-        sys.exit(2)
+        sys.exit(fail(str(e)))
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" ({e.filename})" if e.filename else ""
+        sys.exit(fail(f"no space left on the device{where}; free some and run the same command again"))
+
+
+def fail(message):
+    """Says what went wrong; the exit code."""
+    sys.stderr.write(f"error: {message}\n")
+    return 2
 
 
 if __name__ == "__main__":

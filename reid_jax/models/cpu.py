@@ -172,5 +172,5 @@ def keep_heap():
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         return False
-    mmap_max, trim_threshold = -4, -1  # parameters M_MMAP_MAX, M_TRIM_THRESHOLD
-    return bool(mallopt(mmap_max, 0)) and bool(mallopt(trim_threshold, 2**31 - 1))
+    mmap_max, trim_threshold = -4, -1  # the parameters' numbers; the values 0 and -1 turn each off
+    return bool(mallopt(mmap_max, 0)) and bool(mallopt(trim_threshold, -1))

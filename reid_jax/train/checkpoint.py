@@ -9,6 +9,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 
 import jax
 import numpy as np
@@ -25,6 +26,7 @@ RUNTIME_FIELDS = (
     "train.backend", "train.log_every", "train.eval_every", "train.checkpoint_every",
     "eval.", "report.",
 )  # fmt: skip
+_SPARE = 2**18  # bytes of a checkpoint beside its arrays
 _METRIC, NOT_EVALUATED = "mAP", -1.0
 log = logging.getLogger(__name__)
 
@@ -113,7 +115,9 @@ class Checkpoints:
 
         Raises CheckpointError when this or the previous save failed, a full disk above all.
         """
-        items = {"state": ocp.args.StandardSave(_flat(state)), "meta": ocp.args.JsonSave(meta)}
+        flat = _flat(state)
+        self._check_space(step, sum(np.asarray(x).nbytes for x in flat.values()))
+        items = {"state": ocp.args.StandardSave(flat), "meta": ocp.args.JsonSave(meta)}
         metrics = {_METRIC: float(metrics[_METRIC]) if metrics else NOT_EVALUATED}
         try:
             if step not in self.steps():
@@ -130,9 +134,16 @@ class Checkpoints:
         except Exception as e:
             raise self._explain(e, None) from e
 
+    def _check_space(self, step, size):
+        """Raises CheckpointError before a save of `size` bytes that the disk has no room for."""
+        free = shutil.disk_usage(self.folder).free
+        if free < size + _SPARE:
+            raise self._explain(OSError(errno.ENOSPC, f"{size + _SPARE} bytes needed, {free} free"), step)
+
     def _explain(self, error, step):
         text = str(error)
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text or "ENOSPC" in text
+        full = getattr(error, "errno", None) == errno.ENOSPC
+        full = full or any(sign in text for sign in ("No space left", "ENOSPC", "RESOURCE_EXHAUSTED"))
         why = "no space left on the device; free some and run the same command again" if full else text[:500]
         return CheckpointError(
             f"checkpoint {'' if step is None else step} could not be written to {self.folder}: {why}. "
@@ -186,8 +197,11 @@ class Checkpoints:
         return {k: np.asarray(v) for k, v in out["state"].items()}, out["meta"]
 
     def close(self):
-        """Ends the background threads."""
-        self.manager.close()
+        """Ends the background threads; an error of a save in the background is only logged."""
+        try:
+            self.manager.close()
+        except Exception as e:
+            log.warning("%s", self._explain(e, None))
 
 
 def _flat(tree):

@@ -181,7 +181,7 @@ class Stage:
         mean = {k: float(np.mean([m[k] for _, m in values])) for k in values[0][1]}
         self.rate.note(self.step)
         self.writer.write("train", self.step, self.step / self.when.per_epoch, self.elapsed(), mean)
-        shown = {k: f"{mean[k]:.3g}" for k in list(mean)[:1] + ["ce", "triplet", "kl", "mi"] if k in mean}
+        shown = {k: f"{mean[k]:.3g}" for k in ("loss", "ce", "triplet", "kl", "mi") if k in mean}
         bar.set_postfix({**shown, "img/s": self.rate.recent()})
 
     def not_finite(self, step, bad, metrics):

@@ -202,14 +202,6 @@ def test_bfloat16_compute_keeps_float32_state():
     np.testing.assert_allclose(metrics["ce"], reference["ce"], rtol=0.05)
 
 
-def test_step_compiles_once():
-    method, state = start(small())
-    step = jax.jit(method.step)
-    for i in range(3):
-        state, _ = step(state, random_batch(i))
-    assert step._cache_size() == 1
-
-
 def test_example_batch_has_the_shapes_of_a_batch():
     example = loop.example_batch(small(), 16)
     batch = random_batch()

@@ -1,8 +1,10 @@
 """Checkpoints: exact, latest and best kept, another config refused, a damaged one passed over."""
 
+import errno
 import json
 import os
 import shutil
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -112,3 +114,19 @@ def test_workdir_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot write"):
         checkpoint.claim_workdir(tmp_path / "file" / "run", config())
+
+
+def test_full_disk_is_said_and_earlier_checkpoints_stay(saved, monkeypatch):
+    """Before a save there is no room; in the middle of one the disk fills up."""
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(CheckpointError, match=r"no space left on the device.*Readable checkpoints: \[2, 4\]"):
+        saved.save(5, state(5), {"step": 5})
+    monkeypatch.undo()
+
+    def fill(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(saved.manager, "save", fill)
+    with pytest.raises(CheckpointError, match="no space left"):
+        saved.save(5, state(5), {"step": 5})
+    assert same(saved.restore(shapes(state(0)))[0], state(4))

@@ -1,0 +1,52 @@
+"""Properties that every method must have, whatever it is: found by name, one compile, resumable state."""
+
+import jax
+import numpy as np
+import pytest
+from small import difference, info, random_batch, small
+
+from reid_jax import methods
+
+
+@pytest.fixture(scope="module", params=methods.names())
+def stage(request):
+    """(config, Method, fresh state) of each method's last stage."""
+    config = small()
+    method = list(methods.find(request.param).stages(config, info()).values())[-1]
+    return config, method, jax.jit(method.init)(jax.random.key(0), random_batch())
+
+
+def test_one_compile_same_structure_and_pure(stage):
+    """The step keeps the state's structure and types, compiles once, and equal inputs give equal bits."""
+    _, method, state = stage
+    step = jax.jit(method.step)
+    new, metrics = step(state, random_batch())
+    again, _ = step(state, random_batch())
+    assert difference(new, again) == 0
+    spec = jax.tree.map(lambda x: (x.shape, str(x.dtype)), state)
+    for i in range(2):
+        new, metrics = step(new, random_batch(i))
+        assert jax.tree.map(lambda x: (x.shape, str(x.dtype)), new) == spec
+    assert step._cache_size() == 1 and int(new.step) == 3
+    assert all(np.isfinite(v) and v.shape == () for v in metrics.values())
+    assert "loss" in metrics and "lr" in metrics
+
+
+def test_padding_rows_never_change_an_embedding(stage):
+    """A picture's feature is the same whatever stands beside it in the batch."""
+    _, method, state = stage
+    image = random_batch()["image"]
+    padded = np.concatenate([image[:3], np.zeros_like(image)])
+    for net in method.nets:
+        full = jax.jit(lambda s, x, net=net: method.embed(s, x, net))(state, padded)[:3]
+        alone = jax.jit(lambda s, x, net=net: method.embed(s, x, net))(state, image[:3])
+        np.testing.assert_allclose(full, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_every_method_has_a_config_and_a_test():
+    from pathlib import Path
+
+    root = Path(__file__).parent.parent.parent
+    for name in methods.names():
+        assert (root / "configs" / f"{name}.py").exists()
+        assert list((root / "tests" / "methods").glob(f"test_{name}*.py"))

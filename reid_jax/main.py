@@ -155,8 +155,9 @@ def prepare_jax():
 def describe(dataset):
     """One line about a data set."""
     return (
-        f"{dataset.name}: train {len(dataset.train)} images, {dataset.num_train_pids} identities, "
-        f"{dataset.num_cams} cameras; query {len(dataset.query)}, gallery {len(dataset.gallery)} ({dataset.root})"
+        f"{dataset.name} ({dataset.root}): train {len(dataset.train)} images, "
+        f"{dataset.num_train_pids} identities, {dataset.num_cams} cameras; "
+        f"query {len(dataset.query)}, gallery {len(dataset.gallery)}"
     )
 
 

@@ -31,9 +31,7 @@ def test_table_has_means_spreads_and_paired_gains(tmp_path):
 
 
 def test_arguments():
-    argv = (
-        "--workdir w --seeds 3,4 a=configs/efl.py:smoke b=configs/baseline.py:smoke -- --config.seed=2"
-    )
+    argv = "--workdir w --seeds 3,4 a=configs/efl.py:smoke b=configs/baseline.py:smoke -- --config.seed=2"
     args = compare.arguments(argv.split())
     assert args.runs == {"a": "configs/efl.py:smoke", "b": "configs/baseline.py:smoke"}
     assert args.seeds == [3, 4] and args.extra == ["--config.seed=2"]

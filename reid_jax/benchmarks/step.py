@@ -39,7 +39,7 @@ def main(argv):
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave the peers their memory
     device = jax.devices()[0]
     if device.platform == "cpu":
-        cpu.keep_heap()
+        cpu.keep_heap()  # as the training command does
     result = {
         "benchmark": "step",
         "device": f"{device.platform}: {device.device_kind}",

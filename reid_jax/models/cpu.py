@@ -166,11 +166,15 @@ def keep_heap():
     """Lets glibc keep freed memory for the next step instead of giving it back: True where it can.
 
     XLA's CPU backend allocates a step's temporaries (1 GiB for ResNet50, batch 16) anew in each step, and
-    the page faults cost 8 % of its time. Call it once, before the first large computation, in programs
+    the page faults cost a tenth of its time. Call it once, before the first large computation, in programs
     that train on a CPU; elsewhere (macOS, musl) it does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         return False
-    mmap_max, trim_threshold = -4, -1  # the parameters' numbers; the values 0 and -1 turn each off
-    return bool(mallopt(mmap_max, 0)) and bool(mallopt(trim_threshold, -1))
+    settings = {
+        -4: 0,
+        -1: -1,
+        -8: 1,
+    }  # M_MMAP_MAX 0, M_TRIM_THRESHOLD off, M_ARENA_MAX 1: threads share the heap
+    return all([mallopt(parameter, value) for parameter, value in settings.items()])

@@ -98,9 +98,7 @@ class Checkpoints:
             enable_async_checkpointing=True,
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
-        self.manager = ocp.CheckpointManager(
-            epath.Path(self.folder), options=options, item_handlers=handlers
-        )
+        self.manager = ocp.CheckpointManager(epath.Path(self.folder), options=options, item_handlers=handlers)
 
     def steps(self):
         """Finished checkpoints, ascending."""
@@ -179,7 +177,8 @@ class Checkpoints:
         if wrong:
             shown = "\n".join(f"  {k}: {have.get(k)} there, {want.get(k)} now" for k in wrong[:8])
             raise CheckpointError(
-                f"checkpoint {step} in {self.folder} does not fit this model ({len(wrong)} arrays differ):\n{shown}"
+                f"checkpoint {step} in {self.folder} does not fit this model "
+                f"({len(wrong)} arrays differ):\n{shown}"
             )
         arrays, meta = self._arrays(step, target)
         return jax.tree.unflatten(jax.tree.structure(like), [arrays[k] for k in target]), meta

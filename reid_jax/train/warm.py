@@ -25,7 +25,9 @@ def start(config, method, state):
     if not (init.weights or init.run):
         return state
     if method.warm_start is None:
-        raise ConfigError(f"method {config.method!r} cannot start from config.init.weights or config.init.run")
+        raise ConfigError(
+            f"method {config.method!r} cannot start from config.init.weights or config.init.run"
+        )
     load = from_file(init.weights) if init.weights else from_run(init.run)
     return method.warm_start(state, load)
 
@@ -49,7 +51,9 @@ def from_run(workdir):
     """
     folder = os.path.join(workdir, "checkpoints")
     if not os.path.isdir(folder) or not os.listdir(folder):
-        raise WeightsError(f"config.init.run={workdir} holds no checkpoints; name the --workdir of a finished run")
+        raise WeightsError(
+            f"config.init.run={workdir} holds no checkpoints; name the --workdir of a finished run"
+        )
     checkpoints = checkpoint.Checkpoints(workdir, sorted(os.listdir(folder))[-1])
     if not checkpoints.steps():
         raise WeightsError(f"config.init.run={workdir} holds no finished checkpoint")
@@ -64,7 +68,9 @@ def from_run(workdir):
         for path, leaf in traverse_util.flatten_dict(variables).items():
             value = None if "classifier" in path else arrays.get("/".join(("nets", source, *path)))
             if value is not None and value.shape != leaf.shape:
-                raise WeightsError(f"{workdir}: {'/'.join(path)} is {value.shape}, this model needs {leaf.shape}")
+                raise WeightsError(
+                    f"{workdir}: {'/'.join(path)} is {value.shape}, this model needs {leaf.shape}"
+                )
             (missing if value is None else used).append("/".join(path))
             filled[path] = leaf if value is None else jnp.asarray(value)
         tell(name, f"{workdir} ({source})", used, [], missing)

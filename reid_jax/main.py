@@ -22,7 +22,9 @@ from reid_jax.errors import ConfigError, DataError, ReidError
 
 log = logging.getLogger("reid_jax")
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and variant: configs/efl.py:market")
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and the report.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder for checkpoints, metrics and the report (default: runs/CONFIG_VARIANT)."
+)
 MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "best", "Mode evaluate: best | latest | a step number of --workdir."
@@ -41,16 +43,13 @@ def main(argv):
     absl_logging.set_verbosity(absl_logging.WARNING)  # orbax tells of every file it writes
     if len(argv) > 1:
         raise ConfigError(f"unexpected argument {argv[1]!r}; fields are set as --config.data.root=DIR")
-    if CONFIG.value is None or not WORKDIR.value:
-        raise ConfigError(
-            "--config and --workdir are needed: "
-            "python -m reid_jax.main --config=configs/efl.py:synthetic --workdir=runs/efl"
-        )
+    if CONFIG.value is None:
+        raise ConfigError("--config is needed, for example --config=configs/efl.py:synthetic")
     prepare_jax()
     from reid_jax.data import datasets
     from reid_jax.train import checkpoint, parallel
 
-    config, workdir = CONFIG.value, WORKDIR.value
+    config, workdir = CONFIG.value, WORKDIR.value or default_workdir()
     settings = checkpoint.plain(config)
     runner = parallel.Runner(config.train.backend)
     if MODE.value == "evaluate":
@@ -59,6 +58,13 @@ def main(argv):
     runner.check_batch(config.data.ids * config.data.instances)
     checkpoint.claim_workdir(workdir, settings)
     return train(config, datasets.load(config.data, workdir), workdir, runner)
+
+
+def default_workdir():
+    """configs/efl.py:market -> runs/efl_market."""
+    path, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    name = os.path.splitext(os.path.basename(path))[0]
+    return os.path.join("runs", f"{name}_{variant}" if variant else name)
 
 
 def train(config, dataset, workdir, runner):

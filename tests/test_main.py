@@ -184,6 +184,15 @@ def test_errors_name_what_is_wrong(flags, config, message, unbroken, tree):
     assert message in output and "Traceback" not in output
 
 
+def test_config_alone_starts_in_a_default_workdir_and_asks_for_data(tmp_path):
+    """`--config=configs/efl.py:market` is enough; without data it says what to put where."""
+    bare = [sys.executable, "-m", "reid_jax.main", f"--config={ROOT}/configs/efl.py:market"]
+    env = {**environment(), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(bare, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and "config.data.root" in done.stderr, done.stderr
+    assert (tmp_path / "runs" / "efl_market" / "config.json").exists()
+
+
 def test_missing_data_says_where_to_get_it(tmp_path):
     code, output = call(tmp_path / "run", f"--config.data.root={tmp_path}/nowhere")
     assert code == 2 and "bounding_box_train" in output and "Traceback" not in output

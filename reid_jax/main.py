@@ -47,7 +47,7 @@ def main(argv):
         raise ConfigError("--config is needed, for example --config=configs/efl.py:synthetic")
     prepare_jax()
     from reid_jax.data import datasets
-    from reid_jax.train import checkpoint, parallel
+    from reid_jax.train import checkpoint, loop, parallel
 
     config, workdir = CONFIG.value, WORKDIR.value or default_workdir()
     settings = checkpoint.plain(config)
@@ -55,7 +55,7 @@ def main(argv):
     if MODE.value == "evaluate":
         checkpoint.check_config(workdir, settings)
         return evaluate(config, datasets.load(config.data, workdir), workdir, runner)
-    runner.check_batch(config.data.ids * config.data.instances)
+    loop.check_batch(config, runner)
     checkpoint.claim_workdir(workdir, settings)
     return train(config, datasets.load(config.data, workdir), workdir, runner)
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from reid_jax import methods
 from reid_jax.data import pipeline
-from reid_jax.errors import CheckpointError, TrainingError
+from reid_jax.errors import CheckpointError, ConfigError, TrainingError
 from reid_jax.eval import store
 from reid_jax.train import checkpoint, evaluate, warm, writer
 
@@ -87,11 +87,22 @@ def train(config, dataset, workdir, runner):
     interrupted goes on from its newest checkpoint. Raises Stopped after a SIGTERM or SIGINT.
     """
     when = plan(config, dataset)
-    runner.check_batch(config.data.ids * config.data.instances)
+    check_batch(config, runner)
     with StopSignal() as stop:
         for name, method in method_stages(config, dataset, when, runner.axis_name).items():
             result = Stage(config, dataset, workdir, runner, name, method, when, stop).run()
     return result
+
+
+def check_batch(config, runner):
+    """Raises ConfigError when the global batch does not fit the devices."""
+    size = config.data.ids * config.data.instances
+    runner.check_batch(size)
+    if size == len(runner.devices) and config.model.bn_group == "device":
+        raise ConfigError(
+            f"{size} images (data.ids x data.instances) on {size} devices leave one to each, and batch norm "
+            "nothing to average: use config.model.bn_group=global, a larger batch or fewer devices"
+        )
 
 
 class Stage:

@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 from jax import lax
+from small import small
 
 from reid_jax.errors import ConfigError
-from reid_jax.train import parallel
+from reid_jax.train import loop, parallel
 
 BACKENDS = parallel.BACKENDS
 
@@ -49,6 +50,13 @@ def test_batch_that_cannot_be_split():
     parallel.Runner("jit").check_batch(15)
     with pytest.raises(ConfigError, match="data.ids"):
         parallel.Runner("pmap").check_batch(12)
+
+
+def test_one_image_a_device_needs_global_batch_norm():
+    runner = parallel.Runner("pmap")
+    loop.check_batch(small(data__ids=2, data__instances=4, model__bn_group="global"), runner)
+    with pytest.raises(ConfigError, match="bn_group"):
+        loop.check_batch(small(data__ids=2, data__instances=4, model__bn_group="device"), runner)
 
 
 def test_unknown_backend():

@@ -154,8 +154,7 @@ def prepare_jax():
         home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(home, "reid_jax", "xla"))
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    if jax.default_backend() == "cpu":
-        cpu.keep_heap()
+    cpu.keep_heap()
 
 
 def describe(dataset):

@@ -37,9 +37,9 @@ def main(argv):
     """Runs the benchmark with these command line arguments; prints a table, returns the figures."""
     args = parse(argv)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave the peers their memory
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # this and the next as the training command
+    cpu.keep_heap()
     device = jax.devices()[0]
-    if device.platform == "cpu":
-        cpu.keep_heap()  # as the training command does
     result = {
         "benchmark": "step",
         "device": f"{device.platform}: {device.device_kind}",

@@ -71,10 +71,11 @@ def student_loss(params, fixed, image, pid, *, models, config, axis_name):
     return total, {"stats": stats, "feature": feature, "metrics": {"loss": total, **metrics}}
 
 
-def student_grads(state, fixed, views, pid, **shared):
+def student_grads(state, fixed, views, pid, cam_grad=(), **shared):
     """Gradient of each student and what its loss returns: ({student: grad}, {student: aux}).
 
-    One after the other, so that only one network's activations are in memory.
+    One after the other and after the camera encoder's, so that only one network's activations are in
+    memory.
     """
     grads, aux = {}, {}
     for i, name in enumerate(n for n in TEACHER if n in state.nets):
@@ -85,9 +86,9 @@ def student_grads(state, fixed, views, pid, **shared):
             "teacher_logits": next((v for n, v in fixed["teacher_logits"].items() if n != name), None),
             "key": jax.random.fold_in(fixed["key"], i),
         }
-        params, _ = lax.optimization_barrier((net["params"], grads))
+        image = parts.after(views[name], (cam_grad, grads))
         descend = jax.grad(student_loss, has_aux=True)
-        grads[name], aux[name] = descend(params, mine, views[name], pid, **shared)
+        grads[name], aux[name] = descend(net["params"], mine, image, pid, **shared)
     return grads, aux
 
 
@@ -173,7 +174,7 @@ def update(state, views, pid, camid, *, models, config, axis_name=None):
     efl = config.efl
     shared = dict(models=models, config=config, axis_name=axis_name)
     names = [n for n in TEACHER if n in state.nets]
-    nets, opt, metrics, f_cam = dict(state.nets), dict(state.opt), {}, None
+    nets, opt, metrics, f_cam, cam_grad = dict(state.nets), dict(state.opt), {}, None, ()
 
     logits, teacher_stats = teacher_logits(state, views, models=models)
     if "cam" in nets:
@@ -185,7 +186,7 @@ def update(state, views, pid, camid, *, models, config, axis_name=None):
         "lambda_mi": efl.lambda_mi * (state.step >= efl.mi_start),
         "key": jax.random.fold_in(jax.random.key(config.seed), state.step),
     }
-    grads, aux = student_grads(state, fixed, views, pid, **shared)
+    grads, aux = student_grads(state, fixed, views, pid, cam_grad, **shared)
     metrics = sum_metrics(aux) | metrics
 
     stats = {n: a["stats"] for n, a in aux.items()}

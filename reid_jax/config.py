@@ -53,7 +53,9 @@ def defaults():
             ),
         ),
         model=dict(
-            backbone="resnet50",  # resnet18 | resnet34 | resnet50 | resnet101 | narrow
+            # resnet18 | resnet34 | resnet50 | resnet101 | resnet50_ibn_a | resnest50 | narrow, and for
+            # clips c2d_resnet50 | ap3d_resnet50 | ap3dnl_resnet50
+            backbone="resnet50",
             last_stride=1,
             stem_relu=True,
             pool="avg",  # avg | max
@@ -63,6 +65,8 @@ def defaults():
             narrow_widths=(16, 32, 48, 64),  # backbone "narrow" only: channels of stem and stages
             narrow_stripes=4,  # horizontal stripes pooled before the projection
             narrow_dim=128,  # feature size D
+            ap3d_temperature=4.0,  # AP3D only: of the softmax over a neighbouring frame's pixels
+            ap3d_contrastive=True,  # AP3D only: weaken rebuilt pixels that look unlike the frame's own
         ),
         loss=dict(
             feature="after_bn",  # after_bn | before_bn: what the triplet and the MI see

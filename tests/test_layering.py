@@ -12,6 +12,7 @@ MAY = {
     **{layer: BASE | {layer} for layer in LOW},
     "methods": BASE | LOW | {"methods"},
     "train": BASE | LOW | {"methods", "train"},
+    "parity": BASE | LOW | {"methods", "parity"},
     "report": BASE | LOW | {"report"},
     "benchmarks": BASE | LOW | {"methods", "train", "benchmarks"},
     "compare": BASE | LOW,

@@ -167,6 +167,8 @@ def teacher_logits(state, views, *, models):
 def update(state, views, pid, camid, *, models, config, axis_name=None):
     """One training iteration (Algorithm 1): (State, views, labels) -> (State, metrics).
 
+    metrics are f32[], but "mie", the loss of q before each inner step: f32[n_mi].
+
     views: {"phi1": x1, "phi2": x2}, each [B,H,W,3]; the camera encoder sees x1.
     pid, camid: i32[B]. Per device under `axis_name`: hardest pairs and the batch moments in MI are
     those of the global batch, means are averaged over devices.
@@ -210,7 +212,7 @@ def update(state, views, pid, camid, *, models, config, axis_name=None):
         metrics["q_r2"] = mutual_info.r2(mu, f_cam, axis_name=axis_name)
         q, opt["q"], losses = estimator_steps(nets["q"]["params"], opt["q"], features, f_cam, **shared)
         nets["q"] = {"params": q}
-        metrics |= {"mie": losses[0], "mie_last": losses[-1]}
+        metrics["mie"] = losses
     return State(state.step + 1, nets, opt), parts.pmean(metrics, axis_name)
 
 
@@ -261,6 +263,8 @@ def stages(config, info):
         new, metrics = update(
             state, views, pid, camid, models=models, config=config, axis_name=info.axis_name
         )
+        if "mie" in metrics:
+            metrics |= {"mie": metrics["mie"][0], "mie_last": metrics["mie"][-1]}
         return new, {**metrics, "lr": lr(state.step)}
 
     def embed(state, image, net):

@@ -1,20 +1,10 @@
 """The variational net of CLUB: a diagonal Gaussian of one feature given another."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from reid_jax.errors import ConfigError
-
-
-def _uniform(fan_in):
-    """PyTorch's default initialiser of a linear layer's weight and bias: uniform in +-1 / sqrt(fan_in)."""
-
-    def init(rng, shape, dtype=jnp.float32):
-        limit = fan_in**-0.5
-        return jax.random.uniform(rng, shape, dtype, -limit, limit)
-
-    return init
+from reid_jax.models.layers import uniform
 
 
 class Club(nn.Module):
@@ -46,5 +36,5 @@ class Club(nn.Module):
         return self._linear(f"{name}_2", hidden, y_dim)
 
     def _linear(self, name, x, features):
-        init = _uniform(x.shape[-1])
+        init = uniform(x.shape[-1])
         return nn.Dense(features, kernel_init=init, bias_init=init, name=name)(x)

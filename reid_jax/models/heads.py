@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from reid_jax.config import choice
-from reid_jax.models import narrow, resnet
+from reid_jax.models import narrow, resnest, resnet, video
 from reid_jax.models.layers import BatchNorm
 
 _RESNETS = {
@@ -15,7 +15,11 @@ _RESNETS = {
     "resnet34": resnet.ResNet34,
     "resnet50": resnet.ResNet50,
     "resnet101": resnet.ResNet101,
+    "resnet50_ibn_a": resnet.ResNet50Ibn,
+    "c2d_resnet50": resnet.ResNet50,  # of every frame
 }
+_VIDEO = {"ap3d_resnet50": video.Ap3dResNet50, "ap3dnl_resnet50": video.Ap3dNlResNet50}
+BACKBONES = (*_RESNETS, "resnest50", *_VIDEO, "narrow")
 _DTYPES = {"float32": None, "float64": None, "bfloat16": jnp.bfloat16}  # None: the promoted type
 
 
@@ -43,12 +47,16 @@ def _normal(std, mean=0.0):
 
 
 def spatial_pool(x, pool):
-    """[B,H,W,C] -> [B,C]: mean ('avg') or maximum ('max') over the map."""
-    return x.mean((1, 2)) if choice("model.pool", pool, ("avg", "max")) == "avg" else x.max((1, 2))
+    """[...,H,W,C] -> [...,C]: mean ('avg') or maximum ('max') over the map."""
+    if choice("model.pool", pool, ("avg", "max")) == "avg":
+        return x.mean((-3, -2))
+    return x.max((-3, -2))
 
 
 class ReIDNet(nn.Module):
-    """Backbone `base`, pooling, `neck`, `classifier`: [B,H,W,3] -> Features.
+    """Backbone `base`, pooling, `neck`, `classifier`: images [B,H,W,3] or clips [B,T,H,W,3] -> Features.
+
+    A clip's vector is the mean of its frames'.
 
     neck 'ap3d': batch norm with trained bias, classifier with bias; 'bnneck': the norm's bias frozen at 0,
     classifier without bias; 'none': no norm, after_bn is before_bn.
@@ -63,12 +71,19 @@ class ReIDNet(nn.Module):
     num_features: int = 0
     axis_name: str | None = None
 
-    @nn.compact
     def __call__(self, x, train):
-        x = self.base(x, train)
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        if x.ndim == 4:
-            x = spatial_pool(x, self.pool)
+        x = self.vectors(x, train)
+        return self.head(x.mean(1) if x.ndim == 3 else x, train)
+
+    def vectors(self, x, train):
+        """Pooled vectors of images [B,H,W,3] -> [B,C], or of every frame of clips [B,T,H,W,3] -> [B,T,C]."""
+        y = self.base(x, train)
+        y = y.astype(jnp.promote_types(y.dtype, jnp.float32))
+        return spatial_pool(y, self.pool) if y.ndim == x.ndim else y
+
+    @nn.compact
+    def head(self, x, train):
+        """Features of pooled vectors [B,C], one for each image or clip."""
         before = x
         if self.num_features:
             x = nn.Dense(self.num_features, kernel_init=nn.initializers.kaiming_normal(), name="feat")(x)
@@ -94,20 +109,29 @@ def build(model, num_classes, axis_name=None, num_features=0):
     axis_name: the train step's device axis, used where model.bn_group is 'global'.
     Raises ConfigError for a name it does not know.
     """
-    choice("model.backbone", model.backbone, (*_RESNETS, "narrow"))
+    choice("model.backbone", model.backbone, BACKBONES)
     choice("model.pool", model.pool, ("avg", "max"))
     choice("model.neck", model.neck, ("ap3d", "bnneck", "none"))
     choice("model.last_stride", model.last_stride, (1, 2))
     dtype = _DTYPES[choice("model.dtype", model.dtype, tuple(_DTYPES))]
     if choice("model.bn_group", model.bn_group, ("device", "global")) == "device":
         axis_name = None
-    if model.backbone == "narrow":
-        base = narrow.Narrow(
-            tuple(model.narrow_widths), model.narrow_stripes, model.narrow_dim, dtype, axis_name
-        )
-    else:
-        base = _RESNETS[model.backbone](model.last_stride, model.stem_relu, dtype, axis_name)
+    base = _backbone(model, dtype, axis_name)
     return ReIDNet(base, num_classes, model.pool, model.neck, num_features, axis_name)
+
+
+def _backbone(model, dtype, axis_name):
+    """The trunk that model.backbone names."""
+    if model.backbone == "narrow":
+        widths = tuple(model.narrow_widths)
+        return narrow.Narrow(widths, model.narrow_stripes, model.narrow_dim, dtype, axis_name)
+    if model.backbone == "resnest50":
+        return resnest.ResNeSt(model.last_stride, dtype=dtype, axis_name=axis_name)
+    shared = (model.last_stride, model.stem_relu, dtype, axis_name)
+    if model.backbone in _VIDEO:
+        fields = dict(temperature=model.ap3d_temperature, contrastive=model.ap3d_contrastive)
+        return _VIDEO[model.backbone](*shared, **fields)
+    return _RESNETS[model.backbone](*shared)
 
 
 def encoder(net):

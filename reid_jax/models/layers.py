@@ -5,6 +5,7 @@ operations on GPUs and TPUs, and those of `reid_jax.models.cpu` on CPUs.
 """
 
 import contextlib
+import math
 
 import flax.linen as nn
 import jax
@@ -37,14 +38,18 @@ def _cpu_form():
 def conv(x, kernel, stride=1, padding=0, dilation=1, groups=1):
     """2-D convolution with symmetric zero padding.
 
-    x [B,H,W,C]; kernel [kh,kw,C/groups,O] -> [B,h,w,O] with
+    x [...,H,W,C], clips [B,T,H,W,C] frame by frame; kernel [kh,kw,C/groups,O] -> [...,h,w,O] with
     h = (H + 2 padding - dilation (kh - 1) - 1) // stride + 1.
     """
-    if _cpu_form() and dilation == 1 and groups == 1:
-        form = (kernel.shape[:2], padding)
-        if form == ((1, 1), 0):
+    if x.ndim != 4:
+        return over_images(lambda x: conv(x, kernel, stride, padding, dilation, groups), x)
+    if _cpu_form() and dilation == 1:
+        if 1 < groups <= 4:
+            return _conv_by_group(x, kernel, stride, padding, groups)
+        form = (kernel.shape[:2], padding, groups)
+        if form == ((1, 1), 0, 1):
             return cpu.conv1x1(x, kernel, stride)
-        if form == ((3, 3), 1) and stride in (1, 2):
+        if form == ((3, 3), 1, 1) and stride in (1, 2):
             return cpu.conv3x3(x, kernel, stride)
     return lax.conv_general_dilated(
         x,
@@ -57,11 +62,26 @@ def conv(x, kernel, stride=1, padding=0, dilation=1, groups=1):
     )
 
 
+def over_images(function, x):
+    """Applies a function of [N,H,W,C] to [...,H,W,C], all leading axes taken as one."""
+    y = function(x.reshape(-1, *x.shape[-3:]))
+    return y.reshape(*x.shape[:-3], *y.shape[1:])
+
+
+def _conv_by_group(x, kernel, stride, padding, groups):
+    """A grouped convolution as one convolution for each group: XLA's grouped one is slow on CPUs."""
+    inputs, kernels = jnp.split(x, groups, -1), jnp.split(kernel, groups, -1)
+    parts = [conv(i, k, stride, padding) for i, k in zip(inputs, kernels, strict=True)]
+    return jnp.concatenate(parts, -1)
+
+
 def max_pool(x):
-    """3x3 max pooling, stride 2, padded by 1 with -inf: [B,H,W,C] -> [B,ceil(H/2),ceil(W/2),C].
+    """3x3 max pooling, stride 2, padded by 1 with -inf: [...,H,W,C] -> [...,ceil(H/2),ceil(W/2),C].
 
     Where several entries of a window are the maximum, the first in row order gets the gradient.
     """
+    if x.ndim != 4:
+        return over_images(max_pool, x)
     return cpu.max_pool(x) if _cpu_form() else cpu.plain_max_pool(x)
 
 
@@ -70,8 +90,23 @@ def he_normal(rng, shape, dtype=jnp.float32):
     return jax.random.normal(rng, shape, dtype) * (2.0 / (shape[0] * shape[1] * shape[3])) ** 0.5
 
 
+def uniform(fan_in):
+    """PyTorch's default initialiser of a layer's weight and bias: uniform in +-1 / sqrt(fan_in)."""
+
+    def init(rng, shape, dtype=jnp.float32):
+        limit = fan_in**-0.5
+        return jax.random.uniform(rng, shape, dtype, -limit, limit)
+
+    return init
+
+
+def kernel_uniform(rng, shape, dtype=jnp.float32):
+    """`uniform` for kernels [...,in,out]."""
+    return uniform(math.prod(shape[:-1]))(rng, shape, dtype)
+
+
 class Conv(nn.Module):
-    """Convolution layer, see `conv`; parameters kernel [k,k,C/groups,O] and bias [O].
+    """Convolution layer, see `conv`; parameters kernel [k,k,C/groups,O] and bias [O], drawn as PyTorch's.
 
     dtype: compute type; None takes the promoted type of input and kernel.
     """
@@ -93,7 +128,8 @@ class Conv(nn.Module):
         dtype = self.dtype or jnp.promote_types(x.dtype, kernel.dtype)
         x = conv(x.astype(dtype), kernel.astype(dtype), self.stride, self.padding, self.dilation, self.groups)
         if self.use_bias:
-            x = x + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(dtype)
+            bias = self.param("bias", uniform(math.prod(shape[:-1])), (self.features,), jnp.float32)
+            x = x + bias.astype(dtype)
         return x
 
 
@@ -145,6 +181,24 @@ class BatchNorm(nn.Module):
     def _update(self, running, batch):
         batch = lax.stop_gradient(batch).astype(running.value.dtype)
         running.value = self.momentum * running.value + (1 - self.momentum) * batch
+
+
+class InstanceNorm(nn.Module):
+    """Instance norm with scale and bias, each channel of each image alone: [...,H,W,C] -> [...,H,W,C].
+
+    The biased variance over H and W, in training and in test mode; statistics in at least float32.
+    """
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean = wide.mean((-3, -2), keepdims=True)
+        var = jnp.square(wide - mean).mean((-3, -2), keepdims=True)
+        return _affine(x, mean, var, scale, bias, self.epsilon)
 
 
 def _affine(x, mean, var, scale, bias, epsilon):

@@ -8,19 +8,21 @@ from reid_jax.models.resnet import BasicBlock
 
 
 def stripe_pool(x, stripes):
-    """Mean over the width and over `stripes` horizontal parts: [B,H,W,C] -> [B,stripes,C].
+    """Mean over the width and over `stripes` horizontal parts: [...,H,W,C] -> [...,stripes,C].
 
     Part i covers rows floor(i H / stripes) to ceil((i + 1) H / stripes), as in PyTorch's AdaptiveAvgPool2d,
     so any H works.
     """
-    height = x.shape[1]
-    x = x.mean(2)
-    parts = [x[:, i * height // stripes : -(-(i + 1) * height // stripes)].mean(1) for i in range(stripes)]
-    return jnp.stack(parts, 1)
+    height = x.shape[-3]
+    x = x.mean(-2)
+    parts = [
+        x[..., i * height // stripes : -(-(i + 1) * height // stripes), :].mean(-2) for i in range(stripes)
+    ]
+    return jnp.stack(parts, -2)
 
 
 class Narrow(nn.Module):
-    """Image [B,H,W,3] -> vector [B,dim]; 64x32 images have an 8x4 map before the stripes.
+    """Images [...,H,W,3] -> vectors [...,dim]; 64x32 images have an 8x4 map before the stripes.
 
     widths: channels of the 5x5 stem (stride 2) and of the residual blocks (stride 2, the last one 1).
     """
@@ -40,4 +42,4 @@ class Narrow(nn.Module):
             x = BasicBlock(width, stride, self.dtype, self.axis_name, name=f"layer{i}_0")(x, train)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         x = stripe_pool(x, self.stripes)
-        return nn.Dense(self.dim, name="project")(x.reshape(x.shape[0], -1))
+        return nn.Dense(self.dim, name="project")(x.reshape(*x.shape[:-2], -1))

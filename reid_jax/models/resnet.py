@@ -1,4 +1,4 @@
-"""ResNet trunks in the form used for re-identification.
+"""ResNet trunks in the form used for re-identification, for images and, frame by frame, for clips.
 
 Module names follow torchvision's keys: `layer1_0`, `downsample_0` stand for `layer1.0`, `downsample.0`.
 """
@@ -8,11 +8,11 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
-from reid_jax.models.layers import BatchNorm, Conv, max_pool
+from reid_jax.models.layers import BatchNorm, Conv, InstanceNorm, max_pool
 
 
 class Block(nn.Module):
-    """What both residual blocks share; the shortcut is projected where the shape changes."""
+    """What residual blocks share; the shortcut is projected where the shape changes."""
 
     features: int
     stride: int = 1
@@ -21,7 +21,8 @@ class Block(nn.Module):
 
     expansion = 1
 
-    def setup_layers(self):
+    def layers(self):
+        """Constructors of this block's convolutions and norms."""
         conv = functools.partial(Conv, dtype=self.dtype)
         return conv, functools.partial(BatchNorm, axis_name=self.axis_name)
 
@@ -34,11 +35,11 @@ class Block(nn.Module):
 
 
 class BasicBlock(Block):
-    """3x3 (with the stride) - 3x3: [B,H,W,C] -> [B,h,w,features]."""
+    """3x3 (with the stride) - 3x3: [...,H,W,C] -> [...,h,w,features]."""
 
     @nn.compact
     def __call__(self, x, train):
-        conv, norm = self.setup_layers()
+        conv, norm = self.layers()
         y = conv(self.features, 3, self.stride, 1, name="conv1")(x)
         y = nn.relu(norm(name="bn1")(y, train))
         y = conv(self.features, 3, 1, 1, name="conv2")(y)
@@ -47,24 +48,51 @@ class BasicBlock(Block):
 
 
 class Bottleneck(Block):
-    """1x1 - 3x3 (with the stride) - 1x1: [B,H,W,C] -> [B,h,w,4 features]."""
+    """1x1 - 3x3 (with the stride) - 1x1: [...,H,W,C] -> [...,h,w,4 features]."""
 
     expansion = 4
 
     @nn.compact
     def __call__(self, x, train):
-        conv, norm = self.setup_layers()
+        conv, norm = self.layers()
         y = conv(self.features, 1, name="conv1")(x)
-        y = nn.relu(norm(name="bn1")(y, train))
-        y = conv(self.features, 3, self.stride, 1, name="conv2")(y)
+        y = nn.relu(self.first_norm(norm)(y, train))
+        y = self.middle(conv)(y)
         y = nn.relu(norm(name="bn2")(y, train))
         y = conv(4 * self.features, 1, name="conv3")(y)
         y = norm(name="bn3")(y, train)
         return nn.relu(y + self.shortcut(x, conv, norm, train))
 
+    def first_norm(self, norm):
+        return norm(name="bn1")
+
+    def middle(self, conv):
+        return conv(self.features, 3, self.stride, 1, name="conv2")
+
+
+class InstanceBatchNorm(nn.Module):
+    """IBN-a: instance norm on the first half of the channels, batch norm on the others."""
+
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train):
+        half = x.shape[-1] // 2
+        styled = InstanceNorm(name="IN")(x[..., :half])
+        return jnp.concatenate(
+            [styled, BatchNorm(axis_name=self.axis_name, name="BN")(x[..., half:], train)], -1
+        )
+
+
+class IbnBottleneck(Bottleneck):
+    """Bottleneck of IBN-a: the first norm is half instance norm."""
+
+    def first_norm(self, norm):
+        return InstanceBatchNorm(self.axis_name, name="bn1")
+
 
 class ResNet(nn.Module):
-    """Image [B,H,W,3] -> map [B,h,w,C]; 256x128 gives 16x8 with last_stride 1, 8x4 with 2.
+    """Images [...,H,W,3] -> maps [...,h,w,C]; 256x128 gives 16x8 with last_stride 1, 8x4 with 2.
 
     stem_relu: MMT's net has no ReLU between the stem's batch norm and the max pool (False).
     dtype: compute type of the convolutions; None: the promoted type of input and parameters.
@@ -79,25 +107,39 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x, train):
-        x = Conv(64, 7, 2, 3, dtype=self.dtype, name="conv1")(x)
-        x = BatchNorm(axis_name=self.axis_name, name="bn1")(x, train)
-        if self.stem_relu:
-            x = nn.relu(x)
-        x = max_pool(x)
+        x = self.stem(x, train)
         strides = (1, 2, 2, self.last_stride)
         for stage, (count, stride) in enumerate(zip(self.counts, strides, strict=True)):
+            place = 0  # of the next module among the stage's keys
             for index in range(count):
-                x = self.block(
-                    64 * 2**stage,
-                    stride if index == 0 else 1,
-                    self.dtype,
-                    self.axis_name,
-                    name=f"layer{stage + 1}_{index}",
-                )(x, train)
+                for module in self.modules(stage, index, stride if index == 0 else 1, place):
+                    x = module(x, train)
+                    place += 1
         return x
+
+    def stem(self, x, train):
+        x = Conv(64, 7, 2, 3, dtype=self.dtype, name="conv1")(x)
+        x = BatchNorm(axis_name=self.axis_name, name="bn1")(x, train)
+        return max_pool(nn.relu(x) if self.stem_relu else x)
+
+    def modules(self, stage, index, stride, place):
+        """The modules of block `index` of a stage (both from 0); the first takes key `place`."""
+        return [self.make(self.block, stage, stride, place)]
+
+    def make(self, block, stage, stride, place, **fields):
+        name = f"layer{stage + 1}_{place}"
+        return block(64 * 2**stage, stride, self.dtype, self.axis_name, **fields, name=name)
+
+
+class IbnResNet(ResNet):
+    """ResNet-IBN-a (Pan et al., ECCV 2018): half instance norm in all stages but the last."""
+
+    def modules(self, stage, index, stride, place):
+        return [self.make(IbnBottleneck if stage < 3 else self.block, stage, stride, place)]
 
 
 ResNet18 = functools.partial(ResNet, BasicBlock, (2, 2, 2, 2))
 ResNet34 = functools.partial(ResNet, BasicBlock, (3, 4, 6, 3))
 ResNet50 = functools.partial(ResNet, Bottleneck, (3, 4, 6, 3))
 ResNet101 = functools.partial(ResNet, Bottleneck, (3, 4, 23, 3))
+ResNet50Ibn = functools.partial(IbnResNet, Bottleneck, (3, 4, 6, 3))

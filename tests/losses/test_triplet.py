@@ -1,6 +1,5 @@
 """Batch-hard triplets against loops over anchors and pairs, and recorded PyTorch values."""
 
-import json
 import pathlib
 
 import jax
@@ -78,47 +77,10 @@ def test_value_and_gradient_are_the_loop(kind, seed):
     )
 
 
-@pytest.mark.parametrize("labels", ["id", "cam"])
-def test_recorded_hinges(labels):
-    case = np.load(CASES / "efl__triplet.npz")
-    config = json.loads(str(case["meta"]))["config"]
-    with jax.enable_x64(True):
-        emb, ids = jnp.asarray(case["in/emb"], jnp.float64), case[f"in/labels_{labels}"]
-
-        def unit(f):
-            return f / jnp.linalg.norm(f, axis=1, keepdims=True)
-
-        forms = {
-            "cosine": lambda f: triplet.batch_hard(f, ids, distance="cosine", margin=config["margin"]),
-            "euclidean": lambda f: triplet.batch_hard(f, ids, distance="euclidean", margin=config["margin"]),
-            "normalized": lambda f: triplet.batch_hard(
-                unit(f), ids, distance="euclidean", margin=config["normalized_margin"]
-            ),
-        }
-        for name, form in forms.items():
-            (value, aux), grad = value_and_grad(form, has_aux=True)(emb)
-            np.testing.assert_allclose(value, case[f"out/{name}_{labels}"], rtol=1e-6, err_msg=name)
-            expected = case[f"grad/{name}_{labels}/in/emb"]
-            np.testing.assert_allclose(grad, expected, rtol=1e-5, atol=1e-7, err_msg=name)
-            if name == "normalized":
-                np.testing.assert_allclose(aux["correct"], case[f"out/normalized_prec_{labels}"], atol=1e-7)
-
-
-def test_recorded_softmax_forms():
-    case = np.load(CASES / "efl__mmt_losses.npz")
-    with jax.enable_x64(True):
-        emb, teacher = (jnp.asarray(case[f"in/{k}"], jnp.float64) for k in ("emb", "teacher_emb"))
-        ids = case["in/labels"]
-        forms = {
-            "hard": lambda f: triplet.batch_hard(f, ids, distance="softmax", margin=0.0)[0],
-            "soft": lambda f: triplet.softmax_soft(f, teacher, ids),
-        }
-        for name, form in forms.items():
-            value, grad = value_and_grad(form)(emb)
-            np.testing.assert_allclose(value, case[f"out/tri_softmax_{name}"], rtol=1e-6)
-            np.testing.assert_allclose(grad, case[f"grad/tri_softmax_{name}/in/emb"], rtol=1e-5, atol=1e-7)
-        grad = jax.grad(lambda t: triplet.softmax_soft(emb, t, ids))(teacher)
-        assert not np.asarray(grad).any()
+def test_the_soft_form_gives_its_teacher_no_gradient():
+    (x, labels), (teacher, _) = problem(0), problem(1)
+    grad = jax.grad(lambda t: triplet.softmax_soft(x, t, labels))(teacher)
+    assert not np.asarray(grad).any()
 
 
 @pytest.mark.parametrize("kind", DISTANCES)

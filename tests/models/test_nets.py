@@ -1,8 +1,4 @@
-"""Backbones and heads against recorded PyTorch outputs and hand-counted shapes."""
-
-import json
-import pathlib
-import zlib
+"""Backbones and heads: parameter counts, shapes, modes (recorded outputs: tests/parity)."""
 
 import jax
 import jax.numpy as jnp
@@ -11,109 +7,11 @@ import pytest
 
 from reid_jax.config import defaults, namespace
 from reid_jax.errors import ConfigError, WeightsError
-from reid_jax.models import heads, narrow, weights
-
-CASES = pathlib.Path(__file__).parents[1] / "cases"
+from reid_jax.models import heads, narrow, resnet, weights
 
 
 def model_config(**fields):
     return namespace(defaults()["model"] | fields)
-
-
-def recipe(case, meta):
-    """The recorded case's weights, which follow from key, shape and seed."""
-    entries = {}
-    for name in case.files:
-        kind, _, key = name.partition("/")
-        if kind != "shape":
-            continue
-        shape = tuple(case[name])
-        rng = np.random.default_rng([meta["seed"], zlib.crc32(key.encode())])
-        if key.endswith("num_batches_tracked"):
-            value = np.zeros(shape)
-        elif key.endswith("running_mean"):
-            value = 0.1 * rng.standard_normal(shape)
-        elif key.endswith("running_var"):
-            value = rng.uniform(0.5, 1.5, shape)
-        elif len(shape) < 2 and key.endswith("bias"):
-            value = 0.1 * rng.standard_normal(shape)
-        elif len(shape) < 2:
-            value = rng.uniform(0.5, 1.5, shape)
-        else:
-            value = rng.standard_normal(shape) * np.sqrt(1 / np.prod(shape[1:]))
-        entries[key] = value.astype(np.float32)
-    return entries
-
-
-def run_case(name, **fields):
-    """Runs a recorded case in float64: (case, features, variables after the call, intermediates)."""
-    case = np.load(CASES / f"{name}.npz")
-    meta = json.loads(str(case["meta"]))
-    config = meta["config"]
-    model = model_config(last_stride=config["last_stride"], stem_relu=config["stem_relu"], **fields)
-    net = heads.build(model, config.get("num_classes", 6), num_features=config.get("num_features", 0))
-    image = case["in/image"].transpose(0, 2, 3, 1).astype(np.float64)
-    shapes = jax.eval_shape(heads.encoder(net).init, jax.random.key(0), image)
-    zeros = jax.tree.map(lambda s: np.zeros(s.shape, np.float64), shapes)
-    variables, report = weights.load(recipe(case, meta), zeros)
-    assert set(report["missing"]) <= {"classifier.weight", "classifier.bias"}
-    train = meta["mode"] == "train"
-
-    def stages(module, method):
-        return method == "__call__" and module.name in ("layer1_2", "layer2_3", "layer3_5", "layer4_2")
-
-    def forward(variables, image):
-        mutable = ["batch_stats", "intermediates"]
-        return net.apply(variables, image, train, mutable=mutable, capture_intermediates=stages)
-
-    features, changed = jax.jit(forward)(variables, image)
-    return case, features, changed
-
-
-def assert_matches(got, case, name):
-    want = case[name]
-    error = np.abs(np.asarray(got) - want).max() / max(np.abs(want).max(), 1e-6)
-    assert error < 1e-5, f"{name}: {error:.1e}"
-
-
-def assert_stages_match(case, changed):
-    for stage, block in enumerate(("layer1_2", "layer2_3", "layer3_5", "layer4_2"), 1):
-        (out,) = changed["intermediates"]["base"][block]["__call__"]
-        assert_matches(out.mean((1, 2)), case, f"out/mean_layer{stage}")
-        assert_matches(out.std((1, 2)), case, f"out/std_layer{stage}")
-
-
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
-def test_resnet50_mmt(x64):
-    case, features, changed = run_case("efl__resnet50_mmt", neck="bnneck")
-    assert_stages_match(case, changed)
-    assert_matches(features.before_bn, case, "out/pooled")
-    unit = features.after_bn / np.linalg.norm(features.after_bn, axis=1, keepdims=True)
-    assert_matches(unit, case, "out/feature")
-
-
-def test_resnet50_mmt_train(x64):
-    case, features, changed = run_case("efl__resnet50_mmt_train", neck="bnneck")
-    assert_matches(features.before_bn, case, "out/pooled")
-    assert_matches(features.logits, case, "out/logits")
-    after = weights.to_torch({"batch_stats": changed["batch_stats"]}, "mmt")
-    names = [n for n in case.files if n.startswith("out/after/")]
-    assert len(names) == 10
-    for name in names:
-        assert_matches(after[name.removeprefix("out/after/")], case, name)
-
-
-def test_resnet50_plain(x64):
-    case, features, changed = run_case("efl__resnet50_plain", neck="none")
-    assert_stages_match(case, changed)
-    assert_matches(features.before_bn, case, "out/pooled")
-    (last,) = changed["intermediates"]["base"]["layer4_2"]["__call__"]
-    assert_matches(heads.spatial_pool(last, "max"), case, "out/pooled_max")
 
 
 def shapes_of(model, classes=751, size=(256, 128), **build):
@@ -129,13 +27,24 @@ def test_parameter_counts():
     """MMT's ResNet50 (25,050,176 with 751 classes), and torchvision's trunks without fc."""
     assert count(shapes_of(model_config(neck="bnneck"))["params"]) == 25_050_176
     trunks = {"resnet18": 11_176_512, "resnet34": 21_284_672, "resnet50": 23_508_032, "resnet101": 42_500_160}
+    trunks["resnet50_ibn_a"] = trunks["resnet50"]
     for name, number in trunks.items():
         assert count(shapes_of(model_config(backbone=name))["params"]["base"]) == number
 
 
+def test_parameter_counts_of_resnest_and_video():
+    """ResNeSt-50 with 10 classes; C2D, AP3D, AP3D-NL with MARS' 625."""
+    assert count(shapes_of(model_config(backbone="resnest50", neck="none"), 10)["params"]) == 25_454_730
+    numbers = {"c2d_resnet50": 24_792_753, "ap3d_resnet50": 25_523_953, "ap3dnl_resnet50": 32_882_417}
+    for name, number in numbers.items():
+        shapes = shapes_of(model_config(backbone=name), 625, (4, 256, 128))
+        assert count(shapes["params"]) == number
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "resnest50", "resnet50_ibn_a"])
 @pytest.mark.parametrize("last_stride,size", [(1, (16, 8)), (2, (8, 4))])
-def test_last_stride(last_stride, size):
-    base = heads.build(model_config(last_stride=last_stride), 2).base
+def test_last_stride(backbone, last_stride, size):
+    base = heads.build(model_config(backbone=backbone, last_stride=last_stride), 2).base
     image = jnp.zeros((1, 256, 128, 3))
     out = jax.eval_shape(lambda: base.init_with_output(jax.random.key(0), image, False)[0])
     assert out.shape == (1, *size, 2048)
@@ -159,6 +68,55 @@ def test_stripe_pool_is_adaptive_average(height, stripes):
     for i in range(stripes):
         first, last = int(np.floor(i * height / stripes)), int(np.ceil((i + 1) * height / stripes))
         np.testing.assert_allclose(got[:, i], x[:, first:last].mean((1, 2)), atol=1e-6)
+
+
+def run(net, x, train=False):
+    """(features, variables) of a fresh net."""
+    variables = jax.jit(net.init)(jax.random.key(1), x)
+    return jax.jit(net.apply, static_argnums=2)(variables, x, train)[0], variables
+
+
+@pytest.mark.parametrize("backbone", ["narrow", "resnet18"])
+def test_a_clip_is_the_mean_of_its_frames(backbone):
+    """Any image backbone takes clips, frame by frame."""
+    net = heads.encoder(heads.build(model_config(backbone=backbone), 3))
+    clip = jax.random.normal(jax.random.key(0), (2, 3, 32, 16, 3))
+    features, variables = run(net, clip)
+    frames, _ = jax.jit(net.apply, static_argnums=2)(variables, clip.reshape(6, 32, 16, 3), False)
+    want = frames.before_bn.reshape(2, 3, -1).mean(1)
+    np.testing.assert_allclose(features.before_bn, want, rtol=1e-4, atol=1e-5)
+
+
+def test_fresh_ap3d_starts_as_c2d():
+    """Kernels over time and non-local norms start at zero; images are refused."""
+    clip = jax.random.normal(jax.random.key(0), (1, 2, 32, 16, 3))
+    net = heads.build(model_config(backbone="ap3dnl_resnet50"), 3)
+    base = jax.jit(heads.encoder(net).init)(jax.random.key(1), clip)["params"]["base"]
+    for block in ("layer2_0", "layer2_3", "layer3_0", "layer3_3", "layer3_6"):
+        assert not np.asarray(base[block]["conv2"]["temporal_conv3d"]["kernel"]).any()
+    for block in ("layer2_2", "layer2_5", "layer3_2", "layer3_5", "layer3_8"):
+        assert not np.asarray(base[block]["W_1"]["scale"]).any()
+    with pytest.raises(ConfigError, match="clips"):
+        net.init(jax.random.key(0), clip[0], False)
+
+
+def test_instance_batch_norm_is_the_loop():
+    x = np.random.default_rng(0).standard_normal((3, 4, 5, 6)).astype(np.float32) + 2
+    net = resnet.InstanceBatchNorm()
+    y, _ = net.apply(net.init(jax.random.key(0), x, True), x, True, mutable=["batch_stats"])
+    want = np.empty_like(x)
+    for c in range(6):
+        for i in range(3):
+            part = x[i, :, :, c] if c < 3 else x[..., c]
+            want[i, :, :, c] = (x[i, :, :, c] - part.mean()) / np.sqrt(part.var() + 1e-5)
+    np.testing.assert_allclose(y, want, atol=1e-5)
+
+
+def test_other_fields_reach_ap3d():
+    base = heads.build(
+        model_config(backbone="ap3d_resnet50", ap3d_temperature=2.0, ap3d_contrastive=False), 3
+    ).base
+    assert (base.temperature, base.contrastive, base.last_stride) == (2.0, False, 1)
 
 
 def small(**fields):

@@ -1,0 +1,139 @@
+"""ResNeSt-50 (Zhang et al., CVPR workshops 2022): ResNet with split attention.
+
+Deep stem, average pooling before the shortcut's convolution and after the attention of a stage's first
+block. Module names follow the reference's keys: `conv1_0` is `conv1.0`.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from reid_jax.models.layers import BatchNorm, Conv, max_pool
+from reid_jax.models.resnet import Block
+
+
+class SplitAttention(nn.Module):
+    """3x3 convolution into `radix` groups of channels, weighted against each other by attention.
+
+    [...,H,W,C] -> [...,H,W,features]. cardinality: groups of the convolution in each part. In training
+    bn1 normalises over the images alone, so one image is not enough.
+    """
+
+    features: int
+    radix: int = 2
+    cardinality: int = 1
+    dilation: int = 1
+    dtype: jnp.dtype | None = None
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train):
+        conv = functools.partial(Conv, dtype=self.dtype)
+        norm = functools.partial(BatchNorm, axis_name=self.axis_name)
+        groups, inner = self.cardinality, max(x.shape[-1] * self.radix // 4, 32)
+        wide = self.features * self.radix
+        split = groups * self.radix
+        x = conv(wide, 3, 1, self.dilation, self.dilation, split, name="conv")(x)
+        parts = jnp.split(nn.relu(norm(name="bn0")(x, train)), self.radix, -1)
+        gap = sum(parts).mean((-3, -2), keepdims=True)
+        gap = conv(inner, groups=groups, use_bias=True, name="fc1")(gap)
+        gap = nn.relu(norm(name="bn1")(gap, train))
+        weights = self.attention(conv(wide, groups=groups, use_bias=True, name="fc2")(gap))
+        return sum(w * p for w, p in zip(weights, parts, strict=True))
+
+    def attention(self, scores):
+        """[...,1,1,radix features], ordered by (cardinality, radix) -> each part's weights (softmax)."""
+        lead = scores.shape[:-1]
+        scores = scores.reshape(*lead, self.cardinality, self.radix, -1)
+        scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+        weights = jax.nn.softmax(scores, -2) if self.radix > 1 else jax.nn.sigmoid(scores)
+        weights = weights.astype(self.dtype or weights.dtype)
+        return [weights[..., r, :].reshape(*lead, -1) for r in range(self.radix)]
+
+
+class SplitBottleneck(Block):
+    """1x1 - split attention - average pool with the stride - 1x1.
+
+    avd: the average pool is there, also with stride 1 (first block of stages 2 to 4).
+    """
+
+    avd: bool = False
+    dilation: int = 1
+    radix: int = 2
+    cardinality: int = 1
+    width: int = 64  # bottleneck width
+
+    expansion = 4
+
+    @nn.compact
+    def __call__(self, x, train):
+        conv, norm = self.layers()
+        middle = int(self.features * self.width / 64) * self.cardinality
+        y = nn.relu(norm(name="bn1")(conv(middle, 1, name="conv1")(x), train))
+        attention = SplitAttention(
+            middle, self.radix, self.cardinality, self.dilation, self.dtype, self.axis_name, name="conv2"
+        )
+        y = attention(y, train)
+        if self.avd:
+            y = nn.avg_pool(y, (3, 3), (self.stride,) * 2, ((1, 1), (1, 1)))
+        y = norm(name="bn3")(conv(4 * self.features, 1, name="conv3")(y), train)
+        return nn.relu(y + self.shortcut(x, conv, norm, train))
+
+    def shortcut(self, x, conv, norm, train):
+        out = self.features * self.expansion
+        if self.stride == 1 and x.shape[-1] == out:
+            return x
+        if self.stride > 1:  # windows over the edge average the pixels they have
+            edge = [(0, -size % self.stride) for size in x.shape[-3:-1]]
+            window = (self.stride,) * 2
+            x = nn.avg_pool(x, window, window, edge, count_include_pad=False)
+        return norm(name="downsample_2")(conv(out, name="downsample_1")(x), train)
+
+
+class ResNeSt(nn.Module):
+    """Images [...,H,W,3] -> maps [...,h,w,2048]; 256x128 gives 16x8 with last_stride 1, 8x4 with 2.
+
+    last_stride 1 is fast-reid's form: stage 4 keeps the resolution, its second and third block have
+    convolutions of dilation 2.
+    """
+
+    last_stride: int = 1
+    counts: tuple[int, ...] = (3, 4, 6, 3)
+    radix: int = 2
+    cardinality: int = 1
+    width: int = 64  # bottleneck width
+    stem_width: int = 32
+    dtype: jnp.dtype | None = None
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = self.stem(x, train)
+        strides = (1, 2, 2, self.last_stride)
+        for stage, (count, stride) in enumerate(zip(self.counts, strides, strict=True)):
+            for index in range(count):
+                first = index == 0
+                x = SplitBottleneck(
+                    64 * 2**stage,
+                    stride if first else 1,
+                    self.dtype,
+                    self.axis_name,
+                    avd=first and stage > 0,
+                    dilation=2 if stage == 3 and stride == 1 and not first else 1,
+                    radix=self.radix,
+                    cardinality=self.cardinality,
+                    width=self.width,
+                    name=f"layer{stage + 1}_{index}",
+                )(x, train)
+        return x
+
+    def stem(self, x, train):
+        """Three 3x3 convolutions in place of ResNet's 7x7, then max pooling."""
+        norm = functools.partial(BatchNorm, axis_name=self.axis_name)
+        width = self.stem_width
+        for key, (features, stride) in zip((0, 3, 6), ((width, 2), (width, 1), (2 * width, 1)), strict=True):
+            x = Conv(features, 3, stride, 1, dtype=self.dtype, name=f"conv1_{key}")(x)
+            x = nn.relu(norm(name="bn1" if key == 6 else f"conv1_{key + 1}")(x, train))
+        return max_pool(x)

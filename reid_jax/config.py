@@ -20,6 +20,9 @@ def defaults():
         data=dict(
             name="market1501",  # market1501 | dukemtmc | msmt17 | me_reid | synthetic
             root="",  # folder that holds the data set (the set's own folder, or its parent)
+            variant="",  # form of the set, e.g. 500k (market1501); "" = its usual one
+            split=0,  # number of the split, for sets that have several
+            split_seed=0,  # of splits that are drawn
             height=256,
             width=128,
             ids=16,  # P: identities in a global batch
@@ -157,6 +160,12 @@ def choice(field, value, allowed):
 def unknown_variant(config, variant, known):
     """The error for `--config=configs/x.py:VARIANT` with a VARIANT that x does not have."""
     return ConfigError(f"configs/{config}.py has no variant {variant!r}; it has {', '.join(sorted(known))}")
+
+
+def split_label(text):
+    """'EFL=runs/efl' -> ('EFL', 'runs/efl'); without a label ('', text)."""
+    label, equals, rest = text.partition("=")
+    return (label, rest) if equals and not set(label) & set("/\\:") else ("", text)
 
 
 def fingerprint(tree):

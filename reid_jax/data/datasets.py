@@ -1,108 +1,22 @@
 """Data sets by name: finds the folder, checks it, relabels, holds out validation identities."""
 
 import dataclasses
+import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from reid_jax.data import folders
+from reid_jax.config import split_label
+from reid_jax.data.loaders import LAYOUTS
+from reid_jax.data.loaders.common import IMAGES, PID_CAMERA, Options
 from reid_jax.data.records import Dataset, Record
 from reid_jax.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How a data set lies on the disk and what its publication counts."""
-
-    title: str
-    read: Callable
-    names: tuple[str, ...]  # usual names of the set's own folder
-    parts: tuple[tuple[str, ...], ...]  # alternatives: the entries its folder must have
-    tree: str
-    source: str
-    counts: dict  # {"train images": n, ...}, compared with a warning
-
-
-MARKET_TREE = """\
-    bounding_box_train/{0}
-    query/{0}
-    bounding_box_test/{0}"""
-
-LAYOUTS = {
-    "market1501": Layout(
-        "Market-1501",
-        folders.read_market,
-        ("Market-1501-v15.09.15", "Market-1501", "market1501", "Market1501"),
-        (("bounding_box_train", "query", "bounding_box_test"),),
-        "Market-1501-v15.09.15/\n" + MARKET_TREE.format("0002_c1s1_000451_03.jpg"),
-        "Ask its authors for a copy: https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html",
-        {
-            "train ids": 751,
-            "train images": 12936,
-            "query ids": 750,
-            "query images": 3368,
-            "gallery ids": 751,  # 750 and the distractors' 0
-            "gallery images": 15913,
-            "cameras": 6,
-        },
-    ),
-    "dukemtmc": Layout(
-        "DukeMTMC-reID",
-        folders.read_market,
-        ("DukeMTMC-reID", "dukemtmc-reid", "dukemtmc", "DukeMTMC"),
-        (("bounding_box_train", "query", "bounding_box_test"),),
-        "DukeMTMC-reID/\n" + MARKET_TREE.format("0001_c2_f0046182.jpg"),
-        "Its authors have withdrawn the data set and no longer hand it out: only a copy you already hold, "
-        "and are allowed to use, can be loaded. Market-1501 and MSMT17 are the usual replacements.",
-        {
-            "train ids": 702,
-            "train images": 16522,
-            "query ids": 702,
-            "query images": 2228,
-            "gallery ids": 1110,
-            "gallery images": 17661,
-            "cameras": 8,
-        },
-    ),
-    "msmt17": Layout(
-        "MSMT17",
-        folders.read_msmt17,
-        ("MSMT17_V1", "MSMT17_V2", "MSMT17", "msmt17"),
-        tuple(
-            (*pair, "list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
-            for pair in (("train", "test"), ("mask_train_v2", "mask_test_v2"))
-        ),
-        "MSMT17_V1/  (MSMT17_V2/: mask_train_v2/ and mask_test_v2/)\n"
-        "    train/0000/0000_000_01_0303morning_0015_0.jpg\n"
-        "    test/0000/0000_000_01_0303morning_0008_0.jpg\n"
-        "    list_train.txt  list_val.txt  list_query.txt  list_gallery.txt",
-        "Ask its authors for a copy (a signed agreement is needed): https://www.pkuvmc.com/dataset.html",
-        {
-            "train ids": 1041,
-            "train images": 32621,
-            "query ids": 3060,
-            "query images": 11659,
-            "gallery ids": 3060,
-            "gallery images": 82161,
-            "cameras": 15,
-        },
-    ),
-    "me_reid": Layout(
-        "ME-ReID",
-        folders.read_me_reid,
-        ("ME-ReID", "ME-ReID-dataset", "me_reid", "me-reid"),
-        (("train", "query", "gallery"),),
-        "ME-ReID/\n    train/PID/CAMID/NAME.png\n    query/PID/CAMID/NAME.png\n"
-        "    gallery/PID/CAMID/NAME.png",
-        "Ask its authors for a copy: https://github.com/liuyf21/ME-ReID-dataset",
-        {"images": 5908, "cameras": 30},
-    ),
-}
 NAMES = (*LAYOUTS, "synthetic")
 
 
@@ -121,7 +35,9 @@ def load(data, workdir, seed=0):
             + advice(layout)
         )
     else:
-        dataset = load_folder(data.name, data.root)
+        options = Options(data.variant, data.split, data.split_seed)
+        dataset = load_folder(data.name, data.root, options)
+    save_drawn(dataset, workdir)
     if data.val_ids:
         dataset = hold_out(dataset, data.val_ids, seed)
     check_train(dataset, data)
@@ -140,19 +56,32 @@ def load_synthetic(data, workdir):
     return dataclasses.replace(dataset, name="synthetic", camera_names=names)
 
 
-def load_folder(name, root, check_counts=True):
+def save_drawn(dataset, workdir):
+    """Writes a split that was drawn at random to WORKDIR/split.json."""
+    if not dataset.drawn or not workdir:
+        return
+    os.makedirs(workdir, exist_ok=True)
+    path = os.path.join(workdir, "split.json")
+    with open(path, "w") as f:
+        json.dump({"name": dataset.name, **dataset.drawn}, f)
+    log.info("%s has no published split of this kind; the drawn one is in %s", dataset.name, path)
+
+
+def load_folder(name, root, options=None, check_counts=True):
     """Dataset from its original layout.
 
-    name: a key of LAYOUTS. root: the data set's own folder or its parent. Errors: ConfigError for an unknown
-    name; DataError naming the path for a missing, empty or incomplete folder. Files with other names than the
-    layout's and counts other than the published ones are warned of.
+    name: a key of LAYOUTS. root: the data set's own folder or its parent. options: loaders.common.Options.
+    Errors: ConfigError for an unknown name, variant or split; DataError naming the path for a missing, empty
+    or incomplete folder. Files with other names than the layout's and counts other than the published ones
+    are warned of.
     """
     if name not in LAYOUTS:
         raise ConfigError(f"config.data.name is {name!r}; it must be one of {', '.join(map(repr, NAMES))}")
     layout = LAYOUTS[name]
+    options = layout.check(options or Options())
     root = find_root(layout, os.path.abspath(os.path.expanduser(root)))
     try:
-        splits, strange = layout.read(root)
+        splits, strange, drawn = layout.read(root, options)
     except DataError as e:
         raise DataError(f"{e}\n{advice(layout)}") from e
     if strange:
@@ -166,7 +95,49 @@ def load_folder(name, root, check_counts=True):
     splits = clean(layout, root, splits)
     if check_counts:
         compare_counts(layout, splits)
-    return relabel(name, root, splits)
+    about = {"kind": layout.kind, "protocol": layout.protocol, "drawn": drawn}
+    return dataclasses.replace(relabel(name, root, splits), **about)
+
+
+class Source(NamedTuple):
+    """Images to embed: where they come from, and the records of each split."""
+
+    label: str
+    root: str
+    splits: dict  # {"query": records, "gallery": records}, {"train": ...} or {"images": ...}
+
+
+def open_source(text, splits=("query", "gallery")):
+    """Source of 'NAME:ROOT', a data set in its layout, or of a folder of pictures; 'LABEL=' may precede.
+
+    A folder is read with everything below it, as one split "images"; names like Market-1501's give identity
+    and camera, others pid -1 and camera 0. Raises DataError or ConfigError naming what is wrong.
+    """
+    label, rest = split_label(text)
+    name, _, root = rest.partition(":")
+    if name in LAYOUTS and root:
+        dataset = load_folder(name, root)
+        return Source(label or name, dataset.root, {s: getattr(dataset, s) for s in splits})
+    if not os.path.isdir(rest):
+        raise DataError(
+            f"{rest} is neither a folder nor NAME:FOLDER with NAME one of {', '.join(LAYOUTS)}; "
+            "for example market1501:/data/Market-1501-v15.09.15"
+        )
+    return Source(label or os.path.basename(os.path.abspath(rest)), rest, {"images": pictures(rest)})
+
+
+def pictures(root):
+    """Records of all pictures below a folder, sorted by path."""
+    records = []
+    for folder, inside, names in os.walk(os.path.abspath(root)):
+        inside.sort()
+        for name in sorted(n for n in names if n.lower().endswith(IMAGES) and n[0] != "."):
+            match = PID_CAMERA.match(name)
+            pid, camera = (int(match[1]), int(match[2])) if match else (-1, 0)
+            records.append(Record(os.path.join(folder, name), pid, camera))
+    if not records:
+        raise DataError(f"{root} holds no picture ({', '.join(IMAGES)})")
+    return tuple(records)
 
 
 def advice(layout):
@@ -198,9 +169,8 @@ def clean(layout, root, splits):
     Sets whose ids count from 0 in train keep them: only a 0 that the gallery uses too is a distractor.
     """
     kept = {}
-    distractors = layout.read is folders.read_market
     for split, records in splits.items():
-        lowest = 1 if distractors and split != "gallery" else 0
+        lowest = 1 if layout.distractors and split != "gallery" else 0
         kept[split] = [r for r in records if r.pid >= lowest]
         dropped = len(records) - len(kept[split])
         if dropped and split != "gallery":
@@ -232,9 +202,9 @@ def relabel(name, root, splits):
     return Dataset(
         name,
         root,
-        tuple(Record(r.path, pids[r.pid], cameras[r.camid]) for r in splits["train"]),
-        tuple(Record(r.path, r.pid, cameras[r.camid]) for r in splits["query"]),
-        tuple(Record(r.path, r.pid, cameras[r.camid]) for r in splits["gallery"]),
+        tuple(Record(r.path, pids[r.pid], cameras[r.camid], r.frames) for r in splits["train"]),
+        tuple(Record(r.path, r.pid, cameras[r.camid], r.frames) for r in splits["query"]),
+        tuple(Record(r.path, r.pid, cameras[r.camid], r.frames) for r in splits["gallery"]),
         tuple(f"c{c}" for c in cameras),
     )
 
@@ -255,10 +225,10 @@ def hold_out(dataset, count, seed=0):
     query, gallery = {}, []
     for r in dataset.train:
         if r.pid in held:
-            moved = Record(r.path, r.pid + 1, r.camid)
+            moved = dataclasses.replace(r, pid=r.pid + 1)
             if query.setdefault((r.pid, r.camid), moved) is not moved:
                 gallery.append(moved)
-    train = tuple(Record(r.path, left[r.pid], r.camid) for r in dataset.train if r.pid in left)
+    train = tuple(dataclasses.replace(r, pid=left[r.pid]) for r in dataset.train if r.pid in left)
     val = {"val_query": tuple(query.values()), "val_gallery": tuple(gallery)}
     return dataclasses.replace(dataset, train=train, **val)
 

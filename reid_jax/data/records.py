@@ -5,11 +5,16 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
-    """One image: absolute path, identity and zero-based camera."""
+    """One image, or one tracklet: absolute path, identity and zero-based camera."""
 
-    path: str
+    path: str  # of the image; of a tracklet its first frame's
     pid: int
     camid: int
+    frames: tuple[str, ...] = ()  # a tracklet's frames in order, absolute paths; () for an image
+
+    def __len__(self):
+        """Number of frames, 1 for an image."""
+        return len(self.frames) or 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +34,9 @@ class Dataset:
     camera_names: tuple[str, ...]
     val_query: tuple[Record, ...] = ()
     val_gallery: tuple[Record, ...] = ()
+    kind: str = "image"  # image | video: what a record is
+    protocol: str = "market"  # market | single-shot | single-gallery: how it is evaluated by custom
+    drawn: dict = dataclasses.field(default_factory=dict)  # a split made from random draws, as written down
 
     @property
     def num_train_pids(self):

@@ -1,0 +1,147 @@
+"""What readers of data sets share: the Layout that describes one, listings, split draws, checks.
+
+A reader takes the data set's own folder and Options and returns a Reading with the labels as published
+(pid -1 = junk, camid = camera number, from any number on).
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from reid_jax.data.records import Record
+from reid_jax.errors import ConfigError, DataError
+
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+PID_CAMERA = re.compile(r"(-?\d+)_c(\d+)")  # 0002_c1s1_000451_03.jpg, 0001_c2_f0046182.jpg
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Which form and which split of a data set: config.data.variant, .split, .split_seed."""
+
+    variant: str = ""  # one of the Layout's variants, "" for its first
+    split: int = 0  # number of a published or drawn split, from 0
+    seed: int = 0  # of drawn splits
+
+
+class Reading(NamedTuple):
+    """What a reader found."""
+
+    splits: dict  # {"train", "query", "gallery": [Record]}
+    strange: list  # paths or lines whose names do not follow the layout
+    drawn: dict = {}  # what was drawn at random and is no published split: {"train_ids": [...], ...}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a data set lies on the disk, what its publication counts, and where it comes from."""
+
+    title: str
+    read: Callable  # (root, Options) -> Reading
+    names: tuple[str, ...]  # usual names of the set's own folder
+    parts: tuple[tuple[str, ...], ...]  # alternatives: the entries its folder must have
+    tree: str
+    source: str  # whom to ask for it
+    counts: dict  # {"train images": n, ...} (tracklets count as images), compared with a warning
+    terms: str = ""  # under which terms it is given
+    kind: str = "image"  # image | video
+    protocol: str = "market"  # market | single-shot | single-gallery
+    variants: tuple[str, ...] = ()  # forms to choose from, the first is the default
+    num_splits: int = 1
+    distractors: bool = False  # pid 0 is a distractor (gallery only), not a person
+
+    def check(self, options):
+        """Options with the default variant filled in; ConfigError for a variant or split it has not."""
+        variant = options.variant or (self.variants[0] if self.variants else "")
+        if variant not in (self.variants or ("",)):
+            known = ", ".join(map(repr, self.variants)) or "no variants"
+            raise ConfigError(f"config.data.variant is {variant!r}; {self.title} has {known}")
+        if not 0 <= options.split < self.num_splits:
+            raise ConfigError(
+                f"config.data.split is {options.split}; {self.title} has splits 0 to {self.num_splits - 1}"
+            )
+        return dataclasses.replace(options, variant=variant)
+
+
+def listing(folder):
+    """Sorted names in a folder, hidden files left out; DataError when it cannot be read."""
+    try:
+        return sorted(n for n in os.listdir(folder) if not n.startswith("."))
+    except OSError as e:
+        raise DataError(f"cannot read the folder {folder}: {e.strerror}") from e
+
+
+def image_names(folder):
+    """Sorted names of image files in a folder (Thumbs.db and the like are no images)."""
+    return [n for n in listing(folder) if n.lower().endswith(IMAGES)]
+
+
+def read_flat(folder, pattern=PID_CAMERA):
+    """(records, strange paths) of the images of one folder; pattern: groups pid and camera in their names."""
+    records, strange = [], []
+    for name in image_names(folder):
+        path, match = os.path.join(folder, name), pattern.match(name)
+        if match:
+            records.append(Record(path, int(match[1]), int(match[2])))
+        else:
+            strange.append(path)
+    return records, strange
+
+
+def integer_folders(folder, strange):
+    """[(number, path)] of the sub-folders in numeric order; other entries are added to `strange`."""
+    found = []
+    for name in listing(folder):
+        path = os.path.join(folder, name)
+        if re.fullmatch(r"-?\d+", name) and os.path.isdir(path):
+            found.append((int(name), path))
+        elif os.path.isdir(path) or name.lower().endswith(IMAGES):
+            strange.append(path)
+    return sorted(found)
+
+
+def read_lines(path):
+    """Stripped non-empty lines of a text file; DataError when it cannot be read."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            return [line.strip() for line in f if line.strip()]
+    except (OSError, UnicodeDecodeError) as e:
+        raise DataError(f"cannot read {path}: {e}") from e
+
+
+def inside(folder, name, source):
+    """FOLDER/NAME; DataError when a listed name leads out of the folder."""
+    path = os.path.normpath(os.path.join(folder, name))
+    if os.path.isabs(name) or not path.startswith(os.path.normpath(folder) + os.sep):
+        raise DataError(f"{source} names {name!r}, which lies outside of {folder}")
+    return path
+
+
+def check_present(paths, folder):
+    """DataError when listed files are not there; one directory listing for each folder."""
+    names = {}
+    for path in paths:
+        names.setdefault(os.path.dirname(path), set()).add(path)
+    missing = []
+    for parent, wanted in names.items():
+        present = {os.path.join(parent, n) for n in os.listdir(parent)} if os.path.isdir(parent) else set()
+        missing += sorted(wanted - present)
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(paths)} listed images are missing under {folder}, "
+            f"first {missing[0]}: the copy is incomplete; unpack the archive again"
+        )
+
+
+def draw_half(ids, count, options):
+    """(drawn, others): `count` of the sorted ids for training by options' seed and split, and the rest."""
+    ids = sorted(ids)
+    if not 0 < count < len(ids):
+        raise DataError(f"{len(ids)} identities cannot be split into {count} for training and a rest")
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((options.seed, options.split))))
+    chosen = {ids[i] for i in rng.permutation(len(ids))[:count]}
+    return sorted(chosen), [i for i in ids if i not in chosen]

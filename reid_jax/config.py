@@ -18,11 +18,19 @@ def defaults():
         method="baseline",  # a module of reid_jax.methods
         seed=0,
         data=dict(
-            name="market1501",  # market1501 | dukemtmc | msmt17 | me_reid | synthetic
+            name="market1501",  # a key of data.loaders.LAYOUTS (market1501, mars, ...) or synthetic
             root="",  # folder that holds the data set (the set's own folder, or its parent)
+            source="folder",  # folder (the original layout) | tfds (what `python -m reid_jax.data build` wrote)
             variant="",  # form of the set, e.g. 500k (market1501); "" = its usual one
             split=0,  # number of the split, for sets that have several
             split_seed=0,  # of splits that are drawn
+            frames=0,  # T: frames of a clip, for sets of tracklets; 0 = images
+            clip="strided",  # strided | rrs: how the frames of a training clip are drawn
+            stride=8,  # strided clips: every stride-th frame
+            # all | begin | rrs | interleaved | consecutive: the frames that a tracklet is tested by
+            test_clip="all",
+            chunk=32,  # test_clip "all": frames in memory together
+            split_tracklets=0,  # > 0: cut training tracklets into pieces of so many frames
             height=256,
             width=128,
             ids=16,  # P: identities in a global batch
@@ -39,6 +47,8 @@ def defaults():
             workers=0,  # reader processes; 0 = threads of this process
             threads=4,  # reader threads when workers is 0
             prefetch=4,  # batches made ahead
+            device_prefetch=2,  # batches put on the devices ahead of the step that takes them; 0 = off
+            decoder="pil",  # pil | cv2 | simplejpeg (faster; extra `decode`)
             cache_mib=0,  # decoded training images kept in memory up to this size; 0 = off
             on_broken="stop",  # stop | skip: an image that cannot be read
             val_ids=0,  # training identities held out as a validation split
@@ -108,7 +118,7 @@ def defaults():
             baseline="",  # workdir of a finished run to compare strips with
         ),
         init=dict(
-            weights="",  # .npz file with backbone weights under PyTorch names
+            weights="",  # .pth, .pt, .safetensors or .npz with weights (see python -m reid_jax.convert)
             run="",  # or the workdir of a finished run: all but its classifiers
         ),
     )

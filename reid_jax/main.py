@@ -18,7 +18,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from reid_jax.errors import ConfigError, DataError, ReidError
+from reid_jax.errors import ConfigError, ReidError
 
 log = logging.getLogger("reid_jax")
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and variant: configs/efl.py:market")
@@ -119,7 +119,7 @@ def evaluate(config, dataset, workdir, runner):
     stages = loop.method_stages(config, dataset, when, runner.axis_name)
     name, method = list(stages.items())[-1]
     checkpoints = checkpoint.Checkpoints(workdir, name)
-    step = chosen_step(checkpoints)
+    step = checkpoints.choose(CHECKPOINT.value)
     state, meta = checkpoints.restore(loop.state_shapes(config, method), step)
     results = evaluation.Evaluator(config, dataset, method, runner)(runner.replicate(state))
     for net, result in results.items():
@@ -129,21 +129,6 @@ def evaluate(config, dataset, workdir, runner):
     checkpoints.close()
     log.info("figures and features: %s", os.path.join(workdir, "evaluate"))
     return 0
-
-
-def chosen_step(checkpoints):
-    """The step that --checkpoint names."""
-    steps = checkpoints.steps()
-    if not steps:
-        raise DataError(f"{checkpoints.folder} holds no checkpoint yet; train first")
-    wanted = CHECKPOINT.value
-    if wanted == "latest":
-        return steps[-1]
-    if wanted == "best":
-        return checkpoints.best()
-    if wanted.isdigit() and int(wanted) in steps:
-        return int(wanted)
-    raise ConfigError(f"--checkpoint={wanted}: use best, latest or one of {steps}")
 
 
 def prepare_jax():

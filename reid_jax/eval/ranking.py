@@ -1,8 +1,9 @@
-"""Retrieval figures under the Market-1501 rule: CMC, mAP, mINP, top-k lists, the kinds of first hits.
+"""Exact retrieval figures: CMC, mAP, mINP, top-k lists, the kinds of first hits.
 
-Per query, gallery entries of the same identity and camera and entries with pid -1 (junk) are removed.
-The rank of a match is the number of kept entries before it, so no distance row is ever argsorted
-and no query x gallery matrix kept: work goes block by block of queries.
+Market-1501 rule: per query, gallery entries of the same identity and camera and entries with pid -1
+(junk) are removed. The rank of a match is the number of kept entries before it, so nothing is sorted
+and no query x gallery matrix kept: blocks of queries go over tiles of the gallery on the device
+(`reid_jax.eval.scoring`).
 """
 
 import dataclasses
@@ -11,10 +12,11 @@ import numpy as np
 
 from reid_jax.config import choice
 from reid_jax.errors import DataError
+from reid_jax.eval import scoring
 
 DISTANCES = ("cosine", "euclidean")
-_BLOCK_BYTES = 64 << 20  # upper bound of one block of scores
-_HUGE = 1e37  # squared norms from here on could overflow in a distance
+_SCORE_BYTES = 192 << 20  # upper bound of one block of scores
+_ABSENT = np.iinfo(np.int32).max  # rank of padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Retrieval:
     top_index: np.ndarray  # i32[Q,topk], gallery rows, best first, kept entries only, -1 padding
     top_score: np.ndarray  # f32[Q,topk], cosine similarity or minus the distance, -inf padding
     breakdown: dict  # percent: same_id, other_id_same_cam, other_id_other_cam, prop, chance_prop
+    mAP_trapezoid: float  # mAP by the trapezoid rule (MARS, DI-REID)
+    ap_trapezoid: np.ndarray  # f64[Q], precision averaged with that just before the match (1 before rank 1)
 
     def figures(self):
         """Figures in percent: rank1, rank5, rank10, mAP, mINP and those of `breakdown`."""
@@ -40,188 +44,222 @@ class Retrieval:
 
 
 def rank(
-    q_feat, g_feat, q_pid, g_pid, q_cam, g_cam, *, distance="cosine", topk=10, max_rank=50, block=256
+    q_feat,
+    g_feat,
+    q_pid,
+    g_pid,
+    q_cam,
+    g_cam,
+    *,
+    distance="cosine",
+    topk=10,
+    max_rank=50,
+    camera_filter=True,
+    q_mask=None,
+    g_mask=None,
+    block=256,
 ) -> Retrieval:
     """Ranks the gallery for every query.
 
-    q_feat f32[Q,D], g_feat f32[G,D]; pids and cameras i[Q], i[G]. Higher scores come first, equal scores
-    by gallery index; scores are computed in float32. Only equal pids match, so distractors (pid 0, which
-    no query has) match nothing; pid -1 is never kept. max_rank and topk may exceed the gallery.
+    q_feat f32[Q,D], g_feat f32[G,D], NumPy or JAX arrays; pids and cameras i[Q], i[G]. Higher scores come
+    first, equal scores by gallery index; scores are computed in float32. Only equal pids match, so
+    distractors (pid 0, which no query has) match nothing; pid -1 is never kept. max_rank and topk may
+    exceed the gallery.
+    camera_filter: False keeps entries of the query's own identity and camera too, so that all pairs
+    count. (To compare a set with itself, leave it on and give every image a camera of its own: an image
+    is then removed for itself only.)
+    q_mask, g_mask: bool[Q], bool[G]; rows where False are padding: queries have no match, gallery
+    entries are never kept, features may be anything.
     block: most queries scored at a time (fewer for large galleries).
     Raises DataError when lengths disagree, a side is empty, features are not finite, or no query has a match.
     """
     choice("eval.distance", distance, DISTANCES)
-    q_feat, g_feat = _features("query", q_feat, q_pid, q_cam), _features("gallery", g_feat, g_pid, g_cam)
+    scores, labels = problem(
+        q_feat, g_feat, q_pid, g_pid, q_cam, g_cam, distance, camera_filter, q_mask, g_mask
+    )
+    return _search(scores, labels, topk, max_rank, block)
+
+
+def rank_distances(
+    distance,
+    q_pid,
+    g_pid,
+    q_cam,
+    g_cam,
+    *,
+    topk=10,
+    max_rank=50,
+    camera_filter=True,
+    q_mask=None,
+    g_mask=None,
+    block=256,
+) -> Retrieval:
+    """Ranks by given distances (of re-ranking, say), lower ones first; otherwise as `rank`.
+
+    distance: f32[Q,G], a NumPy array or anything with its shape whose rows can be read by an index array
+    (a memory map); only `block` rows are read at a time.
+    Raises DataError when lengths disagree, a side is empty, distances are not finite, or no query has a
+    match.
+    """
+    if len(distance.shape) != 2 or 0 in distance.shape:
+        raise DataError(f"the distances have shape {distance.shape}; they must be [queries, gallery]")
+    labels = Labels(q_pid, g_pid, q_cam, g_cam, *distance.shape, camera_filter, q_mask, g_mask)
+    scores = scoring.DistanceScores(distance, labels)
+    return _search(scores, labels, topk, max_rank, block)
+
+
+def problem(q_feat, g_feat, q_pid, g_pid, q_cam, g_cam, distance, camera_filter, q_mask, g_mask):
+    """(scoring.FeatureScores, Labels) of the arguments of `rank`, checked."""
+    dtype = scoring.score_type(q_feat, g_feat)
+    q_feat, g_feat = scoring.features("query", q_feat, dtype), scoring.features("gallery", g_feat, dtype)
+    labels = Labels(q_pid, g_pid, q_cam, g_cam, len(q_feat), len(g_feat), camera_filter, q_mask, g_mask)
     if q_feat.shape[1] != g_feat.shape[1]:
         raise DataError(
             f"query features have {q_feat.shape[1]} dimensions, gallery features {g_feat.shape[1]}"
         )
-    q_pid, g_pid, q_cam, g_cam = (np.asarray(a) for a in (q_pid, g_pid, q_cam, g_cam))
-    scorer = _Scorer(q_feat, g_feat, distance)
-    search = _Search(g_pid, g_cam, len(q_pid), max(topk, 1))
-    block = max(1, min(block, _BLOCK_BYTES // (4 * len(g_feat))))
-    for start in range(0, len(q_feat), block):
-        scores = scorer.product(start, start + block)
-        for i, row in enumerate(scores, start):
-            scorer.finish(i, row)
-            search.query(i, row, q_pid[i], q_cam[i])
-    return _summary(search, scorer, q_pid, g_pid, q_cam, g_cam, topk, max_rank)
+    return scoring.FeatureScores(q_feat, g_feat, distance, labels), labels
 
 
-def _features(side, features, pid, cam):
-    """Features as f32[N,D]; DataError when the side cannot be used."""
-    features = np.asarray(features, np.float32)
-    if features.ndim != 2 or not len(features):
-        raise DataError(f"the {side} features have shape {features.shape}; at least one row [N,D] is needed")
+class Labels:
+    """Who matches whom and what is removed, from pids, cameras and masks.
+
+    Raises DataError when lengths disagree with the numbers of queries and of gallery entries, or when no
+    query has a match.
+    """
+
+    def __init__(self, q_pid, g_pid, q_cam, g_cam, queries, gallery, camera_filter, q_mask, g_mask):
+        self.q_pid, self.q_cam = _label_arrays("query", queries, q_pid, q_cam)
+        self.g_pid, self.g_cam = _label_arrays("gallery", gallery, g_pid, g_cam)
+        self.q_mask, self.g_mask = _mask("query", queries, q_mask), _mask("gallery", gallery, g_mask)
+        self.g_keep = self.g_mask & (self.g_pid != -1)
+        both = np.stack([np.append(self.q_pid, self.g_pid), np.append(self.q_cam, self.g_cam)])
+        pid, cam = (np.unique(x, return_inverse=True)[1].astype(np.int64) for x in both)
+        label = np.unique(pid * (cam.max() + 1) + cam, return_inverse=True)[1].astype(np.int32)
+        self.g_label = np.where(self.g_keep, label[queries:], scoring.REMOVED).astype(np.int32)
+        self.q_label = label[:queries] if camera_filter else np.full(queries, scoring.NO_LABEL, np.int32)
+        self._find_matches()
+
+    def _find_matches(self):
+        """Matches of a query: a run of `self.order`, less the entries of the query's label."""
+        kept = np.flatnonzero(self.g_keep)
+        self.order = kept[np.argsort(self.g_pid[kept], kind="stable")].astype(np.int32)
+        pids, labels = self.g_pid[self.order], np.sort(self.g_label[kept])
+        self.low = np.searchsorted(pids, self.q_pid)
+        self.run = np.searchsorted(pids, self.q_pid, side="right") - self.low
+        own = np.searchsorted(labels, self.q_label, side="right") - np.searchsorted(labels, self.q_label)
+        self.run = np.where(self.q_mask & (self.q_pid != -1), self.run, 0)
+        self.matches = np.maximum(self.run - own, 0)  # of each query, i64[Q]
+        if not self.matches.any():
+            raise DataError(
+                f"none of the {len(self.matches)} queries has a match: the gallery holds no image of a "
+                "query's identity from another camera; check pids and camids of query and gallery"
+            )
+        self.width = -(-self.matches.max() // scoring.GROUP) * scoring.GROUP
+
+    def match(self, queries, rows):
+        """Gallery rows of the matches of the queries i[n]: i32[rows,width], ascending, then -1 padding."""
+        found = np.full((rows, self.width), -1, np.int32)
+        run = self.run[queries]
+        row = np.repeat(np.arange(len(queries)), run)
+        place = np.arange(len(row)) - np.repeat(np.cumsum(run) - run, run)
+        entry = self.order[self.low[queries][row] + place]
+        other = self.g_label[entry] != self.q_label[queries][row]
+        row, entry = row[other], entry[other]
+        count = self.matches[queries]
+        found[row, np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)] = entry
+        return found
+
+
+def _label_arrays(side, count, pid, cam):
     for name, values in (("pids", pid), ("cameras", cam)):
-        if len(values) != len(features):
-            raise DataError(f"there are {len(features)} {side} features but {len(values)} {side} {name}")
-    return features
+        if len(values) != count:
+            raise DataError(f"there are {count} {side} features but {len(values)} {side} {name}")
+    return np.asarray(pid), np.asarray(cam)
 
 
-def _square_norms(side, features):
-    """Squared L2 norms f32[N]; DataError naming the first row that is not finite."""
-    square = np.einsum("nd,nd->n", features, features)
-    bad = np.flatnonzero(~(square < _HUGE))
-    if len(bad):
-        raise DataError(
-            f"{len(bad)} of {len(features)} {side} features are not finite or too large for float32 "
-            f"(first: row {bad[0]}); training has probably diverged"
-        )
-    return square
+def _mask(side, count, mask):
+    mask = np.ones(count, bool) if mask is None else np.asarray(mask, bool)
+    if len(mask) != count:
+        raise DataError(f"there are {count} {side} features but the {side} mask has {len(mask)} entries")
+    return mask
 
 
-class _Scorer:
-    """Scores of query blocks: cosine similarity, or minus the squared Euclidean distance."""
+def blocks(labels, gallery, most, entry_bytes=4):
+    """Blocks of queries as row numbers i[n], and S, the rows of a block's buffer.
 
-    def __init__(self, q_feat, g_feat, distance):
-        self.g_feat, self.cosine = g_feat, distance == "cosine"
-        self.q_feat, self.q_square = q_feat, _square_norms("query", q_feat)
-        g_square = _square_norms("gallery", g_feat)
-        self.g_factor = self._inverse(g_square) if self.cosine else -g_square
-
-    @staticmethod
-    def _inverse(square):
-        """1 / norm, 0 for a zero vector."""
-        return np.where(square > 0, 1 / np.sqrt(np.where(square > 0, square, 1)), 0).astype(np.float32)
-
-    def product(self, start, stop):
-        """Unfinished scores f32[stop - start, G] of a block: one matrix product."""
-        q = self.q_feat[start:stop]
-        scale = self._inverse(self.q_square[start:stop])[:, None] if self.cosine else np.float32(2)
-        return (q * scale) @ self.g_feat.T
-
-    def finish(self, i, row):
-        """Makes the scores of query i final, in place, while its row is in the cache."""
-        if self.cosine:
-            np.multiply(row, self.g_factor, out=row)
-        else:
-            np.add(row, self.g_factor, out=row)
-            np.subtract(row, self.q_square[i], out=row)
-
-    def shown(self, score):
-        """Scores as users read them: cosine similarity or minus the distance."""
-        if self.cosine:
-            return score
-        return np.where(np.isfinite(score), -np.sqrt(np.maximum(-score, 0)), score)
+    Queries of a like number of matches come together, so that padding is small; masked ones are left out.
+    """
+    queries = np.flatnonzero(labels.q_mask)
+    queries = queries[np.argsort(labels.matches[queries], kind="stable")]
+    most = max(1, min(most, int(_SCORE_BYTES // (entry_bytes * gallery))))
+    count = -(-len(queries) // most)
+    size = -(-len(queries) // count)
+    return [queries[i : i + size] for i in range(0, len(queries), size)], size
 
 
-class _Search:
-    """Goes through queries, filling first_hit, ap, inp and the top-k lists."""
+def _search(scores, labels, topk, max_rank, block):
+    """Retrieval of all queries."""
+    figures = _Figures(len(labels.q_pid), max(topk, 1))
+    parts, size = blocks(labels, len(labels.g_pid), block)
+    rows, waiting = scoring.buffer(size, len(labels.g_pid), scores.dtype), None
+    for queries in parts:
+        rows = scores.fill(rows, queries)
+        groups = -(-int(labels.matches[queries].max()) // scoring.GROUP)
+        rows, *found = scoring.measure(rows, labels.match(queries, size), groups, topk=max(topk, 1))
+        if waiting is not None:  # the last block's, while the device is busy with this one
+            figures.add(*waiting)
+        waiting = queries, labels.matches[queries], found
+    figures.add(*waiting)
+    return _summary(figures, scores, labels, topk, max_rank)
 
-    def __init__(self, g_pid, g_cam, queries, topk):
-        self.g_cam = g_cam
-        self.order = np.argsort(g_pid, kind="stable")
-        self.sorted_pid = g_pid[self.order]
-        self.junk = g_pid == -1 if (g_pid == -1).any() else None
+
+class _Figures:
+    """Figures of every query, filled block by block."""
+
+    def __init__(self, queries, topk):
         self.first_hit = np.full(queries, -1, np.int32)
-        self.ap, self.inp = np.full(queries, np.nan), np.full(queries, np.nan)
+        self.ap, self.ap_trapezoid, self.inp = (np.full(queries, np.nan) for _ in range(3))
         self.top_index = np.full((queries, topk), -1, np.int32)
         self.top_score = np.full((queries, topk), -np.inf, np.float32)
-        self.groups = max(128, 4 * topk)
 
-    def query(self, i, row, pid, cam):
-        """Query i with the scores `row` of the whole gallery (changed: removed entries become -inf)."""
-        matches = self._remove(row, pid, cam)
-        wanted, bound = row[matches], self._top_bound(row)
-        least = min(bound, wanted.min(initial=np.inf))
-        index = np.flatnonzero(row >= least) if least > -np.inf else np.flatnonzero(row > -np.inf)
-        values = row[index]
-        self._top(i, index, values, bound)
-        if len(matches):
-            self._figures(i, _ranks(matches, wanted, index, values))
-
-    def _remove(self, row, pid, cam):
-        """Sets removed entries of `row` to -inf; returns the gallery rows that match."""
-        if self.junk is not None:
-            np.copyto(row, -np.inf, where=self.junk)
-        if pid == -1:
-            return self.order[:0]
-        low, high = np.searchsorted(self.sorted_pid, (pid, pid + 1))
-        same = self.order[low:high]
-        same_cam = self.g_cam[same] == cam
-        row[same[same_cam]] = -np.inf
-        return same[~same_cam]
-
-    def _top_bound(self, row):
-        """A score that at least topk entries reach: the topk-th of the maxima of disjoint groups."""
-        topk, groups = self.top_index.shape[1], self.groups
-        if len(row) < 2 * groups:
-            return -np.inf
-        whole = len(row) // groups * groups
-        best = row[:whole].reshape(-1, groups).max(0)
-        return np.partition(best, groups - topk)[groups - topk]
-
-    def _top(self, i, index, values, bound):
-        """Fills the top-k of query i from kept entries (index ascending) that hold all scores >= bound."""
-        near = np.flatnonzero(values >= bound)
-        best = near[np.argsort(-values[near], kind="stable")[: self.top_index.shape[1]]]
-        self.top_index[i, : len(best)] = index[best]
-        self.top_score[i, : len(best)] = values[best]
-
-    def _figures(self, i, ranks):
-        """Figures of query i from the 0-based ranks of its matches, ascending."""
-        found = np.arange(1, len(ranks) + 1)
-        self.first_hit[i] = ranks[0]
-        self.ap[i] = (found / (ranks + 1)).sum() / len(ranks)
-        self.inp[i] = len(ranks) / (ranks[-1] + 1)
+    def add(self, queries, matches, found):
+        """Results of `scoring.measure` for a block of queries with so many matches."""
+        ranks, top_index, top_score = (np.asarray(x)[: len(queries)] for x in found)
+        self.top_index[queries], self.top_score[queries] = top_index, top_score
+        some = np.flatnonzero(matches)
+        queries, matches, ranks = queries[some], matches[some], ranks[some]
+        columns = np.arange(ranks.shape[1])
+        used = columns < matches[:, None]
+        ranks = np.sort(np.where(used, ranks, _ABSENT), axis=1)
+        at = (columns + 1) / (ranks + 1.0)  # precision at the match; padding gives less than 1e-5
+        just_before = np.where(ranks > 0, columns / np.maximum(ranks, 1), 1)
+        self.first_hit[queries] = ranks[:, 0]
+        self.ap[queries] = at.sum(1, where=used) / matches
+        self.ap_trapezoid[queries] = (at + just_before).sum(1, where=used) / (2 * matches)
+        self.inp[queries] = matches / (ranks[np.arange(len(ranks)), matches - 1] + 1.0)
 
 
-def _ranks(matches, wanted, index, values):
-    """Numbers of kept entries that come before each match, ascending.
-
-    matches: gallery rows with scores `wanted`; index, values: kept entries that include all that come
-    before a match, index ascending.
-    """
-    ranks = np.empty(len(matches), np.int64)
-    for j, split in enumerate(np.searchsorted(index, matches)):  # equal scores count if their index is lower
-        before = np.count_nonzero(values[:split] >= wanted[j])
-        ranks[j] = before + np.count_nonzero(values[split:] > wanted[j])
-    return np.sort(ranks)
-
-
-def _summary(search, scorer, q_pid, g_pid, q_cam, g_cam, topk, max_rank):
-    """Retrieval from a finished search."""
-    valid = search.first_hit >= 0
-    if not valid.any():
-        raise DataError(
-            f"none of the {len(valid)} queries has a match: the gallery holds no image of a query's identity "
-            "from another camera; check pids and camids of query and gallery"
-        )
-    hits = np.bincount(np.minimum(search.first_hit[valid], max_rank), minlength=max_rank + 1)
-    best = search.top_index[valid, 0]
+def _summary(figures, scores, labels, topk, max_rank):
+    """Retrieval from finished figures."""
+    valid = figures.first_hit >= 0
+    hits = np.bincount(np.minimum(figures.first_hit[valid], max_rank), minlength=max_rank + 1)
+    best = figures.top_index[valid, 0]
     return Retrieval(
         cmc=hits[:max_rank].cumsum() / valid.sum(),
-        mAP=float(search.ap[valid].mean()),
-        mINP=float(search.inp[valid].mean()),
-        ap=search.ap,
-        inp=search.inp,
+        mAP=float(figures.ap[valid].mean()),
+        mINP=float(figures.inp[valid].mean()),
+        ap=figures.ap,
+        inp=figures.inp,
         valid=valid,
-        first_hit=search.first_hit,
-        top_index=search.top_index[:, :topk],
-        top_score=scorer.shown(search.top_score[:, :topk]),
-        breakdown=_breakdown(g_pid[best] == q_pid[valid], g_cam[best] == q_cam[valid])
-        | {"chance_prop": 100 / len(np.unique(g_cam[g_pid != -1]))},
+        first_hit=figures.first_hit,
+        top_index=figures.top_index[:, :topk],
+        top_score=scores.shown(figures.top_score[:, :topk]),
+        breakdown=_breakdown(
+            labels.g_pid[best] == labels.q_pid[valid], labels.g_cam[best] == labels.q_cam[valid]
+        )
+        | {"chance_prop": 100 / len(np.unique(labels.g_cam[labels.g_keep]))},
+        mAP_trapezoid=float(figures.ap_trapezoid[valid].mean()),
+        ap_trapezoid=figures.ap_trapezoid,
     )
 
 

@@ -27,6 +27,10 @@ class FeatureSet:
     def __len__(self):
         return len(self.feature)
 
+    def replace(self, **fields):
+        """A FeatureSet with some arrays exchanged."""
+        return dataclasses.replace(self, **fields)
+
     def of(self, split):
         """The rows of one split."""
         keep = self.split == split

@@ -10,8 +10,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from reid_jax.models.layers import BatchNorm, Conv, max_pool
+from reid_jax.models.layers import BatchNorm, Conv, max_pool, over_images
 from reid_jax.models.resnet import Block
+
+
+def average_pool(x, window, stride, padding, **options):
+    """flax's average pooling of [...,H,W,C], leading axes taken as one."""
+    return over_images(lambda x: nn.avg_pool(x, (window,) * 2, (stride,) * 2, padding, **options), x)
 
 
 class SplitAttention(nn.Module):
@@ -77,7 +82,7 @@ class SplitBottleneck(Block):
         )
         y = attention(y, train)
         if self.avd:
-            y = nn.avg_pool(y, (3, 3), (self.stride,) * 2, ((1, 1), (1, 1)))
+            y = average_pool(y, 3, self.stride, ((1, 1), (1, 1)))
         y = norm(name="bn3")(conv(4 * self.features, 1, name="conv3")(y), train)
         return nn.relu(y + self.shortcut(x, conv, norm, train))
 
@@ -87,8 +92,7 @@ class SplitBottleneck(Block):
             return x
         if self.stride > 1:  # windows over the edge average the pixels they have
             edge = [(0, -size % self.stride) for size in x.shape[-3:-1]]
-            window = (self.stride,) * 2
-            x = nn.avg_pool(x, window, window, edge, count_include_pad=False)
+            x = average_pool(x, self.stride, self.stride, edge, count_include_pad=False)
         return norm(name="downsample_2")(conv(out, name="downsample_1")(x), train)
 
 

@@ -70,11 +70,12 @@ def error(got, want, gradient=False):
         return 0.0
     got, want = got.astype(np.float64), want.astype(np.float64)
     same = (got == want) | (np.isnan(got) & np.isnan(want))
-    if not np.isfinite(np.where(same, 0, got - want)).all():
+    difference = np.subtract(got, want, out=np.zeros_like(got), where=~same)
+    if not np.isfinite(difference).all():
         return float("inf")
     finite = np.where(np.isfinite(want), np.abs(want), 0).max()
     scale = 0.1 if gradient and finite == 0 else max(finite, 1e-6)
-    return float(np.abs(np.where(same, 0, got - want)).max() / scale)
+    return float(np.abs(difference).max() / scale)
 
 
 def same_partition(a, b):

@@ -1,6 +1,5 @@
 """Runners of the cases `efl__*`: function name = case name; the docstring's first line is shown."""
 
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

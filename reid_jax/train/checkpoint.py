@@ -18,11 +18,12 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from reid_jax.config import flatten
-from reid_jax.errors import CheckpointError
+from reid_jax.errors import CheckpointError, ConfigError
 
 # Fields that change how a run is carried out, not what it computes.
 RUNTIME_FIELDS = (
     "data.root", "data.workers", "data.threads", "data.prefetch", "data.cache_mib",
+    "data.source", "data.device_prefetch",
     "train.backend", "train.log_every", "train.eval_every", "train.checkpoint_every",
     "eval.", "report.",
 )  # fmt: skip
@@ -108,6 +109,19 @@ class Checkpoints:
         """Step of the best evaluated checkpoint, the latest when none was evaluated, or None."""
         return max(self.steps(), key=lambda s: (self.manager.metrics(s)[_METRIC], s), default=None)
 
+    def choose(self, wanted):
+        """The step that 'best', 'latest' or a number names; errors say what there is."""
+        steps = self.steps()
+        if not steps:
+            raise CheckpointError(f"{self.folder} holds no checkpoint yet; train first")
+        if wanted == "latest":
+            return steps[-1]
+        if wanted == "best":
+            return self.best()
+        if str(wanted).isdigit() and int(wanted) in steps:
+            return int(wanted)
+        raise ConfigError(f"checkpoint {wanted!r}: use best, latest or one of {steps} ({self.folder})")
+
     def save(self, step, state, meta, metrics=None, wait=False):
         """Saves asynchronously (`wait`: until it is on the disk); `state` is host numpy.
 
@@ -182,6 +196,10 @@ class Checkpoints:
             )
         arrays, meta = self._arrays(step, target)
         return jax.tree.unflatten(jax.tree.structure(like), [arrays[k] for k in target]), meta
+
+    def read_meta(self, step):
+        """What was saved beside the state of a checkpoint."""
+        return self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
 
     def read_arrays(self, step):
         """{leaf path: numpy array} of a checkpoint, whatever model it is of."""

@@ -6,11 +6,12 @@ import os
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from reid_jax import methods
 from reid_jax.data import pipeline
 from reid_jax.errors import ConfigError
-from reid_jax.eval import embed, probe, ranking, store
+from reid_jax.eval import embed, probe, ranking, scoring, store
 from reid_jax.train.checkpoint import write_json
 
 
@@ -51,25 +52,36 @@ class Evaluator:
 
     def features(self, fn, state):
         """FeatureSet of query and gallery."""
-        count = len(self.runner.local)
-        size = -(-self.config.eval.batch_size // count) * count
-        records = [*self.query, *self.gallery]
-        with contextlib.closing(pipeline.eval_batches(records, self.config.data, size)) as batches:
-            feature = embed.embed(lambda image: fn(state, image), batches)
-        return store.FeatureSet(
-            feature=feature,
-            pid=np.array([r.pid for r in records], np.int32),
-            camid=np.array([r.camid for r in records], np.int32),
-            path=np.array([os.path.relpath(r.path, self.root) for r in records]),
-            split=np.array(["query"] * len(self.query) + ["gallery"] * len(self.gallery)),
-        )
+        splits = {"query": self.query, "gallery": self.gallery}
+        return feature_set(self.config, self.runner, lambda image: fn(state, image), splits, self.root)
+
+
+def feature_set(config, runner, embed_fn, splits, root, progress=False):
+    """FeatureSet of {split: records}, paths relative to root.
+
+    embed_fn: image u8[B,H,W,3] -> [B,D], for batches that runner's local devices divide.
+    """
+    count = len(runner.local)
+    size = -(-config.eval.batch_size // count) * count
+    records = [r for part in splits.values() for r in part]
+    with contextlib.closing(pipeline.eval_batches(records, config.data, size)) as batches:
+        shown = tqdm(batches, total=-(-len(records) // size), unit="batch", disable=not progress)
+        feature = embed.embed(embed_fn, shown)
+    return store.FeatureSet(
+        feature=feature,
+        pid=np.array([r.pid for r in records], np.int32),
+        camid=np.array([r.camid for r in records], np.int32),
+        path=np.array([os.path.relpath(r.path, root) for r in records]),
+        split=np.repeat(list(splits), [len(part) for part in splits.values()]),
+    )
 
 
 def score(config, features):
     """Result of a FeatureSet that holds query and gallery."""
     q, g = features.split == "query", features.split == "gallery"
     f, pid, cam = features.feature, features.pid, features.camid
-    found = ranking.rank(f[q], f[g], pid[q], pid[g], cam[q], cam[g], distance=config.eval.distance)
+    sides = scoring.take(f, q), scoring.take(f, g)
+    found = ranking.rank(*sides, pid[q], pid[g], cam[q], cam[g], distance=config.eval.distance)
     figures = dict(found.figures())
     known = np.isin(pid, pid[q])  # people, no distractors
     if len(np.unique(cam[known])) > 1 and len(np.unique(pid[known])) > 3:

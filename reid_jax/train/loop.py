@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from reid_jax import methods
-from reid_jax.data import pipeline
+from reid_jax.data import pipeline, prefetch
 from reid_jax.errors import CheckpointError, ConfigError, TrainingError
 from reid_jax.eval import store
 from reid_jax.train import checkpoint, evaluate, warm, writer
@@ -129,14 +129,14 @@ class Stage:
         try:
             with bar:
                 while self.step < total:
-                    self.state, metrics = compiled(self.state, self.runner.shard(next(batches)))
+                    self.state, metrics = compiled(self.state, next(batches))
                     self.step += 1
                     self.pending.append((self.step, metrics))
                     bar.update()
                     self.after_step(bar)
             return self.finish()
         finally:
-            if batches is not None and hasattr(batches, "close"):
+            if batches is not None:
                 batches.close()
             self.writer.close()
             self.checkpoints.close()
@@ -151,11 +151,13 @@ class Stage:
         return warm.start(self.config, self.method, state), 0, 0.0
 
     def batches(self, step):
-        """This host's batches from `step` on."""
-        shard = (jax.process_index(), jax.process_count())
-        return pipeline.train_batches(
-            self.dataset, self.config.data, seed=self.config.seed, start_step=step, shard=shard
+        """This host's batches from `step` on, on its devices."""
+        data, shard = self.config.data, (jax.process_index(), jax.process_count())
+        ahead = pipeline.at_least(data, "device_prefetch", 0)
+        batches = pipeline.train_batches(
+            self.dataset, data, seed=self.config.seed, start_step=step, shard=shard
         )
+        return prefetch.OnDevice(batches, self.runner.shard, ahead)
 
     def after_step(self, bar):
         """Logging, evaluation, checkpoint and stop at the step just done."""
@@ -242,6 +244,8 @@ class Stage:
             "seed": self.config.seed,
             "seconds": self.elapsed(),
             "config": checkpoint.plain(self.config),
+            "num_pids": self.dataset.num_train_pids,  # a run is used without its training data
+            "num_cams": self.dataset.num_cams,
         }
         self.checkpoints.save(self.step, self.runner.fetch(self.state), meta, figures, wait)
 

@@ -33,15 +33,47 @@ def start(config, method, state):
 
 
 def from_file(path):
-    """load(name, variables, fallback) from an .npz with PyTorch names, the same for every network."""
+    """load(name, variables, fallback) from a weight file, the same for every network.
+
+    .pth, .pt, .safetensors or .npz in any of the layouts of `reid_jax.models.weights`. Weights of a 2-D net
+    go to their places in an AP3D net.
+    """
+    found = weights.read(path)
+    for note in found.notes:
+        log.info("%s: %s", path, note)
+    if found.skipped:
+        log.info("%s: %s values that are no weights of this part are not read", path, found.skipped)
 
     def load(name, variables, fallback=None):
         del fallback
-        filled, report = weights.load_npz(path, variables)
-        tell(name, path, report["used"], report["unused"], report["missing"])
+        try:
+            filled, report = weights.load(found.entries, variables, inflate=True)
+        except WeightsError as error:
+            raise WeightsError(f"config.init.weights={path}: {error}") from error
+        source = f"{path} ({found.kind}, layout {report['layout']})"
+        tell(name, source, report["used"], report["unused"], report["missing"])
+        for note in report["notes"]:
+            log.info("%s: %s", name, note)
         return filled
 
     return load
+
+
+def run_arrays(workdir):
+    """{leaf path: numpy array} of the best checkpoint of a finished run, as nets/m1/params/base/...
+
+    Raises WeightsError when there is none.
+    """
+    folder = os.path.join(workdir, "checkpoints")
+    if not os.path.isdir(folder) or not os.listdir(folder):
+        raise WeightsError(f"{workdir} holds no checkpoints; name the --workdir of a finished run")
+    checkpoints = checkpoint.Checkpoints(workdir, sorted(os.listdir(folder))[-1])
+    try:
+        if not checkpoints.steps():
+            raise WeightsError(f"{workdir} holds no finished checkpoint")
+        return checkpoints.read_arrays(checkpoints.best())
+    finally:
+        checkpoints.close()
 
 
 def from_run(workdir):
@@ -49,16 +81,10 @@ def from_run(workdir):
 
     `fallback` names the network to read when the run has none called `name`.
     """
-    folder = os.path.join(workdir, "checkpoints")
-    if not os.path.isdir(folder) or not os.listdir(folder):
-        raise WeightsError(
-            f"config.init.run={workdir} holds no checkpoints; name the --workdir of a finished run"
-        )
-    checkpoints = checkpoint.Checkpoints(workdir, sorted(os.listdir(folder))[-1])
-    if not checkpoints.steps():
-        raise WeightsError(f"config.init.run={workdir} holds no finished checkpoint")
-    arrays = checkpoints.read_arrays(checkpoints.best())
-    checkpoints.close()
+    try:
+        arrays = run_arrays(workdir)
+    except WeightsError as error:
+        raise WeightsError(f"config.init.run={error}") from error
 
     def load(name, variables, fallback=None):
         source = next((n for n in (name, fallback, "net", "m1", "phi1") if any_of(arrays, n)), None)
@@ -87,6 +113,6 @@ def any_of(arrays, name):
 def tell(name, source, used, unused, missing):
     """One line on what came from where; nothing is dropped in silence."""
     text = f"{name} starts from {source}: {len(used)} arrays used"
-    text += f"; not in it, left fresh: {', '.join(missing)}" if missing else ""
-    text += f"; in it, not used: {', '.join(unused)}" if unused else ""
+    text += f"; {len(missing)} not in it, left fresh: {weights.tell(missing)}" if missing else ""
+    text += f"; {len(unused)} in it, not used: {weights.tell(unused)}" if unused else ""
     log.info("%s", text)

@@ -2,25 +2,33 @@
 
 import json
 import pathlib
-import zlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from reid_jax.data.synthetic import features
 from reid_jax.errors import ConfigError, DataError
-from reid_jax.eval import ranking
+from reid_jax.eval import ranking, scoring
 
 CASES = pathlib.Path(__file__).parents[1] / "cases"
 
 
-def naive(q_feat, g_feat, q_pid, g_pid, q_cam, g_cam, distance, topk, max_rank):
+def naive(
+    q_feat, g_feat, q_pid, g_pid, q_cam, g_cam, distance, topk, max_rank,
+    camera_filter=True, q_mask=None, g_mask=None,
+):  # fmt: skip
     """Sorts the kept entries of every query by (-score, gallery index), in float64."""
     cmc, ap, inp, top, scores, kinds, first = np.zeros(max_rank), [], [], [], [], [0, 0, 0], []
+    trapezoid = []
     q_feat, g_feat = np.asarray(q_feat, np.float64), np.asarray(g_feat, np.float64)
     for i in range(len(q_feat)):
         kept = []
         for j in range(len(g_feat)):
-            if g_pid[j] == -1 or (g_pid[j] == q_pid[i] and g_cam[j] == q_cam[i]):
+            if g_pid[j] == -1 or (camera_filter and g_pid[j] == q_pid[i] and g_cam[j] == q_cam[i]):
+                continue
+            if (q_mask is not None and not q_mask[i]) or (g_mask is not None and not g_mask[j]):
                 continue
             if distance == "cosine":
                 score = q_feat[i] @ g_feat[j] / np.linalg.norm(q_feat[i]) / np.linalg.norm(g_feat[j])
@@ -30,16 +38,28 @@ def naive(q_feat, g_feat, q_pid, g_pid, q_cam, g_cam, distance, topk, max_rank):
         kept.sort()
         top.append([j for _, j in kept[:topk]] + [-1] * (topk - len(kept)))
         scores.append([-s for s, _ in kept[:topk]] + [-np.inf] * (topk - len(kept)))
-        hits = [r for r, (_, j) in enumerate(kept) if g_pid[j] == q_pid[i]]
+        hits = [r for r, (_, j) in enumerate(kept) if g_pid[j] == q_pid[i] != -1]
         first.append(hits[0] if hits else -1)
         ap.append(np.mean([(n + 1) / (r + 1) for n, r in enumerate(hits)]) if hits else np.nan)
+        area, precision, recall, right = 0.0, 1.0, 0.0, 0
+        for r, (_, j) in enumerate(kept):  # the area under the curve of precision over recall, entry by entry
+            right += g_pid[j] == q_pid[i]
+            if right:
+                new = right / len(hits)
+                area += (new - recall) * (precision + right / (r + 1)) / 2
+                recall = new
+            precision = right / (r + 1)
+        trapezoid.append(area if hits else np.nan)
         inp.append(len(hits) / (hits[-1] + 1) if hits else np.nan)
         if hits:
             cmc[hits[0] :] += 1
             best = kept[0][1]
             kinds[0 if g_pid[best] == q_pid[i] else 1 if g_cam[best] == q_cam[i] else 2] += 1
     n = np.isfinite(ap).sum()
-    return dict(cmc=cmc / n, ap=ap, inp=inp, top_index=top, top_score=scores, kinds=kinds, first_hit=first)
+    return dict(
+        cmc=cmc / n, ap=ap, inp=inp, top_index=top, top_score=scores, kinds=kinds, first_hit=first,
+        ap_trapezoid=trapezoid,
+    )  # fmt: skip
 
 
 def problem(seed, queries=23, gallery=300, dim=6, ids=8):
@@ -65,7 +85,9 @@ def compare(got, want, queries):
     np.testing.assert_allclose(got.cmc, want["cmc"], rtol=1e-12)
     np.testing.assert_allclose(got.ap, want["ap"], rtol=1e-12)
     np.testing.assert_allclose(got.inp, want["inp"], rtol=1e-12)
-    np.testing.assert_allclose([got.mAP, got.mINP], [np.nanmean(want["ap"]), np.nanmean(want["inp"])])
+    np.testing.assert_allclose(got.ap_trapezoid, want["ap_trapezoid"], rtol=1e-12)
+    means = [np.nanmean(want[k]) for k in ("ap", "inp", "ap_trapezoid")]
+    np.testing.assert_allclose([got.mAP, got.mINP, got.mAP_trapezoid], means)
     np.testing.assert_array_equal(got.valid, np.isfinite(want["ap"]))
     names = ("same_id", "other_id_same_cam", "other_id_other_cam")
     shares = 100 * np.array(want["kinds"]) / got.valid.sum()
@@ -85,6 +107,138 @@ def test_the_loop_over_all_pairs(distance, seed, gallery):
     assert not got.valid.all() and got.valid.any()
     compare(got, naive(q, g, *labels, distance, 7, 20), len(q))
     assert len(np.unique(got.top_score[0])) < 7  # there are ties to settle
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@pytest.mark.parametrize("aligned", [True, False])
+def test_tiles(monkeypatch, distance, aligned):
+    """Tiles read in place and tiles that go through buffers; the last one overlaps the one before."""
+    monkeypatch.setattr(scoring, "_TILE_BYTES", 64 * 1024)
+    q, g, *labels = problem(9, gallery=1101)
+    q, g = (four_norm(x) for x in (q, g))
+    past = 0 if aligned else 1  # floats past the boundary
+    feature = scoring.aligned((g.size + past,))[past:].reshape(g.shape)
+    feature[:] = g
+    tiles = scoring.Tiles(feature)
+    assert (tiles.resident is not None) == aligned and len(tiles.starts) == 2
+    assert tiles.starts[-1] + tiles.size == 1101 and tiles.starts[-1] < tiles.size
+    got = ranking.rank(q, feature, *labels, distance=distance, topk=7, max_rank=20, block=10)
+    compare(got, naive(q, g, *labels, distance, 7, 20), len(q))
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_the_form_for_accelerators(monkeypatch, distance):
+    """Features on the device or in tiles from the host, one count for all lanes."""
+    monkeypatch.setattr(scoring, "_on_cpu", lambda: False)
+    monkeypatch.setattr(scoring, "_DEVICE_TILE_BYTES", 16 * 1024)
+    jax.clear_caches()
+    q, g, *labels = problem(4, gallery=900)
+    q, g = (four_norm(x) for x in (q, g))
+    want = naive(q, g, *labels, distance, 7, 20)
+    for convert in (np.asarray, jnp.asarray):
+        got = ranking.rank(convert(q), convert(g), *labels, distance=distance, topk=7, max_rank=20, block=10)
+        compare(got, want, len(q))
+    jax.clear_caches()
+
+
+def test_rows_in_aligned_memory():
+    x = np.random.default_rng(0).standard_normal((7, 3)).astype(np.float32)
+    for rows in (x[:, 0] > 0, np.array([6, 0, 2])):
+        got = scoring.take(x, rows)
+        np.testing.assert_array_equal(got, x[rows])
+        assert got.ctypes.data % 64 == 0
+        assert jax.device_put(got, may_alias=True).unsafe_buffer_pointer() == got.ctypes.data
+
+
+@pytest.mark.parametrize("unit", [1, np.finfo(np.float32).tiny])
+def test_both_counts_agree(unit):
+    """Whole numbers round 0 with ties, and neighbours of 0 among the floats."""
+    rng = np.random.default_rng(0)
+    rows = rng.integers(-4, 5, (5, 1024)).astype(np.float32) * np.float32(unit)
+    rows[rng.random(rows.shape) < 0.1] = -np.inf
+    index = rng.integers(0, 1024, (5, 8)).astype(np.int32)
+    score = np.take_along_axis(rows, index, 1)
+    score[score == -np.inf] = np.inf  # what padding has
+    want = [
+        [sum((row > s) | ((row == s) & (np.arange(1024) < j))) for s, j in zip(*part, strict=True)]
+        for row, *part in zip(rows, score, index, strict=True)
+    ]
+    np.testing.assert_array_equal(scoring._count_plain(rows, score, index), want)
+    np.testing.assert_array_equal(scoring._count_by_lanes(rows, score, index), want)
+
+
+@pytest.mark.parametrize("topk", [1, 7, 200, 3000])
+def test_top_lists(topk):
+    """Any length, many ties: a stable sort. Less than a quarter of the groups takes the short way."""
+    rng = np.random.default_rng(topk)
+    rows = rng.integers(0, 40, (6, 2048)).astype(np.float32)
+    rows[0, 100:] = -np.inf
+    index, score = scoring._top(jnp.asarray(rows), topk)
+    order = np.argsort(-rows, axis=1, kind="stable")[:, :topk]
+    width = order.shape[1]
+    np.testing.assert_array_equal(score[:, :width], np.take_along_axis(rows, order, 1))
+    np.testing.assert_array_equal(
+        index[:, :width], np.where(np.take_along_axis(rows, order, 1) > -np.inf, order, -1)
+    )
+    assert index.shape == (6, topk) and (np.asarray(index)[:, width:] == -1).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("camera_filter", [True, False])
+def test_masks_and_all_pairs(seed, camera_filter):
+    """Masked rows hold NaN; some queries are junk."""
+    q, g, *labels = problem(seed, gallery=600)
+    q, g = (four_norm(x).astype(float) for x in (q, g))
+    rng = np.random.default_rng(seed)
+    q_mask, g_mask = rng.random(len(q)) < 0.8, rng.random(len(g)) < 0.7
+    labels[0][:2] = -1
+    options = dict(camera_filter=camera_filter, q_mask=q_mask, g_mask=g_mask)
+    want = naive(q, g, *labels, "cosine", 7, 20, **options)
+    q[~q_mask], g[~g_mask] = np.nan, np.nan
+    got = ranking.rank(q, g, *labels, topk=7, max_rank=20, block=9, **options)
+    compare(got, want, len(q))
+
+
+@pytest.mark.parametrize("camera_filter", [True, False])
+def test_given_distances(tmp_path, camera_filter):
+    """Distances of the features, in memory and in a mapped file; masked columns hold NaN."""
+    q, g, *labels = problem(6, gallery=500)
+    distance = np.sqrt(((q[:, None] - g[None]) ** 2).sum(-1)).astype(np.float32)
+    g_mask = np.arange(500) % 5 > 0
+    distance[:, ~g_mask] = np.nan
+    np.save(tmp_path / "distance.npy", distance)
+    want = naive(q, g, *labels, "euclidean", 7, 20, camera_filter, None, g_mask)
+    for given in (distance, np.load(tmp_path / "distance.npy", mmap_mode="r"), jnp.asarray(distance)):
+        got = ranking.rank_distances(
+            given, *labels, topk=7, max_rank=20, block=10, camera_filter=camera_filter, g_mask=g_mask
+        )
+        compare(got, want, len(q))
+
+
+def test_bad_distances():
+    labels = [1, 2], [1, 2, 3], [0, 0], [1, 1, 1]
+    with pytest.raises(DataError, match="distances of query 1 are not finite"):
+        ranking.rank_distances(np.array([[0, 1, 2], [0, np.inf, 1]]), *labels)
+    with pytest.raises(DataError, match=r"shape \(0, 3\)"):
+        ranking.rank_distances(np.zeros((0, 3)), *labels)
+    with pytest.raises(DataError, match="4 gallery features but 3 gallery pids"):
+        ranking.rank_distances(np.zeros((2, 4)), *labels)
+
+
+def test_hand_trapezoid():
+    """Matches at ranks 2 and 4: ((0 + 1/2) / 2 + (1/3 + 2/4) / 2) / 2; a match at rank 1 counts 1."""
+    got = ranking.rank_distances(np.arange(4.0)[None], [1], [2, 1, 3, 1], [0], [1, 1, 1, 1])
+    np.testing.assert_allclose(got.mAP_trapezoid, (0.25 + (1 / 3 + 0.5) / 2) / 2)
+    got = ranking.rank_distances(np.arange(4.0)[None], [2], [2, 1, 3, 1], [0], [1, 1, 1, 1])
+    np.testing.assert_allclose([got.mAP_trapezoid, got.mAP], 1)
+
+
+def test_a_set_with_itself():
+    """With a camera of its own for every image, only the image itself is removed."""
+    rng = np.random.default_rng(2)
+    f, pid, own = rng.standard_normal((60, 8)), rng.integers(1, 9, 60), np.arange(60)
+    got = ranking.rank(f, f, pid, pid, own, own, topk=59)
+    assert (np.sort(got.top_index, axis=1) == [np.delete(own, i) for i in range(60)]).all()
 
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
@@ -169,53 +323,20 @@ def test_bad_input():
         rank(distance="manhattan")
 
 
-def mix(z):
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+def test_made_up_features():
+    """Market-1501's proportions at a small size, matches uneven, against the loop."""
+    problem = features.make(features.Sizes(40, 700, 10, 6, 90, dim=32), seed=1)
+    got = ranking.rank(*problem, distance="euclidean", block=16)
+    compare(got, naive(*problem, "euclidean", 10, 50), 40)
 
 
-def draw(seed, stream, counter):
-    golden = 0x9E3779B97F4A7C15
-    start = mix(np.array([(seed * golden + stream) % 2**64], np.uint64))
-    return mix(start + (counter.astype(np.uint64) + np.uint64(1)) * np.uint64(golden))
-
-
-def gauss(seed, stream, rows, dim):
-    counter = rows.astype(np.uint64)[:, None] * np.uint64(dim) + np.arange(dim, dtype=np.uint64)
-    h = draw(seed, stream, counter)
-    lanes = sum((h >> np.uint64(s)) & np.uint64(0xFFFF) for s in (0, 16, 32, 48))
-    return (lanes.astype(np.int64) - 131070).astype(np.float32) / np.float32(37837.227)
-
-
-def market_size(config, seed):
-    """The recorded problem's inputs, from the recipe in its config."""
-    q, g, cams, lost, dim = (config[k] for k in ("q", "g", "cams", "distractors", "dim"))
-    pairs = np.arange(config["ids"] * cams)
-    kept = np.sort(np.argsort(draw(seed, 1, pairs), kind="stable")[:q])
-    g_pair = kept[(draw(seed, 2, np.arange(g - lost)) % np.uint64(q)).astype(int)]
-    lost_cam = (draw(seed, 3, np.arange(g - lost, g)) % np.uint64(cams)).astype(int)
-    q_pid, q_cam = kept // cams + 1, kept % cams
-    g_pid = np.concatenate([g_pair // cams + 1, np.zeros(lost, int)])
-    g_cam = np.concatenate([g_pair % cams, lost_cam])
-
-    def features(pid, cam, first, stream):
-        out = np.empty((len(pid), dim), np.float32)
-        offset = gauss(seed, 11, np.arange(cams), dim) * np.float32(0.15)
-        unit = (draw(seed, 4, first + np.arange(len(pid))) >> np.uint64(40)).astype(np.float32) * np.float32(
-            2**-24
-        )
-        strength = np.float32(0.48) * (np.float32(0.5) + np.float32(0.7) * unit)
-        for i in range(0, len(pid), 500):
-            rows = np.arange(i, min(i + 500, len(pid)))
-            centre = np.where(
-                (pid[rows] > 0)[:, None], gauss(seed, 10, pid[rows], dim), gauss(seed, 14, rows, dim)
-            )
-            noise = gauss(seed, stream, rows, dim)
-            out[rows] = centre * strength[rows, None] + offset[cam[rows]] + noise
-        return out
-
-    return features(q_pid, q_cam, 0, 12), features(g_pid, g_cam, q, 13), q_pid, g_pid, q_cam, g_cam
+def test_recorded_trapezoid_rule():
+    case = np.load(CASES / "direid__evaluation.npz")
+    names = ("query_f", "gallery_f", "query_id", "gallery_id", "query_cam", "gallery_cam")
+    got = ranking.rank(*(case[f"in/{k}"] for k in names))
+    np.testing.assert_allclose(
+        [*got.cmc[[0, 4, 9, 19]], got.mAP_trapezoid], case["out/multi_shot"], rtol=1e-5
+    )
 
 
 @pytest.mark.slow
@@ -223,10 +344,11 @@ def test_market_size():
     """Market-1501's size, against float64 figures of other implementations."""
     case = np.load(CASES / "eval__market_size.npz")
     meta = json.loads(str(case["meta"]))
-    arrays = market_size(meta["config"], meta["seed"])
-    assert zlib.crc32(arrays[0].tobytes()) == meta["config"]["crc32"]["qf"]
-    assert zlib.crc32(arrays[1].tobytes()) == meta["config"]["crc32"]["gf"]
-    got = ranking.rank(*arrays, distance="euclidean", max_rank=len(case["out/cmc"]))
+    got = ranking.rank(
+        *features.make(features.SIZES["market"], meta["seed"]),
+        distance="euclidean",
+        max_rank=len(case["out/cmc"]),
+    )
     assert got.valid.sum() == meta["config"]["valid_queries"]
     np.testing.assert_allclose([got.mAP, got.mINP], [case["out/mAP"], case["out/mINP"]], atol=2e-6)
     np.testing.assert_allclose(got.cmc, case["out/cmc"], atol=1 / got.valid.sum())

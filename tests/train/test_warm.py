@@ -1,4 +1,4 @@
-"""Starting from a finished run: everything but classifiers, teachers as copies, and it says so."""
+"""Starting from a finished run or a weight file: what fits, teachers as copies, and it says so."""
 
 import logging
 
@@ -6,9 +6,11 @@ import jax
 import numpy as np
 import pytest
 from small import difference, info, random_batch, small
+from torchfile import write_legacy, write_zip
 
 from reid_jax.errors import CheckpointError, ConfigError, WeightsError
 from reid_jax.methods import efl
+from reid_jax.models import weights
 from reid_jax.train import checkpoint, warm
 
 
@@ -64,4 +66,56 @@ def test_another_net_is_refused(run):
     config = small("full", init__run=workdir, model__narrow_widths=(4, 12))
     method, state = fresh(config, 6, 0)
     with pytest.raises(WeightsError, match="this model needs"):
+        warm.start(config, method, state)
+
+
+@pytest.mark.parametrize("layout", ["torchvision", "mmt", "fastreid", "ap3d", "reid_jax"])
+@pytest.mark.parametrize("kind", ["zip.pth", "legacy.pt", "w.safetensors", "w.npz"])
+def test_weight_files(run, tmp_path, caplog, kind, layout):
+    """Every kind of file in every layout starts all networks; classifiers of 9 identities are not taken."""
+    _, source = run  # 9 identities
+    entries = weights.to_torch(source.nets["phi1"], layout, counters=True)
+    entries["fc.weight"] = np.zeros((6, 8), np.float32)  # an ImageNet classifier that happens to fit
+    path = tmp_path / kind
+    if kind == "w.npz":
+        np.savez(path, **entries)
+    elif kind == "w.safetensors":
+        weights.save(path, entries, {})
+    else:
+        (write_zip if kind == "zip.pth" else write_legacy)(path, {"model": entries, "epoch": 1})
+    config = small("mmt", init__weights=str(path))
+    method, before = fresh(config, 6, 0)
+    with caplog.at_level(logging.INFO):
+        state = warm.start(config, method, before)
+    for net in ("phi1", "phi2", "m1", "m2"):
+        got, want = state.nets[net], source.nets["phi1"]
+        assert difference(got["params"]["base"], want["params"]["base"]) == 0
+        assert difference(got["params"]["neck"], want["params"]["neck"]) == 0
+        assert difference(got["batch_stats"], want["batch_stats"]) == 0
+        kept = before.nets[net.replace("m", "phi")]["params"]["classifier"]
+        assert difference(got["params"]["classifier"], kept) == 0
+    text = caplog.text
+    assert f"layout {layout}" in text and "phi2 starts from" in text
+    assert "not used: " in text and "fc.weight" in text and "another number of classes" in text
+
+
+def test_image_weights_in_a_clip_net(tmp_path, caplog):
+    """Weights of a ResNet start an AP3D net at once, and it is said what stays fresh."""
+    tree = {"conv2": {"spatial_conv3d": {"kernel": np.zeros((3, 3, 2, 2), np.float32)}}}
+    tree["conv2"]["temporal_conv3d"] = {"kernel": np.zeros((3, 1, 1, 2, 2), np.float32)}
+    np.savez(tmp_path / "w.npz", **{"layer2.0.conv2.weight": np.ones((2, 2, 3, 3), np.float32)})
+    with caplog.at_level(logging.INFO):
+        load = warm.from_file(str(tmp_path / "w.npz"))
+        filled = load("net", {"params": {"base": {"layer2_0": tree}}})
+    conv2 = filled["params"]["base"]["layer2_0"]["conv2"]
+    assert conv2["spatial_conv3d"]["kernel"].min() == 1 and not conv2["temporal_conv3d"]["kernel"].any()
+    assert "left fresh: layer2.0.conv2.temporal_conv3d.weight" in caplog.text
+    assert "over time" in caplog.text
+
+
+def test_weight_file_of_another_net(tmp_path, run):
+    np.savez(tmp_path / "w.npz", **{"conv1.weight": np.zeros((9, 3, 5, 5), np.float32)})
+    config = small("mmt", init__weights=str(tmp_path / "w.npz"))
+    method, state = fresh(config, 6, 0)
+    with pytest.raises(WeightsError, match=r"init.weights=.*w.npz: conv1.weight has shape \(9, 3, 5, 5\)"):
         warm.start(config, method, state)

@@ -1,0 +1,322 @@
+"""Scores of queries against a gallery on the device, and what is read off them: ranks and top lists.
+
+Features come in tiles of the gallery, so that the whole [Q,G] matrix never exists: a block of queries has
+one buffer of score rows [S,W], W being G rounded up to whole lanes. All scores of a query live in that
+buffer, so a match is compared with bit-identical numbers, itself included. Removed entries are -inf.
+
+Scores are float32, or float64 for float64 features and distances where JAX's x64 mode is on.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from reid_jax.errors import DataError
+
+REMOVED = -2  # label of gallery entries that no query keeps
+NO_LABEL = -1  # label of a query for which nothing is removed
+GROUP = 8  # matches counted at a time
+_LANES = 256
+_TILE_BYTES = 8 << 20  # of the gallery in one matrix product on a CPU; larger ones gain nothing
+_DEVICE_TILE_BYTES = 128 << 20  # on other devices
+_ALIGN = 64  # bytes; the CPU takes over NumPy memory so aligned without a copy
+_HUGE = 1e37  # squared norms from here on could overflow in a distance
+_TOP_GROUP = 32  # entries whose maximum stands for them in a search for the top k
+
+
+def buffer(queries, gallery, dtype=np.float32):
+    """Score rows f[S,W] of -inf, to be filled by FeatureScores or DistanceScores of that type."""
+    return jnp.full((queries, -(-gallery // _LANES) * _LANES), -jnp.inf, dtype)
+
+
+def score_type(*arrays):
+    """float64 when all arrays are and JAX computes in it, else float32."""
+    wide = jax.config.jax_enable_x64 and all(getattr(a, "dtype", None) == np.float64 for a in arrays)
+    return np.float64 if wide else np.float32
+
+
+def features(side, array, dtype=np.float32):
+    """Features as f[N,D], on the host unless they are on an accelerator already.
+
+    Raises DataError when they are no [N,D] of at least one row.
+    """
+    on_device = isinstance(array, jax.Array) and not _on_cpu() and len(array.devices()) == 1
+    array = array.astype(dtype) if on_device else np.asarray(array, dtype)
+    if array.ndim != 2 or not array.size:
+        raise DataError(f"the {side} features have shape {array.shape}; at least one row [N,D] is needed")
+    return array
+
+
+class Tiles:
+    """Features f[N,D] as tiles f[T,D] on the device; the last tile starts early enough to be whole.
+
+    They stay on the device where that takes no copy (aligned host memory on a CPU) or where they fit;
+    otherwise each pass reads them from the host again, two tiles being on the device at a time. On a CPU
+    these go through two aligned buffers.
+    """
+
+    def __init__(self, array, tile_bytes=None):
+        self.array, self.staged = array, None
+        tiles = -(-array.nbytes // (tile_bytes or (_TILE_BYTES if _on_cpu() else _DEVICE_TILE_BYTES)))
+        self.size = min(len(array), -(-len(array) // (16 * tiles)) * 16)
+        starts = np.arange(0, len(array), self.size)
+        self.starts = np.minimum(starts, len(array) - self.size).tolist()
+        self.resident = [self._put(start) for start in self.starts] if self._stays() else None
+        if self.resident is None and _on_cpu():
+            self.staged = [aligned((self.size, array.shape[1]), array.dtype) for _ in range(2)]
+
+    def _put(self, start):
+        part = self.array[start : start + self.size]
+        if self.staged:
+            self.staged.reverse()
+            np.copyto(self.staged[0], part)
+            part = self.staged[0]
+        return jax.device_put(part, may_alias=True)
+
+    def _stays(self):
+        if isinstance(self.array, jax.Array):
+            return True
+        if _on_cpu():
+            return self.array.ctypes.data % _ALIGN == 0 and self.array.flags.c_contiguous
+        stats = jax.local_devices()[0].memory_stats() or {}
+        free = stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)
+        return self.array.nbytes < free / 2
+
+    def each(self, use, state):
+        """state = use(state, tile, start) for every tile; returns the last state (a device array)."""
+        if self.resident is not None:
+            for start, tile in zip(self.starts, self.resident, strict=True):
+                state = use(state, tile, start)
+            return state
+        tile = self._put(self.starts[0])
+        for start, after in zip(self.starts, [*self.starts[1:], None], strict=True):
+            state = use(state, tile, start)
+            tile = None if after is None else self._put(after)  # while the device works
+            jax.block_until_ready(state)
+        return state
+
+    def square_norms(self, side, keep):
+        """Squared L2 norms f[N]; DataError naming the first kept row that is not finite."""
+        square = np.empty(len(self.array), self.array.dtype)
+
+        def use(_, tile, start):
+            found = _square_norms(tile)
+            square[start : start + self.size] = found
+            return found
+
+        self.each(use, None)
+        bad = np.flatnonzero(~(square < _HUGE) & keep)
+        if len(bad):
+            raise DataError(
+                f"{len(bad)} of {len(square)} {side} features are not finite or too large for float32 "
+                f"(first: row {bad[0]}); training has probably diverged"
+            )
+        return square
+
+
+@jax.jit
+def _square_norms(tile):
+    return jnp.sum(tile * tile, axis=1)
+
+
+class FeatureScores:
+    """Score rows from features: cosine similarity, or 2 q.g - |g|^2 (the order of Euclidean distances)."""
+
+    def __init__(self, q_feat, g_feat, distance, labels):
+        self.cosine, self.q_feat, self.q_label = distance == "cosine", q_feat, labels.q_label
+        self.dtype = q_feat.dtype
+        self.q_square = Tiles(q_feat).square_norms("query", labels.q_mask)
+        self.tiles = Tiles(g_feat)
+        g_square = self.tiles.square_norms("gallery", labels.g_mask)
+        self.g_factor = jnp.asarray(_inverse(g_square) if self.cosine else g_square)
+        self.g_label = jnp.asarray(labels.g_label)
+        self.q_factor = _inverse(self.q_square) if self.cosine else np.full(len(q_feat), 2, q_feat.dtype)
+
+    def fill(self, rows, queries):
+        """Scores of the queries (row numbers i[n], n <= S) in the buffer `rows` f[S,W], which is given up.
+
+        Rows from n on repeat the last query.
+        """
+        queries = _padded(queries, len(rows))
+        q, label = self._scaled(queries), jnp.asarray(self.q_label[queries])
+
+        def use(rows, tile, start):
+            return _fill_features(
+                rows, q, tile, start, self.g_factor, label, self.g_label, cosine=self.cosine
+            )
+
+        return self.tiles.each(use, rows)
+
+    def _scaled(self, queries):
+        """Features of a block times their factors, on the device."""
+        factor = self.q_factor[queries, None]
+        if isinstance(self.q_feat, jax.Array):
+            return self.q_feat[queries] * factor
+        q = take(self.q_feat, queries)
+        return jax.device_put(np.multiply(q, factor, out=q), may_alias=True)
+
+    def shown(self, score):
+        """Scores f[Q,k] as users read them: cosine similarity or minus the distance."""
+        if self.cosine:
+            return score
+        square = np.maximum(self.q_square[:, None] - score, 0)
+        return np.where(np.isfinite(score), -np.sqrt(square), score)
+
+
+class DistanceScores:
+    """Score rows from distances [Q,G] on the host: minus the distance. Rows are read when needed."""
+
+    def __init__(self, distance, labels):
+        self.distance, self.q_label, self.g_mask = distance, labels.q_label, labels.g_mask
+        self.dtype = score_type(distance)
+        self.g_label = jnp.asarray(labels.g_label)
+
+    def fill(self, rows, queries):
+        """As FeatureScores.fill; DataError naming a query with a distance that is not finite."""
+        queries = _padded(queries, len(rows))
+        block = np.asarray(self.distance[queries], self.dtype)
+        bad = ~np.isfinite(block).all(axis=1, where=self.g_mask)
+        if bad.any():
+            raise DataError(
+                f"the distances of query {queries[bad].min()} are not finite; training has probably diverged"
+            )
+        return _fill_distance(rows, jnp.asarray(block), jnp.asarray(self.q_label[queries]), self.g_label)
+
+    def shown(self, score):
+        """Minus the distances."""
+        return score
+
+
+def aligned(shape, dtype=np.float32):
+    """Uninitialised array on the host that a CPU device takes over without a copy."""
+    size = np.dtype(dtype).itemsize * math.prod(shape)
+    memory = np.empty(size + _ALIGN, np.uint8)
+    start = -memory.ctypes.data % _ALIGN
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def take(array, rows):
+    """Rows, bool[N] or i[n], of features f[N,D] as f[n,D] that a CPU device takes over without a copy."""
+    rows = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else rows
+    out = aligned((len(rows), array.shape[1]), array.dtype)
+    return np.take(array, rows, axis=0, out=out, mode="clip")  # other modes go through a copy
+
+
+def _on_cpu():
+    return jax.default_backend() == "cpu"
+
+
+def _inverse(square):
+    """1 / norm, 0 for a zero vector."""
+    return np.where(square > 0, 1 / np.sqrt(np.where(square > 0, square, 1)), 0).astype(square.dtype)
+
+
+def _padded(queries, rows):
+    """`queries` i[n] with the last one repeated up to i[rows]."""
+    return np.pad(queries, (0, rows - len(queries)), mode="edge")
+
+
+@functools.partial(jax.jit, donate_argnums=0, static_argnames="cosine")
+def _fill_features(rows, q, tile, start, g_factor, q_label, g_label, *, cosine):
+    """Writes the scores of one tile to columns start.. of the rows."""
+    g_factor = lax.dynamic_slice_in_dim(g_factor, start, len(tile))
+    g_label = lax.dynamic_slice_in_dim(g_label, start, len(tile))
+    product = lax.dot_general(q, tile, (((1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
+    score = product * g_factor if cosine else product - g_factor
+    return lax.dynamic_update_slice(rows, _kept(score, q_label, g_label), (0, start))
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _fill_distance(rows, distance, q_label, g_label):
+    return lax.dynamic_update_slice(rows, _kept(-distance, q_label, g_label), (0, 0))
+
+
+def _kept(score, q_label, g_label):
+    """Scores, -inf for removed entries; -0.0 (which a sort would tell apart) and subnormals become 0.0."""
+    removed = (g_label == q_label[:, None]) | (g_label == REMOVED)
+    return jnp.where(removed, -jnp.inf, jnp.where(jnp.abs(score) < _tiny(score), 0.0, score))
+
+
+def _tiny(score):
+    """The smallest score above 0."""
+    return jnp.finfo(score.dtype).tiny
+
+
+def before(score, index, than, than_index):
+    """Whether an entry comes before another: a higher score, or the same at a lower gallery index."""
+    return (score > than) | ((score == than) & (index < than_index))
+
+
+@functools.partial(jax.jit, donate_argnums=0, static_argnames="topk")
+def measure(rows, match, groups, *, topk):
+    """What the figures need of score rows f[S,W], which are given up and returned.
+
+    match i32[S,P]: gallery rows of the matches, -1 padding, P a multiple of GROUP; groups: GROUPs of
+    columns in use. Returns (rows, entries before each match i32[S,P], 0 for padding; top-k gallery rows
+    i32[S,topk], -1 padding; their scores f[S,topk], -inf padding).
+    """
+    score = jnp.take_along_axis(rows, jnp.maximum(match, 0), axis=1)
+    score = jnp.where(match < 0, jnp.inf, score)
+    count = _count_by_lanes if _on_cpu() else _count_plain
+
+    def some(i, ranks):
+        part = [lax.dynamic_slice_in_dim(x, i * GROUP, GROUP, 1) for x in (score, match)]
+        return lax.dynamic_update_slice_in_dim(ranks, count(rows, *part), i * GROUP, 1)
+
+    ranks = lax.fori_loop(0, groups, some, jnp.zeros(match.shape, jnp.int32))
+    return rows, ranks, *_top(rows, topk)
+
+
+def _count_plain(rows, score, index):
+    """Entries of rows f32[S,W] before each of the given f32[S,P], i32[S,P]: i32[S,P]."""
+    column = jnp.arange(rows.shape[1], dtype=jnp.int32)
+    nearer = before(rows[:, None, :], column, score[:, :, None], index[:, :, None])
+    return jnp.sum(nearer, axis=2, dtype=jnp.int32)
+
+
+def _count_by_lanes(rows, score, index):
+    """`_count_plain` with a counter for each lane: XLA's CPU code is then vector code, 20 times as fast."""
+    lane = jnp.arange(_LANES, dtype=jnp.int32)
+    above = _next_above(score)
+
+    def add(i, count):
+        part = lax.dynamic_slice_in_dim(rows, i * _LANES, _LANES, 1)
+        equal_counts = i * _LANES + lane < index[:, :, None]
+        least = jnp.where(equal_counts, score[:, :, None], above[:, :, None])
+        return count + (part[:, None, :] >= least).astype(jnp.int32)
+
+    count = jnp.zeros((*score.shape, _LANES), jnp.int32)
+    count = lax.fori_loop(0, rows.shape[1] // _LANES, add, count)
+    return jnp.sum(count, axis=2, dtype=jnp.int32)
+
+
+def _next_above(score):
+    """The next score above each; scores are not subnormal, which XLA's CPU code takes for 0."""
+    tiny = _tiny(score)
+    next_float = jnp.nextafter(score, jnp.full_like(score, jnp.inf))
+    return jnp.where(score == 0, tiny, jnp.where(score == -tiny, 0.0, next_float))
+
+
+def _top(rows, topk):
+    """Top-k of rows f32[S,W], equal scores by index: (i32[S,topk] with -1, f32[S,topk] with -inf padding).
+
+    The k best entries lie in the k groups with the best maxima (equal ones: the first groups), so that
+    only those are searched.
+    """
+    k = min(topk, rows.shape[1])
+    groups = rows.shape[1] // _TOP_GROUP
+    if groups < 4 * k:
+        score, index = lax.top_k(rows, k)
+    else:
+        grouped = rows.reshape(len(rows), groups, _TOP_GROUP)
+        chosen = jnp.sort(lax.top_k(grouped.max(axis=2), k)[1], axis=1)
+        candidates = jnp.take_along_axis(grouped, chosen[:, :, None], axis=1).reshape(len(rows), -1)
+        score, place = lax.top_k(candidates, k)
+        index = jnp.take_along_axis(chosen, place // _TOP_GROUP, axis=1) * _TOP_GROUP + place % _TOP_GROUP
+    index = jnp.where(score == -jnp.inf, -1, index)
+    pad = ((0, 0), (0, topk - k))
+    return jnp.pad(index, pad, constant_values=-1), jnp.pad(score, pad, constant_values=-jnp.inf)

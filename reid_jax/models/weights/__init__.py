@@ -1,0 +1,37 @@
+"""Weights in and out: flax variables <-> PyTorch's state dictionaries, in the layouts and files of the field.
+
+`names` has the key layouts, `mapping` fills variables and writes them under a layout's keys, `files`
+reads and writes files, `pickles` reads PyTorch's own without running anything in them.
+"""
+
+from reid_jax.models.weights.files import Weights, read, save
+from reid_jax.models.weights.mapping import (
+    fill,
+    from_torch,
+    leaves,
+    load,
+    load_file,
+    nested,
+    tell,
+    to_torch,
+)
+from reid_jax.models.weights.names import LAYOUTS, guess, keys, strip, torch_key
+
+__all__ = [
+    "LAYOUTS",
+    "Weights",
+    "fill",
+    "from_torch",
+    "guess",
+    "keys",
+    "leaves",
+    "load",
+    "load_file",
+    "nested",
+    "read",
+    "save",
+    "strip",
+    "tell",
+    "to_torch",
+    "torch_key",
+]

@@ -1,0 +1,180 @@
+"""Using a finished run: embed, evaluate, cross; its training data may be gone."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from reid_jax import compare, cross, embed, evaluate
+from reid_jax.data import datasets, synthetic
+from reid_jax.errors import CheckpointError, ConfigError, DataError
+from reid_jax.eval import store
+from reid_jax.train import checkpoint, loop, parallel
+
+SIZES = dict(height=32, width=16, progress=False)
+
+
+def generate(root, **sizes):
+    defaults = dict(train_ids=4, test_ids=4, cameras=3, images=2, distractors=2, junk=2)
+    return synthetic.generate(str(root), **(defaults | SIZES | sizes))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Workdir of a finished smoke run whose training set has been moved away; `moved`: where to."""
+    workdir = tmp_path_factory.mktemp("apply")
+    config = compare.load_config("configs/baseline.py:smoke")
+    config.data.name, config.data.root = "market1501", generate(workdir / "data")
+    config.train.steps = 4
+    checkpoint.claim_workdir(str(workdir / "run"), checkpoint.plain(config))
+    dataset = datasets.load(config.data, str(workdir))
+    loop.train(config, dataset, str(workdir / "run"), parallel.Runner("jit"))
+    shutil.move(config.data.root, workdir / "moved")
+    return workdir
+
+
+def test_embed_gives_the_features_of_the_run(run, tmp_path, capsys):
+    out = tmp_path / "f.npz"
+    flags = ["--output", str(out), "--checkpoint", "latest", "--backend", "jit"]
+    assert embed.main([str(run / "run"), f"market1501:{run / 'moved'}", *flags]) == 0
+    got, want = store.load(out), store.load(run / "run" / "eval" / "final.npz")
+    np.testing.assert_allclose(got.feature, want.feature, rtol=1e-4, atol=1e-5)
+    for name in ("pid", "camid", "path", "split"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
+    assert "step 4" in capsys.readouterr().out
+
+
+def test_embed_a_folder_of_pictures(run, tmp_path):
+    folder = tmp_path / "pictures" / "inside"
+    folder.mkdir(parents=True)
+    names = sorted(p.name for p in (run / "moved" / "query").glob("*.jpg"))[:5]
+    for i, name in enumerate(names):
+        shutil.copy(run / "moved" / "query" / name, folder / (name if i < 3 else f"holiday{i}.jpg"))
+    out = tmp_path / "f.npz"
+    embed.main([str(run / "run"), str(folder.parent), "--output", str(out), "--checkpoint", "latest"])
+    got, all_ = store.load(out), store.load(run / "run" / "eval" / "final.npz")
+    rows = {p.split("/")[-1]: i for i, p in enumerate(all_.path) if p.startswith("query")}
+    assert set(got.split) == {"images"} and len(got) == 5
+    for i, path in enumerate(got.path):
+        name = path.split("/")[-1]
+        if name in rows:
+            assert got.pid[i] == all_.pid[rows[name]] and got.camid[i] >= 1
+            np.testing.assert_allclose(got.feature[i], all_.feature[rows[name]], rtol=1e-4, atol=1e-5)
+        else:
+            assert (got.pid[i], got.camid[i]) == (-1, 0)
+
+
+def last_json(capsys):
+    return json.loads(capsys.readouterr().out.strip().split("\n")[-1])
+
+
+def test_evaluate_gives_the_figures_of_the_run(run, tmp_path, capsys):
+    final = str(run / "run" / "eval" / "final.npz")
+    files = [tmp_path / "out.json", tmp_path / "cmc.png"]
+    assert (
+        evaluate.main([f"base={final}", "--per-camera", "--json", str(files[0]), "--plot", str(files[1])])
+        == 0
+    )
+    result = last_json(capsys)["base"]
+    assert result == json.loads(files[0].read_text())["base"]
+    assert files[1].read_bytes()[:4] == b"\x89PNG"
+    stored = json.loads((run / "run" / "eval" / "final.json").read_text())
+    figures = stored["nets"][stored["net"]]
+    for name in ("rank1", "rank5", "mAP", "mINP", "prop"):
+        assert abs(result[name] - figures[name]) < 1e-9, name
+    cameras = result["cameras"].values()
+    total = sum(c["queries"] for c in cameras)
+    assert total == result["queries_with_match"]
+    for name in ("rank1", "mAP", "mINP"):
+        assert abs(sum(c["queries"] * c[name] for c in cameras) / total - result[name]) < 1e-9, name
+
+
+def features(path, seed=0, ids=6, each=4, dim=8):
+    """A feature file of noisy identities seen by different cameras."""
+    rng = np.random.default_rng(seed)
+    centre = rng.standard_normal((ids, dim))
+    pid = np.repeat(np.arange(1, ids + 1), each).astype(np.int32)
+    camid = np.tile(np.arange(each), ids).astype(np.int32)
+    feature = (centre[pid - 1] + 0.9 * rng.standard_normal((len(pid), dim))).astype(np.float32)
+    split = np.where(camid == 0, "query", "gallery")
+    names = np.array([f"{i}.jpg" for i in range(len(pid))])
+    store.save(path, store.FeatureSet(feature, pid, camid, names, split))
+    return feature, pid, camid, split
+
+
+def naive_rank1(distance, pid, g_pid):
+    return 100 * np.mean(g_pid[distance.argmin(1)] == pid)
+
+
+def test_protocols_reranking_and_expansion(tmp_path, capsys):
+    path = str(tmp_path / "f.npz")
+    feature, pid, camid, split = features(path)
+    q, g = split == "query", split == "gallery"
+    unit = feature / np.linalg.norm(feature, axis=1, keepdims=True)
+    results = {}
+    for name, flags in {
+        "market": [],
+        "all": ["--protocol=all-pairs"],
+        "single": ["--protocol=single-shot", "--trials=7"],
+        "gallery": ["--protocol=single-gallery"],
+        "rerank": ["--rerank", "--k1=4", "--k2=2"],
+        "expand": ["--expand=2"],
+    }.items():
+        assert evaluate.main([path, *flags]) == 0
+        results[name] = last_json(capsys)[path]
+    plain = naive_rank1(-unit[q] @ unit[g].T, pid[q], pid[g])
+    assert abs(results["market"]["rank1"] - plain) < 1e-9
+    assert results["all"]["rank1"] == results["market"]["rank1"]  # cameras of query and gallery differ
+    assert (results["single"]["trials"], results["gallery"]["trials"]) == (7, 10)
+    assert results["rerank"]["mAP"] != results["market"]["mAP"]
+    near = np.argsort(-unit[q] @ unit[g].T, 1)[:, :2]
+    mean = unit[q] + unit[g][near].sum(1)
+    expanded = naive_rank1(-mean @ unit[g].T, pid[q], pid[g])
+    assert abs(results["expand"]["rank1"] - expanded) < 1e-9
+
+
+def test_cross(run, tmp_path, capsys, monkeypatch):
+    other = generate(tmp_path / "other", seed=3)
+    command = [f"a={run / 'run'}", str(run / "run"), "--targets", f"market1501:{run / 'moved'}"]
+    command += [f"dark=market1501:{other}", "--workdir", str(tmp_path / "cross"), "--checkpoint", "latest"]
+    assert cross.main(command) == 0
+    text = capsys.readouterr().out
+    assert "dark rank-1 / mAP" in text
+    table = json.loads((tmp_path / "cross" / "cross.json").read_text())
+    stored = json.loads((run / "run" / "eval" / "final.json").read_text())
+    got = table["run"]["targets"]["market1501"]
+    assert abs(got["mAP"] - stored["nets"]["net"]["mAP"]) < 1e-6
+    assert table["a"]["targets"] == table["run"]["targets"]
+    assert len((tmp_path / "cross" / "cross.csv").read_text().splitlines()) == 5
+    monkeypatch.setattr("reid_jax.train.restore.Restored.features", None)  # a second time nothing is embedded
+    assert cross.main(command) == 0
+    assert capsys.readouterr().out == text
+
+
+def test_what_cannot_be_used(run, tmp_path):
+    path = str(tmp_path / "f.npz")
+    feature, pid, camid, _ = features(path)
+    only = np.full(len(pid), "images")
+    store.save(path, store.FeatureSet(feature, pid, camid, only, only))
+    with pytest.raises(DataError, match="splits images; scoring needs query and gallery"):
+        evaluate.main([path])
+    workdir, out = str(run / "run"), ["--output", path]
+    with pytest.raises(DataError, match="neither a folder nor NAME:FOLDER"):
+        embed.main([workdir, "nothing:there", *out])
+    with pytest.raises(CheckpointError, match="holds no run"):
+        embed.main([str(tmp_path), f"market1501:{run / 'moved'}", *out])
+    with pytest.raises(ConfigError, match="best, latest or one of"):
+        embed.main([workdir, f"market1501:{run / 'moved'}", *out, "--checkpoint", "99"])
+    with pytest.raises(ConfigError, match="one network at a time"):
+        embed.main([workdir, f"market1501:{run / 'moved'}", *out, "--net", "all"])
+    with pytest.raises(ConfigError, match="two runs are called 'run'"):
+        cross.main([workdir, workdir, "--targets", f"market1501:{run / 'moved'}", "--workdir", str(tmp_path)])
+    with pytest.raises(DataError, match="no query and gallery"):
+        folder = str(run / "moved" / "query")
+        cross.main([workdir, "--targets", folder, "--workdir", str(tmp_path)])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no picture"):
+        embed.main([workdir, str(tmp_path / "empty"), *out])
+    with pytest.raises(SystemExit):
+        embed.main([workdir, "x", "--output", "f.txt"])

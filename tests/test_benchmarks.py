@@ -1,0 +1,45 @@
+"""Benchmarks at the smallest sizes: their figures fit together."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from reid_jax.benchmarks import eval as eval_benchmark
+from reid_jax.eval import ranking
+
+
+@pytest.mark.parametrize("distance", ranking.DISTANCES)
+def test_eval(capsys, distance):
+    got = eval_benchmark.main(
+        ["--size=600", "--dim=64", "--rounds=1", "--numpy-queries=40", f"--distance={distance}"]
+    )
+    for name in ("seconds", "first_call_seconds", "matmul_seconds", "numpy_seconds"):
+        assert got[name] >= 0
+    assert got["gallery"] == 600 and got["queries"] == 103 and got["numpy_scaled_up"]
+    assert got["numpy_ap_difference"] < 0.01  # near ties may fall the other way
+    assert 0 < got["mINP"] < got["mAP"] < got["rank1"] < 1 and np.isfinite(got["extra_mib"])
+    assert "scaled up from 40 queries" in capsys.readouterr().out
+
+
+SMALL = {
+    "eval": ["--size=300", "--dim=16", "--rounds=1"],
+    "rerank": ["--size=120", "--dim=16", "--numpy-images=120"],
+    "cluster": ["--size=120", "--dim=16", "--numpy-images=120"],
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_last_line_is_json(name):
+    command = [sys.executable, "-m", "reid_jax.benchmarks", name, *SMALL[name]]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    wanted = {"seconds", "first_call_seconds", "extra_mib", "matmul_seconds", "ratio_to_matmul"}
+    assert {*wanted, "speedup_over_numpy"} <= set(json.loads(out.splitlines()[-1]))
+
+
+def test_eval_sizes():
+    assert eval_benchmark.problem_sizes("msmt17", 2048)[:2] == (11659, 82161)
+    with pytest.raises(SystemExit):
+        eval_benchmark.parse(["--size=enormous"])

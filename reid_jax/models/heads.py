@@ -19,7 +19,7 @@ _RESNETS = {
     "c2d_resnet50": resnet.ResNet50,  # of every frame
 }
 _VIDEO = {"ap3d_resnet50": video.Ap3dResNet50, "ap3dnl_resnet50": video.Ap3dNlResNet50}
-BACKBONES = (*_RESNETS, "resnest50", *_VIDEO, "narrow")
+BACKBONES = (*_RESNETS, "resnest50", *_VIDEO, "narrow", "slim")
 _DTYPES = {"float32": None, "float64": None, "bfloat16": jnp.bfloat16}  # None: the promoted type
 
 
@@ -109,29 +109,39 @@ def build(model, num_classes, axis_name=None, num_features=0):
     axis_name: the train step's device axis, used where model.bn_group is 'global'.
     Raises ConfigError for a name it does not know.
     """
-    choice("model.backbone", model.backbone, BACKBONES)
     choice("model.pool", model.pool, ("avg", "max"))
     choice("model.neck", model.neck, ("ap3d", "bnneck", "none"))
+    base = trunk(model, axis_name)
+    if model.bn_group == "device":
+        axis_name = None
+    return ReIDNet(base, num_classes, model.pool, model.neck, num_features, axis_name)
+
+
+def frames_apart(model):
+    """Whether the backbone of `config.model` treats the frames of a clip one by one."""
+    return model.backbone not in _VIDEO
+
+
+def trunk(model, axis_name):
+    """The backbone of config.model, images [...,H,W,3] -> maps; axis_name as in `build`."""
+    choice("model.backbone", model.backbone, BACKBONES)
     choice("model.last_stride", model.last_stride, (1, 2))
     dtype = _DTYPES[choice("model.dtype", model.dtype, tuple(_DTYPES))]
     if choice("model.bn_group", model.bn_group, ("device", "global")) == "device":
         axis_name = None
-    base = _backbone(model, dtype, axis_name)
-    return ReIDNet(base, num_classes, model.pool, model.neck, num_features, axis_name)
-
-
-def _backbone(model, dtype, axis_name):
-    """The trunk that model.backbone names."""
     if model.backbone == "narrow":
         widths = tuple(model.narrow_widths)
         return narrow.Narrow(widths, model.narrow_stripes, model.narrow_dim, dtype, axis_name)
     if model.backbone == "resnest50":
         return resnest.ResNeSt(model.last_stride, dtype=dtype, axis_name=axis_name)
     shared = (model.last_stride, model.stem_relu, dtype, axis_name)
+    if model.backbone == "slim":
+        counts, width = tuple(model.slim_blocks), model.slim_width
+        return resnet.ResNet(resnet.Bottleneck, counts, *shared, width=width, remat=model.remat)
     if model.backbone in _VIDEO:
         fields = dict(temperature=model.ap3d_temperature, contrastive=model.ap3d_contrastive)
-        return _VIDEO[model.backbone](*shared, **fields)
-    return _RESNETS[model.backbone](*shared)
+        return _VIDEO[model.backbone](*shared, **fields, remat=model.remat)
+    return _RESNETS[model.backbone](*shared, remat=model.remat)
 
 
 def encoder(net):

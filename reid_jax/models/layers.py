@@ -6,6 +6,7 @@ operations on GPUs and TPUs, and those of `reid_jax.models.cpu` on CPUs.
 
 import contextlib
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -120,6 +121,7 @@ class Conv(nn.Module):
     use_bias: bool = False
     dtype: jnp.dtype | None = None
     init: callable = he_normal
+    bias_init: Callable | None = None  # None: as PyTorch
 
     @nn.compact
     def __call__(self, x):
@@ -128,7 +130,8 @@ class Conv(nn.Module):
         dtype = self.dtype or jnp.promote_types(x.dtype, kernel.dtype)
         x = conv(x.astype(dtype), kernel.astype(dtype), self.stride, self.padding, self.dilation, self.groups)
         if self.use_bias:
-            bias = self.param("bias", uniform(math.prod(shape[:-1])), (self.features,), jnp.float32)
+            init = self.bias_init or uniform(math.prod(shape[:-1]))
+            bias = self.param("bias", init, (self.features,), jnp.float32)
             x = x + bias.astype(dtype)
         return x
 
@@ -150,7 +153,8 @@ class BatchNorm(nn.Module):
     frozen_bias: bool = False  # the bias stays a parameter but gets no gradient
 
     @nn.compact
-    def __call__(self, x, train):
+    def __call__(self, x, train, update=True):
+        """update: False leaves the running statistics alone in training."""
         channels = (x.shape[-1],)
         scale = self.param("scale", self.scale_init, channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
@@ -162,9 +166,9 @@ class BatchNorm(nn.Module):
             return _affine(x, mean.value, var.value, scale, bias, self.epsilon)
         batch_mean, batch_var, count = self._statistics(x)
         y = _affine(x, batch_mean, batch_var, scale, bias, self.epsilon)
-        unbiased = batch_var * (count / max(count - 1, 1))
-        self._update(mean, batch_mean)
-        self._update(var, unbiased)
+        if update:
+            self._update(mean, batch_mean)
+            self._update(var, batch_var * (count / max(count - 1, 1)))
         return y
 
     def _statistics(self, x):

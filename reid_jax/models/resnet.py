@@ -96,6 +96,8 @@ class ResNet(nn.Module):
 
     stem_relu: MMT's net has no ReLU between the stem's batch norm and the max pool (False).
     dtype: compute type of the convolutions; None: the promoted type of input and parameters.
+    width: channels of the stem and of the first stage's inner layers.
+    remat: the activations inside a block are computed again in the backward pass instead of kept.
     """
 
     block: type[Block]
@@ -104,10 +106,13 @@ class ResNet(nn.Module):
     stem_relu: bool = True
     dtype: jnp.dtype | None = None
     axis_name: str | None = None
+    width: int = 64
+    remat: bool = False
 
     @nn.compact
-    def __call__(self, x, train):
-        x = self.stem(x, train)
+    def __call__(self, x, train, stages=False):
+        """stages: gives the maps after every stage, [stage 1, ..., stage 4], instead of the last one."""
+        x, maps = self.stem(x, train), []
         strides = (1, 2, 2, self.last_stride)
         for stage, (count, stride) in enumerate(zip(self.counts, strides, strict=True)):
             place = 0  # of the next module among the stage's keys
@@ -115,10 +120,11 @@ class ResNet(nn.Module):
                 for module in self.modules(stage, index, stride if index == 0 else 1, place):
                     x = module(x, train)
                     place += 1
-        return x
+            maps.append(x)
+        return maps if stages else x
 
     def stem(self, x, train):
-        x = Conv(64, 7, 2, 3, dtype=self.dtype, name="conv1")(x)
+        x = Conv(self.width, 7, 2, 3, dtype=self.dtype, name="conv1")(x)
         x = BatchNorm(axis_name=self.axis_name, name="bn1")(x, train)
         return max_pool(nn.relu(x) if self.stem_relu else x)
 
@@ -128,7 +134,8 @@ class ResNet(nn.Module):
 
     def make(self, block, stage, stride, place, **fields):
         name = f"layer{stage + 1}_{place}"
-        return block(64 * 2**stage, stride, self.dtype, self.axis_name, **fields, name=name)
+        block = nn.remat(block, static_argnums=(2,)) if self.remat else block
+        return block(self.width * 2**stage, stride, self.dtype, self.axis_name, **fields, name=name)
 
 
 class IbnResNet(ResNet):

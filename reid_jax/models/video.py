@@ -185,7 +185,8 @@ class Ap3dResNet(ResNet):
             found = [self.make(self.block, stage, stride, place)]
         if index in self.non_local[stage]:
             name = f"layer{stage + 1}_{place + 1}"
-            found.append(NonLocal(dtype=self.dtype, axis_name=self.axis_name, name=name))
+            block = nn.remat(NonLocal, static_argnums=(2,)) if self.remat else NonLocal
+            found.append(block(dtype=self.dtype, axis_name=self.axis_name, name=name))
         return found
 
 

@@ -20,14 +20,14 @@ def channels_first(x):
     return jnp.moveaxis(x, -1, 1)
 
 
-def fill(shapes, entries, dtype, optional=()):
+def fill(shapes, entries, dtype, optional=(), layout=""):
     """Variables of these shapes from {PyTorch key: array}; WeightsError when an entry is missing.
 
-    optional: modules the reference has not; theirs are zero.
+    optional: modules the reference has not; theirs are zero. layout: of the keys, told from them if ''.
     """
     zeros = jax.tree.map(lambda s: np.zeros(s.shape, dtype), shapes)
     entries = {k: v for k, v in entries.items() if not k.endswith("num_batches_tracked")}
-    variables, report = weights.load(entries, zeros)
+    variables, report = weights.load(entries, zeros, layout)
     missing = [k for k in report["missing"] if k.split(".")[0] not in optional]
     if missing:
         raise WeightsError(f"the case has no weights {', '.join(missing[:5])}")

@@ -14,7 +14,7 @@ from reid_jax.parity import case, compare, drift, run
 CASES = pathlib.Path(__file__).parents[1] / "cases"
 
 
-RECORDED = sorted([*CASES.glob("e*__*.npz"), CASES / "adl__rerank.npz"])
+RECORDED = sorted([*CASES.glob("e*__*.npz"), *CASES.glob("dsanet__*.npz"), CASES / "adl__rerank.npz"])
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda p: p.stem)

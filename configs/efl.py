@@ -2,7 +2,8 @@
 
 Variants: market, duke, msmt17, me_reid (paper: 256x128, 240 epochs); synthetic (small net and data set,
 minutes on 2 CPU cores); synthetic_mmt, synthetic_fdm, synthetic_baseline (the paper's Table 4 on it);
-smoke (seconds). Any field can be changed on the command line: --config.efl.lambda_mi=1e-3.
+smoke (seconds). On tracklets: mars, mars_ap3d (paper); synthetic_video, synthetic_video_baseline,
+smoke_video. Any field can be changed on the command line: --config.efl.lambda_mi=1e-3.
 """
 
 from ml_collections import ConfigDict
@@ -53,6 +54,32 @@ def smoke(t):
     t["efl"].update(mi_lr=1e-3, n_mi=2, mi_hidden=32, alpha=0.9)
 
 
+def mars(t):
+    """MARS, clips of 12 identities x 4 tracklets x 4 frames, C2D ResNet50 (paper; pooling as AP3D)."""
+    c.image_set(t, "mars")
+    t["data"].update(ids=12, instances=4, frames=4)
+    t["model"].update(backbone="c2d_resnet50", pool="max")
+    t["eval"].update(batch_size=8)
+
+
+def mars_ap3d(t):
+    """MARS with AP3D-NL ResNet50 (paper)."""
+    mars(t)
+    t["model"].update(backbone="ap3dnl_resnet50")
+
+
+def synthetic_video(t):
+    """The embedded walking tracklets; values as on images."""
+    synthetic(t)
+    c.synthetic_video(t)
+
+
+def smoke_video(t):
+    """Seconds, on tracklets."""
+    smoke(t)
+    c.smoke_video(t)
+
+
 def mode(variant, name):
     """`variant` with another efl.mode."""
 
@@ -73,6 +100,11 @@ VARIANTS = {
     "synthetic_fdm": mode(synthetic, "fdm"),
     "synthetic_baseline": mode(synthetic, "baseline"),
     "smoke": smoke,
+    "mars": mars,
+    "mars_ap3d": mars_ap3d,
+    "synthetic_video": synthetic_video,
+    "synthetic_video_baseline": mode(synthetic_video, "baseline"),
+    "smoke_video": smoke_video,
 }
 
 

@@ -1,0 +1,159 @@
+"""DSANet: what a row builds, where gradients go, devices (recorded outputs: tests/parity)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import difference
+
+from reid_jax import config as c
+from reid_jax.errors import ConfigError
+from reid_jax.losses import disentangle
+from reid_jax.methods import Info, dsanet
+from reid_jax.train import parallel
+
+ALL_OFF = dict(
+    disentangle=False, intra_class=False, tlm=False, loss_lr=False, fwg=False, loss_w=False, sao=False
+)
+ALL_ON = dict.fromkeys(ALL_OFF, True)
+
+
+def config(**fields):
+    tree = c.defaults() | {"dsanet": c.dsanet_defaults()}
+    tree["data"].update(height=32, width=64, ids=4, instances=2, frames=2)
+    tree["model"].update(backbone="slim", slim_width=4, bn_group="global")
+    tree["loss"].update(triplet="euclidean", feature="before_bn")
+    tree["optim"].update(eps=1e-3)
+    tree["dsanet"].update(fields)
+    return c.namespace(tree)
+
+
+def info(axis_name=None):
+    return Info(num_pids=5, num_cams=3, steps_per_epoch=5, total_steps=50, axis_name=axis_name)
+
+
+def batch(seed=0, size=8):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": rng.integers(0, 256, (size, 2, 32, 64, 3), np.uint8),
+        "pid": np.repeat(np.arange(size // 2), 2).astype(np.int32) % 5,
+        "camid": rng.integers(0, 3, size).astype(np.int32),
+        "index": np.arange(size, dtype=np.int32),
+        "flip": rng.random((size, 2)) < 0.5,
+        "crop": np.zeros((size, 2, 2), np.int32),
+        "erase": np.zeros((size, 2, 4), np.int32),
+    }
+
+
+@pytest.mark.parametrize(
+    "row,count",
+    [
+        (ALL_OFF, 25_236_544),
+        (dict(ALL_ON, fwg=False, loss_w=False, sao=False, loss_lr=False), 27_370_658),
+        (dict(ALL_ON, fwg=False, loss_w=False, sao=False), 29_099_170),
+        (dict(ALL_ON, tlm=False, loss_lr=False, sao=False, loss_w=False), 27_372_609),
+        (dict(ALL_ON, tlm=False, loss_lr=False, sao=False), 29_101_121),
+        (ALL_ON, 30_829_731),
+    ],
+)
+def test_parameters_of_the_rows_of_table_2(row, count):
+    """With LS-VID's 842 identities and 15 cameras."""
+    tree = c.defaults() | {"dsanet": c.dsanet_defaults() | row}
+    net = dsanet.build(c.namespace(tree), Info(842, 15, 1, 1))
+    clip = jax.ShapeDtypeStruct((1, 2, 64, 64, 3), jnp.float32)
+    params = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, False), clip)["params"]
+    assert sum(x.size for x in jax.tree.leaves(params)) == count
+
+
+@pytest.fixture(scope="module")
+def gradients():
+    """{loss: {group of parameters: largest gradient}} of the full method, each loss alone."""
+    m, b = config(), batch()
+    net = dsanet.build(m, info())
+    clip = jnp.asarray(b["image"], jnp.float32) / 64 - 2
+    variables = jax.jit(lambda k, x: net.init(k, x, False))(jax.random.key(0), clip)
+    # classifiers start near zero: at their usual size every path shows
+    params = jax.tree.map(lambda x: x + 0.05, dict(variables["params"]))
+
+    def each(params):
+        all_ = {**variables, "params": params}
+        out, _ = net.apply(all_, clip, True, jnp.arange(8)[::-1], mutable=["batch_stats"])
+        return dsanet.losses(out, b["pid"], b["camid"], config=m)
+
+    groups = {}
+    for loss, tree in jax.jit(jax.jacrev(each))(params).items():
+        base = tree["base"]
+        parts = {k: v for k, v in tree.items() if k != "base"}
+        parts["stage4"] = {k: v for k, v in base.items() if k.startswith("layer4")}
+        parts["stages1_3"] = {k: v for k, v in base.items() if not k.startswith("layer4")}
+        groups[loss] = {k: max(float(jnp.abs(x).max()) for x in jax.tree.leaves(v)) for k, v in parts.items()}
+    return groups
+
+
+@pytest.mark.parametrize(
+    "loss,reaches,not_reached",
+    [
+        ("id", "fwg tlm stage4 stages1_3 cls_id", "cel cls_cam cls_lr cls_frame"),
+        ("tri", "fwg tlm stage4 stages1_3", "cel cls_id neck_id"),
+        ("ic", "fwg tlm stage4 stages1_3", "cel cls_id"),
+        ("lr", "tlm stage4 stages1_3 cls_lr", "fwg cel cls_id"),
+        ("frame", "tlm stage4 stages1_3 cls_frame", "fwg cel cls_id"),
+        ("w", "fwg tlm stage4 stages1_3", "cls_frame neck_frame cel"),
+        ("cam", "cel stages1_3 cls_cam", "stage4 tlm fwg cls_id"),
+        ("dis", "fwg tlm cel stage4 stages1_3", "cls_id cls_cam"),
+        ("aug", "fwg tlm cel stage4 stages1_3 cls_id neck_id", "cls_cam cls_lr"),
+    ],
+)
+def test_where_gradients_go(gradients, loss, reaches, not_reached):
+    for part in reaches.split():
+        assert gradients[loss][part] > 0, part
+    for part in not_reached.split():
+        assert gradients[loss][part] == 0, part
+
+
+def test_intra_class_is_the_loop():
+    rng = np.random.default_rng(0)
+    f, pid = rng.standard_normal((7, 5)), np.array([0, 1, 0, 2, 1, 0, 4])
+    want = 0
+    for k in np.unique(pid):
+        rows = f[pid == k]
+        want += ((rows - rows.mean(0)) ** 2).sum() / len(rows)
+    for reduce, scale in (("sum", 1), ("mean", 5)):
+        got = disentangle.intra_class(jnp.asarray(f), jnp.asarray(pid), reduce=reduce)
+        np.testing.assert_allclose(got, want / scale, rtol=1e-5)
+
+
+def test_running_statistics_belong_to_f_id():
+    """Switched features do not move neck_id's running statistics."""
+    m, b = config(), batch()
+    net = dsanet.build(m, info())
+    clip = jnp.asarray(b["image"], jnp.float32) / 64 - 2
+    variables = jax.jit(lambda k, x: net.init(k, x, False))(jax.random.key(0), clip)
+    run = jax.jit(lambda p: net.apply(variables, clip, True, p, mutable=["batch_stats"])[1])
+    _, changed = net.apply(variables, clip, True, None, mutable=["batch_stats"])
+    with_sao = run(jnp.arange(8)[::-1])
+    assert difference(with_sao["batch_stats"]["neck_id"], changed["batch_stats"]["neck_id"]) < 1e-4
+
+
+def test_devices_agree():
+    """Four devices give one device's parameters: pairs, classes and partners are of the global batch."""
+    results = []
+    for runner in (parallel.Runner("jit"), parallel.Runner("pmap", jax.devices()[:4])):
+        method = dsanet.stages(config(), info(runner.axis_name))["train"]
+        state = jax.jit(method.init)(jax.random.key(0), batch())
+        state, step = runner.replicate(state), runner.compile(method.step)
+        for i in range(2):
+            state, metrics = step(state, runner.shard(batch(i)))
+        results.append((runner.fetch(state).nets, runner.fetch(metrics)))
+    assert difference(results[0][0], results[1][0]) < 2e-4
+    for name, value in results[0][1].items():
+        np.testing.assert_allclose(value, results[1][1][name], rtol=2e-3, atol=1e-4, err_msg=name)
+
+
+def test_what_cannot_be(monkeypatch):
+    with pytest.raises(ConfigError, match="disentangle"):
+        dsanet.build(config(disentangle=False), info())
+    method = dsanet.stages(config(), info())["train"]
+    with pytest.raises(ConfigError, match="multiple of 64"):
+        b = batch()
+        jax.eval_shape(method.init, jax.random.key(0), {**b, "image": b["image"][:, :, :, :32]})

@@ -119,10 +119,12 @@ def cell(values):
 
 def table(results, first):
     """Markdown of {label: {seed: figures}}; differences are to the row `first`, seed by seed."""
-    head = ["", *(TITLES[k] for k in FIGURES), f"rank-1 minus {first}", "seeds", "minutes a run"]
+    every = [r for runs in results.values() for r in runs.values()]
+    names = [k for k in FIGURES if all(k in r for r in every)]  # single-shot protocols have no prop.
+    head = ["", *(TITLES[k] for k in names), f"rank-1 minus {first}", "seeds", "minutes a run"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for label, runs in results.items():
-        values = [cell([r[k] for r in runs.values()]) for k in FIGURES]
+        values = [cell([r[k] for r in runs.values()]) for k in names]
         gaps = [runs[s]["rank1"] - results[first][s]["rank1"] for s in runs]
         gain = "-" if label == first else f"{cell(gaps)} (up in {sum(g > 0 for g in gaps)} of {len(gaps)})"
         minutes = f"{np.mean([r['seconds'] for r in runs.values()]) / 60:.1f}"

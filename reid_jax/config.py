@@ -18,12 +18,19 @@ def defaults():
         method="baseline",  # a module of reid_jax.methods
         seed=0,
         data=dict(
-            name="market1501",  # a key of data.loaders.LAYOUTS (market1501, mars, ...) or synthetic
-            root="",  # folder that holds the data set (the set's own folder, or its parent)
-            source="folder",  # folder (the original layout) | tfds (what `python -m reid_jax.data build` wrote)
+            # A key of data.loaders.LAYOUTS (market1501, mars, folder, ...) or synthetic; several joined by
+            # "+" (market1501+msmt17) train together, identities and cameras of each set being kept apart.
+            name="market1501",
+            root="",  # folder that holds the data set (its own, or the parent); of several: "ROOT1,ROOT2"
+            test="",  # several sets: the one whose query and gallery are used; "" = the first
+            source="folder",  # folder (original layout) | tfds (written by python -m reid_jax.data build)
             variant="",  # form of the set, e.g. 500k (market1501); "" = its usual one
             split=0,  # number of the split, for sets that have several
             split_seed=0,  # of splits that are drawn
+            # Name "folder", one's own images (data/loaders/folder.py):
+            csv="",  # file with columns path, pid, camid[, split][, tracklet]; "" = ROOT/labels.csv
+            pattern="",  # of names if there is no CSV: a regex with groups pid and camera; "" = Market-1501's
+            train_share=0.5,  # where there is no split: share of the identities that is drawn for training
             frames=0,  # T: frames of a clip, for sets of tracklets; 0 = images
             clip="strided",  # strided | rrs: how the frames of a training clip are drawn
             stride=8,  # strided clips: every stride-th frame
@@ -53,10 +60,13 @@ def defaults():
             on_broken="stop",  # stop | skip: an image that cannot be read
             val_ids=0,  # training identities held out as a validation split
             synthetic=dict(  # used when name is "synthetic"
+                kind="image",  # image | video (walking tracklets) | lowres | caviar | lowlight
                 train_ids=100,
                 test_ids=100,
                 cameras=6,
                 images=2,  # per identity and camera
+                tracklets=2,  # video: the same
+                frames=(8, 24),  # video: of the shortest and the longest tracklet
                 height=128,
                 width=64,
                 strength=1.0,  # how strongly cameras change the picture, 0 to 1.5
@@ -66,8 +76,8 @@ def defaults():
             ),
         ),
         model=dict(
-            # resnet18 | resnet34 | resnet50 | resnet101 | resnet50_ibn_a | resnest50 | narrow, and for
-            # clips c2d_resnet50 | ap3d_resnet50 | ap3dnl_resnet50
+            # resnet18 | resnet34 | resnet50 | resnet101 | resnet50_ibn_a | resnest50, for CPUs narrow |
+            # slim, and for clips c2d_resnet50 | ap3d_resnet50 | ap3dnl_resnet50
             backbone="resnet50",
             last_stride=1,
             stem_relu=True,
@@ -75,6 +85,9 @@ def defaults():
             neck="ap3d",  # ap3d | bnneck | none
             dtype="float32",  # compute type: float32 | bfloat16; state is always float32
             bn_group="device",  # device | global: over what batch norm takes its statistics
+            remat=False,  # ResNets: compute activations again in the backward pass, to save memory
+            slim_width=8,  # backbone "slim" only, a ResNet: channels of the stem (ResNet-50: 64)
+            slim_blocks=(1, 1, 1, 1),  # and blocks of its stages (ResNet-50: 3, 4, 6, 3)
             narrow_widths=(16, 32, 48, 64),  # backbone "narrow" only: channels of stem and stages
             narrow_stripes=4,  # horizontal stripes pooled before the projection
             narrow_dim=128,  # feature size D
@@ -111,6 +124,11 @@ def defaults():
             net="auto",  # auto | mean | all | one of the method's networks
             batch_size=64,
             distance="cosine",  # cosine | euclidean
+            # auto (the data set's own) | market (images of the query's identity and camera are left out) |
+            # all-pairs (nothing is) | single-shot (one random image of each identity, drawn for each query) |
+            # single-gallery (drawn once for all queries of a trial)
+            protocol="auto",
+            trials=0,  # single-*: draws, seeded by `seed`; 0 = 100 for single-shot, 10 for single-gallery
         ),
         report=dict(
             enabled=True,
@@ -138,6 +156,29 @@ def efl_defaults():
         mi_weight_decay=5e-4,
         mi_hidden=1024,  # as in CLUB, halved inside
         mi_bound="exact",  # exact | sampled
+    )
+
+
+def dsanet_defaults():
+    """Fields of the `dsanet` method (config.dsanet); the paper's Table 2 leaves modules out."""
+    return dict(
+        disentangle=True,  # channel expansion, camera head, L_dis
+        intra_class=True,  # L_ic
+        tlm=True,  # target localisation
+        loss_lr=True,  # with its left/right head and loss
+        fwg=True,  # frame weights
+        loss_w=True,  # with their pseudo labels from a frame head
+        sao=True,  # switching and aggregation
+        lam=0.1,  # weight of L_aug, L_lr and L_w
+        lam_cam=0.1,  # the paper: 0.5 on LS-VID
+        lam_frame=0.1,  # of the frame head's own loss; 0: the literal equations
+        cel_norm=False,  # batch norm in the channel expansion
+        cel_pool="max",  # max (time and space) | max_mean (space, then mean over time)
+        tlm_softmax="region",  # region | width
+        neck=True,  # batch norm before every classifier
+        detach_cam=False,  # L_aug passes f_cam no gradient
+        lr_average=False,  # left and right features averaged over time first
+        ic_reduce="mean",  # mean | sum over features (sum: the printed formula, 2048 times larger)
     )
 
 
@@ -207,6 +248,17 @@ def synthetic(tree):
     tree["eval"].update(net="all", batch_size=64)
 
 
+def synthetic_video(tree):
+    """Walking tracklets of the embedded generator with a slim ResNet that two CPU cores train in minutes."""
+    synthetic(tree)
+    tree["data"].update(height=128, width=64, ids=6, instances=4, frames=4, stride=2)
+    tree["data"]["synthetic"].update(kind="video", train_ids=60, test_ids=60, cameras=4)
+    tree["model"].update(backbone="slim", pool="max")
+    tree["optim"].update(lr=2e-3)
+    tree["train"].update(steps=600)
+    tree["eval"].update(net="auto", batch_size=16)
+
+
 def smoke(tree):
     """A few steps on a handful of synthetic pictures: does everything run?"""
     synthetic(tree)
@@ -219,3 +271,15 @@ def smoke(tree):
     tree["train"].update(steps=12, eval_every=2, checkpoint_every=1, log_every=2)
     tree["eval"].update(batch_size=16)
     tree["report"].update(queries=4)
+
+
+def smoke_video(tree):
+    """`smoke` on tracklets."""
+    synthetic_video(tree)
+    tree["data"].update(ids=2, instances=2, frames=2)
+    tree["data"]["synthetic"].update(train_ids=4, test_ids=4, cameras=2, frames=(3, 5), distractors=1, junk=1)
+    tree["model"].update(slim_width=4)
+    tree["optim"].update(warmup_steps=2)
+    tree["train"].update(steps=6, eval_every=2, checkpoint_every=1, log_every=2)
+    tree["eval"].update(batch_size=4)
+    tree["report"].update(queries=2)

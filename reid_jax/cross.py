@@ -49,8 +49,9 @@ def main(argv=None):
         }
         for target in targets:
             features = embedded(run, target, os.path.join(args.workdir, label), args, workdir)
-            figures = evaluate.score(run.config, features).figures
-            row["targets"][target.label] = {k: figures[k] for k in FIGURES}
+            protocol = evaluate.choose_protocol(run.config, target.protocol)
+            figures = evaluate.score(run.config, features, protocol).figures
+            row["targets"][target.label] = {k: figures[k] for k in FIGURES if k in figures}
     print(write(results, [t.label for t in targets], args.workdir))
     return 0
 
@@ -125,7 +126,7 @@ def write(results, targets, workdir):
         lines.writerow(["label", "run", "source", "step", "target", *FIGURES])
         for label, row in results.items():
             for target, figures in row["targets"].items():
-                values = [round(figures[k], 4) for k in FIGURES]
+                values = [round(figures[k], 4) if k in figures else "" for k in FIGURES]
                 lines.writerow([label, row["run"], row["source"], row["step"], target, *values])
     return text
 

@@ -16,7 +16,6 @@ from reid_jax.config import split_label
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval import expansion, protocols, ranking, rerank, store
 
-PROTOCOLS = ("market", "all-pairs", "single-shot", "single-gallery")
 TITLES = {"rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "rank20": "rank-20", "prop": "prop."}
 _IN_MEMORY = 1 << 30  # larger matrices of re-ranked distances go to a temporary file
 
@@ -55,7 +54,7 @@ def parse(argv):
     parser.add_argument("--distance", choices=ranking.DISTANCES, default="cosine")
     parser.add_argument(
         "--protocol",
-        choices=PROTOCOLS,
+        choices=protocols.PROTOCOLS,
         default="market",
         help="market: the query's own camera is left out for its identity (default); all-pairs: nothing is; "
         "single-shot: one random image of each identity, drawn for every query; single-gallery: drawn once "
@@ -75,7 +74,7 @@ def parse(argv):
     args = parser.parse_args(argv)
     if args.protocol.startswith("single") and (args.rerank or args.per_camera):
         parser.error(f"--protocol={args.protocol} goes with neither --rerank nor --per-camera")
-    args.trials = args.trials or (10 if args.protocol == "single-gallery" else 100)
+    args.trials = args.trials or protocols.TRIALS.get(args.protocol, 0)
     return args
 
 
@@ -126,7 +125,7 @@ def matrix(rows, columns):
 
 def single_shot(query, gallery, labels, args):
     """Figures of the single-shot protocols, means over trials."""
-    draw = "trial" if args.protocol == "single-gallery" else "query"
+    draw = protocols.SINGLE[args.protocol]
     options = dict(distance=args.distance, trials=args.trials, seed=args.seed, draw=draw)
     found = protocols.single_shot(query.feature, gallery.feature, *labels, **options)
     result = {**found.figures(), "cmc": percent(found.cmc), "trials": args.trials, "seed": args.seed}

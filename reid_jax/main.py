@@ -124,7 +124,8 @@ def evaluate(config, dataset, workdir, runner):
     results = evaluation.Evaluator(config, dataset, method, runner)(runner.replicate(state))
     for net, result in results.items():
         print(evaluation.line(f"step {meta['step']} {net}", result.figures))
-        print(evaluation.table1(result.figures))
+        if "same_id" in result.figures:
+            print(evaluation.table1(result.figures))
     evaluation.save_final(config, workdir, meta["step"], results, folder="evaluate")
     checkpoints.close()
     log.info("figures and features: %s", os.path.join(workdir, "evaluate"))

@@ -56,7 +56,7 @@ def test_every_config_has_smoke_and_refuses_unknown_variants():
 
 def test_fields_are_the_documented_defaults():
     """A variant changes values of known fields and adds none."""
-    known = set(c.flatten(c.defaults() | {"efl": c.efl_defaults()}))
+    known = set(c.flatten(c.defaults() | {"efl": c.efl_defaults(), "dsanet": c.dsanet_defaults()}))
     for name, variant in variants():
         assert set(c.flatten(checkpoint.plain(get(name, variant)))) <= known
 
@@ -75,6 +75,33 @@ def test_efl_has_the_papers_settings(variant, ids, instances):
     assert t.data.flip == 0.5 and t.data.erase == 0.5 and t.data.pad_crop == 0
 
 
+@pytest.mark.parametrize("variant, backbone", [("mars", "c2d_resnet50"), ("mars_ap3d", "ap3dnl_resnet50")])
+def test_efl_on_clips_has_the_papers_settings(variant, backbone):
+    t = get("efl", variant)
+    assert (t.data.ids, t.data.instances, t.data.frames, t.data.stride) == (12, 4, 4, 8)
+    assert t.model.backbone == backbone and t.model.pool == "max" and t.train.epochs == 240
+
+
+def test_dsanet_has_the_papers_settings():
+    t = get("dsanet", "ls_vid")
+    assert (t.data.ids, t.data.instances, t.data.frames, t.data.clip) == (8, 4, 8, "rrs")
+    assert (t.optim.lr, t.optim.weight_decay, t.train.epochs) == (3.5e-4, 5e-4, 200)
+    assert t.optim.milestones == (40, 80, 120, 160)
+    assert (t.loss.triplet, t.loss.feature, t.loss.margin) == ("euclidean", "before_bn", 0.3)
+    assert (t.dsanet.lam, t.dsanet.lam_cam) == (0.1, 0.5) and get("dsanet", "mars").dsanet.lam_cam == 0.1
+
+
+def test_rows_of_dsanets_table_2():
+    rows = module(next(f for f in FILES if f.stem == "dsanet")).ROWS
+    assert len(rows) == 8
+    built = [checkpoint.plain(get("dsanet", f"smoke-{row}"))["dsanet"] for row in rows]
+    assert (
+        len({str(b) for b in built}) == 8 and built[-1] == checkpoint.plain(get("dsanet", "smoke"))["dsanet"]
+    )
+    with pytest.raises(ConfigError, match="smoke-tlm_fwg_no_ic"):
+        get("dsanet", "smoke-nonsense")
+
+
 def test_schedule_steps_at_the_milestones():
     from reid_jax.methods import parts
 
@@ -88,5 +115,5 @@ def test_schedule_steps_at_the_milestones():
 
 
 def test_unknown_method():
-    with pytest.raises(ConfigError, match="baseline, efl"):
+    with pytest.raises(ConfigError, match="baseline, dsanet, efl"):
         methods.find("nonsense")

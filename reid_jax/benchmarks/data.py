@@ -1,7 +1,8 @@
-"""Images per second of the input pipeline, against bare decoding and a torch DataLoader.
+"""Images per second of every stage of the input pipeline, against bare decoding and a torch DataLoader.
 
 Every route reads the same seeded JPEG files of 64x128 pixels, resizes them to --height x --width and makes
-uint8 batches; the pipeline also draws its augmentations. Routes take turns, the best round of each counts.
+uint8 batches; the pipeline also draws its augmentations. Stages are timed on one thread, routes on --workers
+threads or processes. They take turns, the best round of each counts.
 """
 
 import argparse
@@ -11,14 +12,19 @@ import itertools
 import os
 import tempfile
 import time
+import warnings
 
+import jax
 import numpy as np
 from absl import flags
 from PIL import Image
 
 from reid_jax.config import defaults, namespace
-from reid_jax.data import images, pipeline
+from reid_jax.data import decode, images, pipeline, prefetch, tfds_sets
 from reid_jax.data.records import Dataset, Record
+from reid_jax.data.transforms import Draws
+
+SIZE = 128, 64  # of the files, height and width
 
 
 def main(argv):
@@ -27,16 +33,16 @@ def main(argv):
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain's processes ask for it
     with tempfile.TemporaryDirectory() as folder:
-        dataset = generate(folder, args.images)
-        routes = make_routes(dataset, args)
+        dataset = generate(os.path.join(folder, "files"), args.images)
+        built = tfds_sets.load(tfds_sets.build(dataset, folder, progress=False))
+        routes = make_routes(dataset, built, args)
         rates = {name: 0.0 for name in routes}
         for _ in range(args.rounds):
             for name, route in routes.items():
                 rates[name] = max(rates[name], route())
-    result = {k: round(v, 1) for k, v in rates.items()}
-    result.update(ratios(rates, args.workers), **vars(args))
-    print_table(rates, args.workers)
-    return result
+    found = ratios(rates, args.workers, args.decoders)
+    print_table(rates, found, args)
+    return {**{k: round(v, 1) for k, v in rates.items()}, **found, **vars(args)}
 
 
 def parse(argv):
@@ -49,86 +55,154 @@ def parse(argv):
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--height", type=int, default=256)
     parser.add_argument("--width", type=int, default=128)
+    parser.add_argument(
+        "--decoders", nargs="+", choices=tuple(decode.DECODERS), help="(default: all that are installed)"
+    )
     args = parser.parse_args(argv)
     if args.batch % 4 or not 0 < args.batch <= args.images:
         parser.error("--batch must be a multiple of 4 and at most --images")
+    args.decoders = args.decoders or [d for d in decode.DECODERS if installed(d)]
     return args
+
+
+def installed(decoder):
+    """Whether the packages of a decoder are there."""
+    return all(importlib.util.find_spec(p) for p in decode.PACKAGES.get(decoder, ()))
 
 
 def generate(folder, count):
     """A Dataset of `count` smooth random JPEG pictures, 64 wide and 128 high, four to an identity."""
+    os.makedirs(folder)
     rng, records = np.random.default_rng(0), []
     for i in range(count):
         small = Image.fromarray(rng.integers(0, 256, (16, 8, 3), np.uint8))
         path = os.path.join(folder, f"{i:06d}.jpg")
-        small.resize((64, 128), Image.Resampling.BICUBIC).save(path, quality=90)
+        small.resize(SIZE[::-1], Image.Resampling.BICUBIC).save(path, quality=90)
         records.append(Record(path, i // 4, i % 4))
-    return Dataset("benchmark", folder, tuple(records), (), (), ("c0", "c1", "c2", "c3"))
+    tests = tuple(records[:1])  # a built set has all three splits
+    return Dataset("benchmark", folder, tuple(records), tests, tests, ("c0", "c1", "c2", "c3"))
 
 
-def make_routes(dataset, args):
-    """{name: function that reads once and returns images per second}."""
-    paths = [r.path for r in dataset.train]
+def make_routes(dataset, built, args):
+    """{name: function that reads once and returns images per second}; names end in the number of workers."""
+    paths, count = [r.path for r in dataset.train], args.workers
     routes = {
-        "pil_1": lambda: bare(paths, 1, args, read_pil),
-        "bare_1": lambda: bare(paths, 1, args),
-        f"bare_{args.workers}": lambda: bare(paths, args.workers, args),
-        f"threads_{args.workers}": lambda: ours(dataset, args, threads=args.workers),
-        f"workers_{args.workers}": lambda: ours(dataset, args, workers=args.workers),
-        "cached": lambda: ours(dataset, args, threads=args.workers, cache_mib=1 << 14),
+        "file_1": lambda: spread(images.contents, paths, 1, args),
+        "augment_1": lambda: augment(args),
+        "device_1": lambda: to_device(args),
     }
-    if importlib.util.find_spec("torch"):
-        routes[f"torch_{args.workers}"] = lambda: torch_loader(paths, args)
+    for name in args.decoders:
+        routes |= stages(name, paths, args)
+        routes |= {
+            f"threads_{name}_{count}": lambda d=name: ours(dataset, args, threads=count, decoder=d),
+            f"placed_{name}_{count}": lambda d=name: ours(dataset, args, True, threads=count, decoder=d),
+            f"built_{name}_{count}": lambda d=name: ours(built, args, threads=count, decoder=d),
+            f"workers_{name}_{count}": lambda d=name: ours(dataset, args, workers=count, decoder=d),
+        }
+        if importlib.util.find_spec("torch"):
+            routes[f"torch_{name}_{count}"] = lambda d=name: torch_loader(paths, args, d)
+    routes[f"cached_{count}"] = lambda: ours(dataset, args, threads=count, cache_mib=1 << 14)
     return routes
 
 
-def read_pil(path, height, width):
-    """The plain way to read a picture: PIL alone."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
+def stages(name, paths, args):
+    """Routes of one decoder without the pipeline: decoding alone, with resizing, into batches."""
+    decoder, size = decode.find(name), (args.height, args.width)
+    stored = [images.contents(p) for p in paths]
+    pool = images.Images(paths, np.zeros(len(paths)), *size, decoder=name)
+
+    def bare(path):
+        return images.read(path, *size, decoder)
+
+    return {
+        f"decode_{name}_1": lambda: spread(lambda data: decoder(data, *SIZE), stored, 1, args),
+        f"decode_{name}_{args.workers}": lambda: spread(
+            lambda data: decoder(data, *SIZE), stored, args.workers, args
+        ),
+        f"bare_{name}_1": lambda: spread(bare, paths, 1, args),
+        f"bare_{name}_{args.workers}": lambda: spread(bare, paths, args.workers, args),
+        f"batch_{name}_1": lambda: batch(pool, args),
+    }
 
 
-def bare(paths, threads, args, read=images.read):
-    """Decode and resize, nothing else, on this many threads."""
-    paths = list(itertools.islice(itertools.cycle(paths), args.batch * args.batches))
+def spread(function, items, threads, args):
+    """function(item) for as many items as a round has images, on this many threads."""
+    items = list(itertools.islice(itertools.cycle(items), args.batch * args.batches))
 
     def run(part):
-        for path in part:
-            read(path, args.height, args.width)
+        for item in part:
+            function(item)
 
     begin = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        list(pool.map(run, [paths[i::threads] for i in range(threads)]))
-    return len(paths) / (time.perf_counter() - begin)
+        list(pool.map(run, [items[i::threads] for i in range(threads)]))
+    return len(items) / (time.perf_counter() - begin)
 
 
-def ours(dataset, args, **fields):
-    """The training pipeline."""
+def repeat(function, args):
+    """function() once for each batch."""
+    begin = time.perf_counter()
+    for _ in range(args.batches):
+        function()
+    return args.batch * args.batches / (time.perf_counter() - begin)
+
+
+def batch(pool, args):
+    """Reading into batches, as the pipeline does, on this thread."""
+    rows, image = np.arange(args.batch, dtype=np.int32), blank(args)
+    return repeat(lambda: pool.fill(rows, image), args)
+
+
+def blank(args):
+    """A batch of black pictures."""
+    return np.zeros((args.batch, args.height, args.width, 3), np.uint8)
+
+
+def augment(args):
+    """The host's part of the augmentation: drawing flips, crops and erased rectangles."""
+    draws = Draws.of(config(args), 0)
+    return repeat(lambda: draws(0, args.batch), args)
+
+
+def to_device(args):
+    """Copying uint8 batches to the default device."""
+    image = blank(args)
+    return repeat(lambda: jax.device_put(image, may_alias=False).block_until_ready(), args)
+
+
+def config(args, **fields):
+    """The config's `data` section for these sizes."""
     data = namespace(defaults()["data"])
     data.height, data.width, data.ids, data.instances = args.height, args.width, args.batch // 4, 4
     data.prefetch = 2 * args.workers  # the torch DataLoader's default
     for field, value in fields.items():
         setattr(data, field, value)
+    return data
+
+
+def ours(dataset, args, place=False, **fields):
+    """The training pipeline; place: onto the default device, as training does."""
+    data = config(args, **fields)
     with pipeline.train_batches(dataset, data, seed=0) as batches:
         warm = pipeline.steps_per_epoch(dataset, data) + 2 if data.cache_mib else 1
-        return rate(batches, warm, args)
+        if not place:
+            return rate(batches, warm, args)
+        with prefetch.OnDevice(batches, jax.device_put, data.device_prefetch) as placed:
+            return rate(placed, warm, args)
 
 
 def rate(batches, warm, args):
     """Images per second after `warm` batches."""
     for _ in range(warm):
         next(batches)
-    begin = time.perf_counter()
-    for _ in range(args.batches):
-        next(batches)
-    return args.batch * args.batches / (time.perf_counter() - begin)
+    return repeat(lambda: next(batches), args)
 
 
 class Pictures:
-    """Map-style data set for torch's DataLoader: the usual PIL loading, uint8 [H,W,3]."""
+    """Map-style data set for torch's DataLoader: the usual loading, uint8 [H,W,3]."""
 
-    def __init__(self, paths, height, width):
-        self.paths, self.height, self.width = paths, height, width
+    def __init__(self, paths, height, width, decoder):
+        self.paths, self.height, self.width, self.decoder = paths, height, width, decoder
 
     def __len__(self):
         return len(self.paths)
@@ -136,34 +210,49 @@ class Pictures:
     def __getitem__(self, i):
         import torch
 
-        return torch.from_numpy(read_pil(self.paths[i], self.height, self.width).copy()), i
+        return torch.from_numpy(self.read(self.paths[i]).copy()), i
+
+    def read(self, path):
+        """The plain way to read a picture with PIL; the other decoders as the pipeline does."""
+        if self.decoder != "pil":
+            return images.read(path, self.height, self.width, decode.find(self.decoder))
+        with Image.open(path) as image:
+            size = self.width, self.height
+            return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
 
 
-def torch_loader(paths, args):
-    """torch's DataLoader with PIL: decode, resize, collate."""
+def torch_loader(paths, args, decoder):
+    """torch's DataLoader: decode, resize, collate."""
     from torch.utils.data import DataLoader
 
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, len(paths), args.batch).tolist() for _ in range(args.batches + 1)]
-    pictures = Pictures(paths, args.height, args.width)
-    batches = iter(DataLoader(pictures, batch_sampler=rows, num_workers=args.workers))
+    pictures = Pictures(paths, args.height, args.width, decoder)
+    with warnings.catch_warnings():  # of forking beside JAX's threads: the loader's processes never use JAX
+        warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+        batches = iter(DataLoader(pictures, batch_sampler=rows, num_workers=args.workers))
     return rate(batches, 1, args)
 
 
-def ratios(rates, workers):
-    """The ratios the table ends with."""
-    best = max(rates[f"threads_{workers}"], rates[f"workers_{workers}"])
-    found = {"of_bare": best / rates[f"bare_{workers}"]}
-    if f"torch_{workers}" in rates:
-        found["of_torch"] = best / rates[f"torch_{workers}"]
+def ratios(rates, workers, decoders):
+    """The pipeline (threads or processes, whichever is faster) against its limits and against torch."""
+    best = {d: max(rates[f"threads_{d}_{workers}"], rates[f"workers_{d}_{workers}"]) for d in decoders}
+    found = {}
+    for name, value in best.items():
+        found[f"{name}_of_decode_and_resize"] = value / rates[f"bare_{name}_{workers}"]
+        found[f"{name}_of_decode"] = value / rates[f"decode_{name}_{workers}"]
+        if f"torch_{name}_{workers}" in rates:
+            found[f"{name}_of_torch_{name}"] = value / rates[f"torch_{name}_{workers}"]
+        if f"torch_pil_{workers}" in rates:
+            found[f"{name}_of_torch_pil"] = value / rates[f"torch_pil_{workers}"]
     return {k: round(v, 3) for k, v in found.items()}
 
 
-def print_table(rates, workers):
+def print_table(rates, found, args):
     """Rates and ratios for people."""
-    base = rates[f"bare_{workers}"]
-    print(f"{'route':<14}{'images/s':>10}{'of bare':>10}")
+    print(f"{'route':<24}{'images/s':>10}{'a core':>10}")
     for name, value in rates.items():
-        print(f"{name:<14}{value:>10.0f}{value / base:>10.2f}")
-    for name, value in ratios(rates, workers).items():
-        print(f"best of threads and workers, {name.replace('_', ' ')}: {value:.2f}")
+        cores = min(int(name.rpartition("_")[2]), os.cpu_count() or 1)
+        print(f"{name:<24}{value:>10.0f}{value / cores:>10.0f}")
+    for name, value in found.items():
+        print(f"pipeline, {name.replace('_', ' ')}: {value:.2f}")

@@ -1,10 +1,11 @@
-"""Commands on data sets: python -m reid_jax.data synthesize|sheet ..."""
+"""Commands on data sets: python -m reid_jax.data list|check|synthesize|sheet|build ..."""
 
 import argparse
 import os
 import sys
 
 from reid_jax.config import defaults
+from reid_jax.data import build, check, listing
 from reid_jax.errors import DataError, ReidError
 
 
@@ -20,13 +21,28 @@ def _records(name, root, split):
     return [r for r in (*dataset.query, *dataset.gallery) if r.pid > 0], names
 
 
-def _save_sheet(path, records, names, **options):
-    from reid_jax.data.synthetic import sheet
+def _save_sheet(path, records, names, ids=8, per_cell=1):
+    """One row per identity; of tracklets one row per tracklet, with 12 frames of it."""
+    from reid_jax.data.synthetic import sheet, strip
 
-    page = sheet(records, names, **options)
+    if records and records[0].frames:
+        page = strip(records, names, tracklets=ids, frames=12 * per_cell)
+    else:
+        page = sheet(records, names, ids=ids, per_cell=per_cell)
+    _save(path, page)
+
+
+def _save_moving(path, records, ids):
+    from reid_jax.data.synthetic import animate
+
+    pages = animate(records, tracklets=ids)
+    _save(path, pages[0], save_all=True, append_images=pages[1:], duration=80, loop=0)
+
+
+def _save(path, page, **options):
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     try:
-        page.save(path)
+        page.save(path, **options)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path}: cannot write the sheet ({error}); choose another file, such as sheet.png"
@@ -36,6 +52,9 @@ def _save_sheet(path, records, names, **options):
 
 # ---- synthesize -----------------------------------------------------------------------------------------
 _HELP = dict(
+    kind="image (Market-1501's layout), video (tracklets, MARS's), lowres, caviar or lowlight (DI-REID's)",
+    tracklets="video: tracklets per identity and camera; the first one of a test identity is the query",
+    frames="video: of the shortest and the longest tracklet",
     train_ids="training identities",
     test_ids="test identities",
     cameras="cameras; each has its own environment",
@@ -53,22 +72,25 @@ def _synthesize_flags(parser):
     parser.add_argument("--root", required=True, help="folder to put the set into")
     for field, value in defaults()["data"]["synthetic"].items():
         flag = "--" + field.replace("_", "-")
-        parser.add_argument(
-            flag, type=type(value), default=value, help=f"{_HELP.get(field, field)} (default {value})"
-        )
+        text = f"{_HELP.get(field, field)} (default {value})"
+        if isinstance(value, tuple):
+            parser.add_argument(flag, type=int, nargs=len(value), default=value, help=text)
+        else:
+            parser.add_argument(flag, type=type(value), default=value, help=text)
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("--sheet", metavar="FILE.png", help="also write a contact sheet")
 
 
 def _synthesize(args):
-    from reid_jax.data.synthetic import generate
+    from reid_jax.data.synthetic import generate, layout_of
 
     settings = {field: getattr(args, field) for field in defaults()["data"]["synthetic"]}
     folder = generate(args.root, **settings, workers=args.workers, progress=not args.quiet)
     print(folder)
     if args.sheet:
-        _save_sheet(args.sheet, *_records("market1501", folder, "test"), per_cell=min(2, args.images))
+        per_cell = 1 if args.kind == "video" else min(2, args.images)
+        _save_sheet(args.sheet, *_records(layout_of(args.kind), folder, "test"), per_cell=per_cell)
 
 
 # ---- sheet ----------------------------------------------------------------------------------------------
@@ -80,34 +102,39 @@ def _sheet_flags(parser):
     parser.add_argument(
         "--per-cell", type=int, default=1, help="pictures per identity and camera (default 1)"
     )
+    parser.add_argument("--animate", metavar="FILE.webp", help="tracklets: also a moving picture (webp, gif)")
     parser.add_argument("--split", choices=("test", "train"), default="test", help="(default test)")
 
 
 def _sheet(args):
     records, names = _records(args.name, args.root, args.split)
     _save_sheet(args.out, records, names, ids=args.ids, per_cell=args.per_cell)
+    if args.animate:
+        _save_moving(args.animate, records, args.ids)
 
 
 # A command is its help line, a function that adds flags and one that runs it.
 COMMANDS = {
-    "synthesize": ("draw a synthetic data set in the layout of Market-1501", _synthesize_flags, _synthesize),
-    "sheet": ("contact sheet of a data set: identities x cameras", _sheet_flags, _sheet),
+    "synthesize": ("draw a synthetic data set, of pictures or tracklets", _synthesize_flags, _synthesize),
+    "sheet": ("contact sheet of a data set: identities x cameras, or frames", _sheet_flags, _sheet),
+    "list": ("supported data sets, whom to ask for them and on which terms", listing.flags, listing.run),
+    "check": ("look for missing, broken, doubled or mislabelled files of a data set", check.flags, check.run),
+    "build": ("write a data set as array_record files, for data.source=tfds", build.flags, build.run),
 }
 
 
 def main(argv=None):
-    """Run a command; returns the exit status (2 after an error the user can act on)."""
+    """Run a command; returns the exit status: 1 when check found problems, 2 after an error to act on."""
     parser = argparse.ArgumentParser(prog="python -m reid_jax.data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (text, flags, _) in COMMANDS.items():
         flags(commands.add_parser(name, help=text, description=text))
     args = parser.parse_args(argv)
     try:
-        COMMANDS[args.command][2](args)
+        return COMMANDS[args.command][2](args) or 0
     except ReidError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -9,9 +9,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reid_jax.config import split_label
+from reid_jax.config import choice, split_label
+from reid_jax.data import clips, tfds_sets, union
 from reid_jax.data.loaders import LAYOUTS
-from reid_jax.data.loaders.common import IMAGES, PID_CAMERA, Options
+from reid_jax.data.loaders.common import (
+    IMAGES,
+    PID_CAMERA,
+    Options,
+    advice,
+    find_root,
+    query_and_gallery,
+)
 from reid_jax.data.records import Dataset, Record
 from reid_jax.errors import ConfigError, DataError
 
@@ -26,8 +34,12 @@ def load(data, workdir, seed=0):
     workdir: where "synthetic" puts its pictures (WORKDIR/data) when data.root is empty. seed: of the draw of
     data.val_ids. Errors: ConfigError for an unknown name, DataError for a folder that cannot be used.
     """
-    if data.name == "synthetic":
+    if choice("data.source", data.source, ("folder", "tfds")) == "tfds":
+        dataset = load_built(data)
+    elif data.name == "synthetic":
         dataset = load_synthetic(data, workdir)
+    elif "+" in data.name:
+        dataset = load_union(data)
     elif not data.root and data.name in LAYOUTS:
         layout = LAYOUTS[data.name]
         raise DataError(
@@ -35,25 +47,85 @@ def load(data, workdir, seed=0):
             + advice(layout)
         )
     else:
-        options = Options(data.variant, data.split, data.split_seed)
-        dataset = load_folder(data.name, data.root, options)
+        dataset = load_folder(data.name, data.root, reader_options(data))
     save_drawn(dataset, workdir)
+    if data.split_tracklets:
+        dataset = cut(dataset, data.split_tracklets)
     if data.val_ids:
         dataset = hold_out(dataset, data.val_ids, seed)
     check_train(dataset, data)
     return dataset
 
 
+def reader_options(data):
+    """What the readers want to know of a config's `data` section."""
+    return Options(data.variant, data.split, data.split_seed, data.csv, data.pattern, data.train_share)
+
+
+def load_union(data):
+    """The sets that data.name joins by "+", merged; see reid_jax.data.union."""
+    names = union.names(data.name)
+    for name in names:
+        if name not in LAYOUTS:
+            raise ConfigError(unknown_name(name))
+    test = union.test_index(names, data.test)
+    union.check_overlap(names, names[test])
+    roots = union.per_set(data.root, len(names), ",", "root")
+    if "" in roots:
+        raise DataError(
+            "config.data.root is empty: set --config.data.root=ROOT1,ROOT2, a folder for each data set in "
+            "the order of config.data.name, or one folder that holds them all"
+        )
+    variants = union.per_set(data.variant, len(names), "+", "variant")
+    found = []
+    for name, root, variant in zip(names, roots, variants, strict=True):
+        options = dataclasses.replace(reader_options(data), variant=variant)
+        if LAYOUTS[name].form(variant).num_splits == 1:
+            options = dataclasses.replace(options, split=0)  # data.split is for the sets that have several
+        found.append(load_folder(name, root, options))
+    return union.merge(found, test)
+
+
 def load_synthetic(data, workdir):
-    """Generates (or finds again) the synthetic set and loads it like Market-1501."""
+    """Generates (or finds again) the synthetic set and loads it."""
     from reid_jax.data import synthetic
 
     tree = data.synthetic
     settings = dict(tree.items()) if hasattr(tree, "items") else dict(vars(tree))
-    root = synthetic.generate(data.root or os.path.join(workdir, "data"), **settings)
-    dataset = load_folder("market1501", root, check_counts=False)
+    return read_synthetic(synthetic.generate(data.root or os.path.join(workdir, "data"), **settings))
+
+
+def read_synthetic(root):
+    """Loads a synthetic set from its own folder, like the real one that its kind imitates."""
+    from reid_jax.data import synthetic
+
+    kind = synthetic.stored_kind(root)
+    dataset = load_folder(synthetic.layout_of(kind), root, check_counts=False)
     names = synthetic.stored_camera_names(root) or dataset.camera_names
-    return dataclasses.replace(dataset, name="synthetic", camera_names=names)
+    protocol = "market" if kind == "lowlight" else dataset.protocol  # its gallery has every camera
+    return dataclasses.replace(dataset, name="synthetic", camera_names=names, protocol=protocol)
+
+
+def load_built(data):
+    """The set that `python -m reid_jax.data build` wrote to data.root."""
+    if "+" in data.name:
+        raise ConfigError(f"config.data.name is {data.name!r}: joined sets need config.data.source=folder")
+    if data.name not in NAMES:
+        raise ConfigError(unknown_name(data.name))
+    if not data.root:
+        raise DataError(
+            "config.data.source is 'tfds' and config.data.root empty: where is the built set? Write it with "
+            f"python -m reid_jax.data build {data.name} --root FOLDER --output BUILT, then set "
+            "--config.data.root=BUILT"
+        )
+    layout = LAYOUTS.get(data.name)
+    options = layout.check(reader_options(data)) if layout else Options()
+    return tfds_sets.load(data.root, data.name, options)
+
+
+def unknown_name(name):
+    """The message on a data set that is not known."""
+    return f"config.data.name is {name!r}; it must be one of {', '.join(map(repr, NAMES))}"
 
 
 def save_drawn(dataset, workdir):
@@ -76,27 +148,28 @@ def load_folder(name, root, options=None, check_counts=True):
     are warned of.
     """
     if name not in LAYOUTS:
-        raise ConfigError(f"config.data.name is {name!r}; it must be one of {', '.join(map(repr, NAMES))}")
+        raise ConfigError(unknown_name(name))
     layout = LAYOUTS[name]
     options = layout.check(options or Options())
     root = find_root(layout, os.path.abspath(os.path.expanduser(root)))
+    layout = layout.form(options.variant)
     try:
-        splits, strange, drawn = layout.read(root, options)
+        found = layout.read(root, options)
     except DataError as e:
         raise DataError(f"{e}\n{advice(layout)}") from e
-    if strange:
+    if found.strange:
         log.warning(
             "%s: %d entries whose names do not follow the layout are skipped: %s%s",
             root,
-            len(strange),
-            ", ".join(strange[:3]),
-            ", ..." if len(strange) > 3 else "",
+            len(found.strange),
+            ", ".join(found.strange[:3]),
+            ", ..." if len(found.strange) > 3 else "",
         )
-    splits = clean(layout, root, splits)
+    splits = clean(layout, root, found.splits)
     if check_counts:
         compare_counts(layout, splits)
-    about = {"kind": layout.kind, "protocol": layout.protocol, "drawn": drawn}
-    return dataclasses.replace(relabel(name, root, splits), **about)
+    about = {"kind": found.kind or layout.kind, "protocol": layout.protocol, "drawn": found.drawn}
+    return dataclasses.replace(relabel(name, root, splits, found.cameras), **about)
 
 
 class Source(NamedTuple):
@@ -105,19 +178,22 @@ class Source(NamedTuple):
     label: str
     root: str
     splits: dict  # {"query": records, "gallery": records}, {"train": ...} or {"images": ...}
+    protocol: str = "market"  # the data set's own
 
 
 def open_source(text, splits=("query", "gallery")):
-    """Source of 'NAME:ROOT', a data set in its layout, or of a folder of pictures; 'LABEL=' may precede.
+    """Source of 'NAME:ROOT', a data set in its layout, of 'tfds:FOLDER', a built one, or of a folder of
+    pictures; 'LABEL=' may precede.
 
     A folder is read with everything below it, as one split "images"; names like Market-1501's give identity
     and camera, others pid -1 and camera 0. Raises DataError or ConfigError naming what is wrong.
     """
     label, rest = split_label(text)
     name, _, root = rest.partition(":")
-    if name in LAYOUTS and root:
-        dataset = load_folder(name, root)
-        return Source(label or name, dataset.root, {s: getattr(dataset, s) for s in splits})
+    if name in (*LAYOUTS, "tfds") and root:
+        dataset = tfds_sets.load(root) if name == "tfds" else load_folder(name, root)
+        parts = {s: getattr(dataset, s) for s in splits}
+        return Source(label or name, dataset.root, parts, dataset.protocol)
     if not os.path.isdir(rest):
         raise DataError(
             f"{rest} is neither a folder nor NAME:FOLDER with NAME one of {', '.join(LAYOUTS)}; "
@@ -140,29 +216,6 @@ def pictures(root):
     return tuple(records)
 
 
-def advice(layout):
-    """The expected tree and where the data set comes from."""
-    return f"Expected layout ({layout.title}):\n{layout.tree}\n{layout.source}"
-
-
-def find_root(layout, root):
-    """The data set's own folder: root, or one of its usual names under root."""
-    if not os.path.isdir(root):
-        what = "is not a folder" if os.path.exists(root) else "does not exist"
-        raise DataError(f"config.data.root: {root} {what}.\n{advice(layout)}")
-    best = None
-    for folder in (root, *(os.path.join(root, n) for n in layout.names)):
-        for parts in layout.parts:
-            missing = [p for p in parts if not os.path.exists(os.path.join(folder, p))]
-            if not missing:
-                return folder
-            if len(missing) < len(parts) and (best is None or len(missing) < len(best[1])):
-                best = folder, missing
-    if best is None:
-        raise DataError(f"config.data.root: {root} does not hold {layout.title}.\n{advice(layout)}")
-    raise DataError(f"{best[0]} is incomplete, it has no {' and no '.join(best[1])}.\n{advice(layout)}")
-
-
 def clean(layout, root, splits):
     """Drops junk (-1) everywhere and distractors (0) outside the gallery; DataError for an empty split.
 
@@ -180,21 +233,30 @@ def clean(layout, root, splits):
     return kept
 
 
-def compare_counts(layout, splits):
-    """One warning listing how the counts differ from the published ones."""
+def count(splits):
+    """{"train ids": n, "train images": n, ..., "images": n, "cameras": n}; tracklets count as images."""
     found = {}
     for split, records in splits.items():
         found[f"{split} ids"] = len({r.pid for r in records})
         found[f"{split} images"] = len(records)
     everything = [r for records in splits.values() for r in records]
     found["images"], found["cameras"] = len(everything), len({r.camid for r in everything})
+    return found
+
+
+def compare_counts(layout, splits):
+    """One warning listing how the counts differ from the published ones."""
+    found = count(splits)
     wrong = [f"{found[k]} {k} instead of {n}" for k, n in layout.counts.items() if found[k] != n]
     if wrong:
         log.warning("%s differs from its published counts: %s", layout.title, ", ".join(wrong))
 
 
-def relabel(name, root, splits):
-    """Dataset with train pids 0..P-1 in sorted order and camids 0..C-1, cameras of train first."""
+def relabel(name, root, splits, camera_names=None):
+    """Dataset with train pids 0..P-1 in sorted order and camids 0..C-1, cameras of train first.
+
+    camera_names: {camera number: name} where it is not c1, c2, ...
+    """
     pids = {p: i for i, p in enumerate(sorted({r.pid for r in splits["train"]}))}
     own = sorted({r.camid for r in splits["train"]})
     rest = sorted({r.camid for records in splits.values() for r in records} - set(own))
@@ -205,14 +267,27 @@ def relabel(name, root, splits):
         tuple(Record(r.path, pids[r.pid], cameras[r.camid], r.frames) for r in splits["train"]),
         tuple(Record(r.path, r.pid, cameras[r.camid], r.frames) for r in splits["query"]),
         tuple(Record(r.path, r.pid, cameras[r.camid], r.frames) for r in splits["gallery"]),
-        tuple(f"c{c}" for c in cameras),
+        tuple((camera_names or {}).get(c, f"c{c}") for c in cameras),
     )
+
+
+def cut(dataset, size):
+    """Cuts the training tracklets into pieces of `size` frames, the last one with the remainder."""
+    if size < 0 or dataset.kind != "video":
+        raise ConfigError(f"config.data.split_tracklets is {size}; it is for tracklets and at least 0")
+    train = [
+        dataclasses.replace(r, path=frames[0], frames=frames)
+        for r in dataset.train
+        for frames in clips.pieces(r.frames, size)
+    ]
+    return dataclasses.replace(dataset, train=tuple(train))
 
 
 def hold_out(dataset, count, seed=0):
     """Moves `count` training identities, drawn by seed, into val_query and val_gallery.
 
-    Query: the first image of each (pid, camid); gallery: the rest. Held-out pids become 1 + their training
+    Query: the first image of each (pid, camid); gallery: the rest, or all of them where there is no rest.
+    Held-out pids become 1 + their training
     label (0 would be a distractor); the remaining train pids are relabelled 0..P-1 again. ConfigError when
     no training identity would remain.
     """
@@ -222,14 +297,10 @@ def hold_out(dataset, count, seed=0):
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, total))))
     held = set(rng.permutation(total)[:count].tolist())
     left = {p: i for i, p in enumerate(p for p in range(total) if p not in held)}
-    query, gallery = {}, []
-    for r in dataset.train:
-        if r.pid in held:
-            moved = dataclasses.replace(r, pid=r.pid + 1)
-            if query.setdefault((r.pid, r.camid), moved) is not moved:
-                gallery.append(moved)
+    moved = [dataclasses.replace(r, pid=r.pid + 1) for r in dataset.train if r.pid in held]
+    query, gallery = query_and_gallery(moved)
     train = tuple(dataclasses.replace(r, pid=left[r.pid]) for r in dataset.train if r.pid in left)
-    val = {"val_query": tuple(query.values()), "val_gallery": tuple(gallery)}
+    val = {"val_query": tuple(query), "val_gallery": tuple(gallery)}
     return dataclasses.replace(dataset, train=train, **val)
 
 

@@ -6,21 +6,27 @@ import threading
 import numpy as np
 from PIL import Image
 
+from reid_jax.data import decode, tfds_sets
 from reid_jax.errors import DataError
 
 log = logging.getLogger(__name__)
 
 
-def read(path, height, width):
-    """u8[height,width,3] RGB of an image file, resized by PIL's bicubic filter.
+def contents(path):
+    """Bytes of an image file, or of an image in a built set (path: a reference of data.tfds_sets)."""
+    if path.startswith(tfds_sets.PREFIX):
+        return tfds_sets.contents(path)
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def read(path, height, width, decoder=decode.with_pil):
+    """u8[height,width,3] RGB of an image file, resized; path: as in `contents`, decoder: see data.decode.
 
     Raises DataError naming the file when it is missing, empty, cut short or no image.
     """
     try:
-        with Image.open(path) as image:
-            if image.mode != "RGB":
-                image = image.convert("RGB")
-            return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+        return decoder(contents(path), height, width)
     except FileNotFoundError as e:
         raise DataError(f"{path} does not exist") from e
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
@@ -35,11 +41,15 @@ class Images:
 
     skip: a broken file is replaced by the next readable one of the same identity, in the order of the list,
     and warned of once; otherwise it raises DataError. cache_bytes: decoded pictures kept up to this size.
+    decoder: a name of data.decode. group: what rows of the same number in `pids` have in common, in words.
     """
 
-    def __init__(self, paths, pids, height, width, *, skip=False, cache_bytes=0):
+    def __init__(
+        self, paths, pids, height, width, *, skip=False, cache_bytes=0, decoder="pil", group="identity"
+    ):
         self.paths, self.pids = list(paths), np.asarray(pids)
-        self.height, self.width, self.skip = height, width, skip
+        self.height, self.width, self.skip, self.group = height, width, skip, group
+        self._decoder = decode.find(decoder)
         self._room = cache_bytes // (height * width * 3)  # pictures that may still be kept
         self._cache, self._instead, self._lock = {}, {}, threading.Lock()
 
@@ -64,7 +74,7 @@ class Images:
         if picture is not None:
             return picture, row
         try:
-            picture = read(self.paths[row], self.height, self.width)
+            picture = self.read(self.paths[row])
         except DataError as e:
             if not self.skip:
                 raise
@@ -72,6 +82,10 @@ class Images:
         if self._room > 0:
             self._keep(row, picture)
         return picture, row
+
+    def read(self, path):
+        """u8[H,W,3] of a file in this list's size and by its decoder, past the cache."""
+        return read(path, self.height, self.width, self._decoder)
 
     def _keep(self, row, picture):
         with self._lock:
@@ -85,7 +99,7 @@ class Images:
         start = int(np.searchsorted(same, row))
         for other in (*same[start + 1 :].tolist(), *same[:start].tolist()):
             try:
-                picture = read(self.paths[other], self.height, self.width)
+                picture = self.read(self.paths[other])
             except DataError:
                 continue
             with self._lock:
@@ -93,4 +107,4 @@ class Images:
                     self._instead[row] = other
                     log.warning("broken image skipped, %s is used instead: %s", self.paths[other], error)
             return picture, other
-        raise DataError(f"no image of this identity can be read; the first failure: {error}") from error
+        raise DataError(f"no image of this {self.group} can be read; the first failure: {error}") from error

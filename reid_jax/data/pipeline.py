@@ -13,8 +13,9 @@ from absl import flags
 from reid_jax.config import choice
 from reid_jax.data.images import Images
 from reid_jax.data.sampler import PKSampler
+from reid_jax.data.tracklets import Tracklets, TrainClips, group, plan_clips
 from reid_jax.data.transforms import Draws
-from reid_jax.errors import ConfigError
+from reid_jax.errors import ConfigError, DataError
 
 
 def steps_per_epoch(dataset, data):
@@ -31,8 +32,9 @@ def train_batches(dataset, data, *, seed, start_step=0, shard=(0, 1)):
     """Endless iterator of training batches from `start_step` on.
 
     shard (i, n): the i-th contiguous n-th of every global batch of P*K images. A batch is a dict of numpy
-    arrays, B = P*K / n, V = 2 views: image u8[B,H,W,3]; pid, camid, index i32[B] (index: row of
-    dataset.train); flip bool[B,V]; crop i32[B,V,2]; erase i32[B,V,4] (see transforms.Draws). Reads with
+    arrays, B = P*K / n, V = 2 views: image u8[B,H,W,3], with data.frames = T > 0 clips u8[B,T,H,W,3]; pid,
+    camid, index i32[B] (index: row of dataset.train); flip bool[B,V]; crop i32[B,V,2]; erase i32[B,V,4] (see
+    transforms.Draws; the frames of a clip share them, and both views share the frames). Reads with
     data.threads threads, or data.workers processes when that is not 0. close() the iterator (or drop it) to
     stop them. Errors: ConfigError for fields that do not fit; DataError while iterating for a broken image.
     """
@@ -41,17 +43,17 @@ def train_batches(dataset, data, *, seed, start_step=0, shard=(0, 1)):
     if workers and data.cache_mib:
         raise ConfigError("config.data.cache_mib works with threads only: set config.data.workers=0")
     choice("data.on_broken", data.on_broken, ("stop", "skip"))
-    images = Images(
-        [r.path for r in dataset.train],
-        [r.pid for r in dataset.train],
-        data.height,
-        data.width,
-        skip=data.on_broken == "skip",
-        cache_bytes=data.cache_mib << 20,
-    )
-    camids = np.array([r.camid for r in dataset.train], np.int32)
-    sampler, draws = make_sampler(dataset, data, seed), Draws.of(data, seed)
-    return Batches(TrainSource(images, camids, sampler, draws, start_step, part), data, workers)
+    check_kind(dataset, data)
+    records, size = dataset.train, (data.height, data.width)
+    options = dict(skip=data.on_broken == "skip", cache_bytes=data.cache_mib << 20, decoder=data.decoder)
+    labels = {f: np.array([getattr(r, f) for r in records], np.int32) for f in ("pid", "camid")}
+    given = labels, make_sampler(dataset, data, seed), Draws.of(data, seed), start_step, part
+    if data.frames:
+        source = ClipSource(Tracklets(records, *size, **options), TrainClips(data, seed), *given)
+    else:
+        images = Images([r.path for r in records], labels["pid"], *size, **options)
+        source = TrainSource(images, *given)
+    return Batches(source, data, workers)
 
 
 def eval_batches(records, data, batch_size, shard=(0, 1)):
@@ -62,8 +64,38 @@ def eval_batches(records, data, batch_size, shard=(0, 1)):
     padding). A broken image raises DataError, whatever data.on_broken says: a test set must be whole.
     """
     part = share(batch_size, shard, "config.eval.batch_size")
-    images = Images([r.path for r in records], [r.pid for r in records], data.height, data.width)
+    paths, pids = [r.path for r in records], [r.pid for r in records]
+    images = Images(paths, pids, data.height, data.width, decoder=data.decoder)
     return Batches(EvalSource(images, batch_size, part), data, 0)
+
+
+def eval_clips(records, data, batch_size, *, pad=True, multiple=1):
+    """Iterator over the test clips of tracklets (images count as tracklets of one frame), see tracklets.
+
+    About batch_size frames a batch. Yields dicts: image u8[N,T,H,W,3]; mask bool[N] (False: padding); frames
+    bool[N,T] (False: padding, a black frame); index i32[N] (row of records, -1 for padding). N is the same
+    in all batches and divisible by `multiple`. pad False: no clip has padding, T differs between batches
+    (at most data.chunk lengths), and so does the order of the clips. A broken image raises DataError.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"config.eval.batch_size is {batch_size}; it must be at least 1")
+    if not records:
+        raise DataError("there are no tracklets to embed")
+    found = Tracklets(records, data.height, data.width, decoder=data.decoder)
+    source = EvalClipSource(found, *plan_clips(found.lengths, data), batch_size, pad, multiple)
+    return Batches(source, data, 0)
+
+
+def check_kind(dataset, data):
+    """ConfigError when data.frames does not suit the training set."""
+    if data.frames and dataset.kind != "video":
+        raise ConfigError(
+            f"config.data.frames is {data.frames}, but {dataset.name} holds images: set it to 0"
+        )
+    if not data.frames and dataset.kind == "video":
+        raise ConfigError(
+            f"{dataset.name} holds tracklets: set config.data.frames, the frames of a clip, for example to 4"
+        )
 
 
 def share(size, shard, fields):
@@ -87,9 +119,9 @@ class TrainSource(grain.MapDataset):
     """Element k: batch start_step + k. Whole batches are one Grain element each: small images decode faster
     than Grain handles records one by one."""
 
-    def __init__(self, images, camids, sampler, draws, start_step, part):
+    def __init__(self, images, labels, sampler, draws, start_step, part):
         super().__init__()
-        self.images, self.camids, self.sampler, self.draws = images, camids, sampler, draws
+        self.images, self.labels, self.sampler, self.draws = images, labels, sampler, draws
         self.start_step, self.part = start_step, part
 
     def __len__(self):
@@ -100,17 +132,28 @@ class TrainSource(grain.MapDataset):
             return self.slice(k)
         step, part, sampler = self.start_step + k, self.part, self.sampler
         epoch, batch = divmod(step, sampler.batches_per_epoch)
-        rows = sampler.epoch(epoch)[batch, part]
-        image = np.empty((len(rows), self.images.height, self.images.width, 3), np.uint8)
-        rows = self.images.fill(rows, image)
         position = step * sampler.ids * sampler.instances + part.start
-        return {
-            "image": image,
-            "pid": self.images.pids[rows].astype(np.int32),
-            "camid": self.camids[rows],
-            "index": rows,
-            **self.draws(position, len(rows)),
-        }
+        image, rows = self.read(sampler.epoch(epoch)[batch, part], position)
+        labels = {name: values[rows] for name, values in self.labels.items()}
+        return {"image": image, **labels, "index": rows, **self.draws(position, len(rows))}
+
+    def read(self, rows, position):
+        """(pictures u8[B,...] of the rows from a global position on, rows that they really show)."""
+        del position
+        image = np.empty((len(rows), self.images.height, self.images.width, 3), np.uint8)
+        return image, self.images.fill(rows, image)
+
+
+class ClipSource(TrainSource):
+    """Element k: batch start_step + k, of clips. images: a Tracklets; clips: a TrainClips."""
+
+    def __init__(self, images, clips, *given):
+        super().__init__(images, *given)
+        self.clips = clips
+
+    def read(self, rows, position):
+        frames = self.clips(position, self.images.lengths[rows])
+        return self.images.read(rows, frames), rows.copy()
 
 
 class EvalSource(grain.MapDataset):
@@ -131,6 +174,32 @@ class EvalSource(grain.MapDataset):
         image = np.zeros((len(rows), self.images.height, self.images.width, 3), np.uint8)
         self.images.fill(rows[mask], image)
         return {"image": image, "mask": mask, "index": np.where(mask, rows, -1).astype(np.int32)}
+
+
+class EvalClipSource(grain.MapDataset):
+    """Element k: the k-th batch of test clips, padded to the full number of clips."""
+
+    def __init__(self, tracklets, owner, frames, batch_size, pad, multiple):
+        super().__init__()
+        self.tracklets, self.owner, self.frames = tracklets, owner, frames
+        self.pad, self.size = pad, -(-max(batch_size // frames.shape[1], 1) // multiple) * multiple
+        self.batches = group(frames, self.size, pad)
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, k):
+        if isinstance(k, slice):
+            return self.slice(k)
+        rows = self.batches[k]
+        frames = self.frames[rows]
+        if not self.pad:
+            frames = frames[:, (frames >= 0).any(0)]
+        extra = (0, self.size - len(rows))
+        frames = np.pad(frames, (extra, (0, 0)), constant_values=-1)
+        index = np.pad(self.owner[rows], extra, constant_values=-1)
+        image = self.tracklets.read(np.maximum(index, 0), frames)
+        return {"image": image, "mask": index >= 0, "frames": frames >= 0, "index": index}
 
 
 class Batches:

@@ -15,6 +15,22 @@ TRIES = 100  # of random erasing, as in MMT's code
 STRIDE = 208  # uniform numbers of one view: 6 + 2 * TRIES, rounded up so that a record's are whole counters
 
 
+def uniforms(seed, purpose, first, count, width):
+    """f64[count,width] in [0, 1): the numbers of positions first .. first + count - 1.
+
+    purpose: an integer of its own for each use, so that their numbers are independent. width: a multiple of
+    4, as Philox gives four numbers a counter.
+    """
+    key = np.random.SeedSequence((seed % 2**64, purpose)).generate_state(2, np.uint64)
+    rng = np.random.Generator(np.random.Philox(key=key, counter=first * width // 4))
+    return rng.random((count, width))
+
+
+def clip_uniforms(seed, first, count, frames):
+    """f64[count,frames] in [0, 1): what the clips at positions first .. first + count - 1 are drawn with."""
+    return uniforms(seed, 0x636C6970, first, count, -(-frames // 4) * 4)[:, :frames]
+
+
 @dataclasses.dataclass(frozen=True)
 class Draws:
     """Draws augmentations for images of height x width; probabilities and ranges as in config.data."""
@@ -51,10 +67,7 @@ class Draws:
 
     def uniforms(self, first, count):
         """f64[count, VIEWS, STRIDE] in [0, 1): the numbers of positions first .. first + count - 1."""
-        key = np.random.SeedSequence((self.seed % 2**64, 0x617567)).generate_state(2, np.uint64)
-        counter = first * VIEWS * STRIDE // 4  # Philox gives four numbers a counter
-        rng = np.random.Generator(np.random.Philox(key=key, counter=counter))
-        return rng.random((count, VIEWS, STRIDE))
+        return uniforms(self.seed, 0x617567, first, count, VIEWS * STRIDE).reshape(count, VIEWS, STRIDE)
 
     def __call__(self, first, count):
         """{flip bool[count,V], crop i32[count,V,2], erase i32[count,V,4]} of the positions from `first` on.

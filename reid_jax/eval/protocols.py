@@ -11,7 +11,10 @@ from reid_jax.config import choice
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval import ranking, scoring
 
+PROTOCOLS = ("market", "all-pairs", "single-shot", "single-gallery")
 DRAWS = ("query", "trial")
+SINGLE = {"single-shot": "query", "single-gallery": "trial"}  # protocols that draw a gallery, and how
+TRIALS = {"single-shot": 100, "single-gallery": 10}  # by custom
 
 
 @dataclasses.dataclass(frozen=True)

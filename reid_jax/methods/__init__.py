@@ -36,12 +36,20 @@ class Method(NamedTuple):
 
     init:       (key, batch) -> State, under jit; `batch` as step gets it, only shapes matter
     step:       (State, batch) -> (State, {name: f32[]}), per device; the batch is the device's part
-    embed:      (State, image u8[B,H,W,3], net) -> f32[B,D], test features of network `net`
+    embed:      (State, image u8[B,H,W,3] or clips u8[B,T,H,W,3], net) -> f32[B,D], test features of network
+                `net`
     nets:       the names that embed knows, the default first
     warm_start: (State, load) -> State, outside jit; load(name, variables, fallback=None) returns the
                 variables of network `name` with pretrained weights filled in (those of network
                 `fallback` when the source has none of that name)
     refresh:    None, or (features f32[N,D], camid i32[N], State) -> pseudo labels i32[N]
+
+    Tracklets tested by all their frames, where a method can do that:
+    embed_frames: (State, clips u8[B,T,H,W,3], net) -> f32[B,T,C], a vector of each frame; or f32[B,1,C], one
+                  for all frames of a clip
+    embed_pooled: (State, mean f32[B,C] of a tracklet's vectors over all its frames, net) -> f32[B,D]
+    frames_apart: whether a frame's vector is the same whatever the other frames of its clip, so that short
+                  clips may be padded
     """
 
     init: Callable
@@ -50,6 +58,9 @@ class Method(NamedTuple):
     nets: tuple
     warm_start: Callable | None = None
     refresh: Callable | None = None
+    embed_frames: Callable | None = None
+    embed_pooled: Callable | None = None
+    frames_apart: bool = True
 
 
 def names():

@@ -12,7 +12,8 @@ from reid_jax.models import heads
 
 def stages(config, info):
     """The single stage "train"; see reid_jax.methods for the contract."""
-    encoder = heads.encoder(heads.build(config.model, info.num_pids, info.axis_name))
+    model = heads.build(config.model, info.num_pids, info.axis_name)
+    encoder = heads.encoder(model)
     tx = parts.adam(config.optim, info, mask=heads.trainable_mask)
     lr = parts.schedule(config.optim, info, config.optim.lr)
 
@@ -38,7 +39,15 @@ def stages(config, info):
     def embed(state, image, net):
         return parts.test_feature(state.nets[net], encoder, config, image)
 
+    def embed_frames(state, image, net):
+        return parts.test_vectors(state.nets[net], model, config, image)
+
+    def embed_pooled(state, mean, net):
+        return parts.pooled_feature(state.nets[net], model, mean)
+
     def warm_start(state, load):
         return state._replace(nets={"net": load("net", state.nets["net"])})
 
-    return {"train": Method(init, step, embed, ("net",), warm_start)}
+    tracklets = dict(embed_frames=embed_frames, embed_pooled=embed_pooled)
+    apart = heads.frames_apart(config.model)
+    return {"train": Method(init, step, embed, ("net",), warm_start, **tracklets, frames_apart=apart)}

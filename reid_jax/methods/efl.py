@@ -252,6 +252,7 @@ def stages(config, info):
     """The single stage "train"; see reid_jax.methods for the contract."""
     models = build_models(config, info)
     mode = config.efl.mode
+    encoder = heads.build(config.model, info.num_pids, info.axis_name)  # its parts, for tracklets
     lr = parts.schedule(config.optim, info, config.optim.lr)
 
     def init(key, batch):
@@ -270,10 +271,30 @@ def stages(config, info):
     def embed(state, image, net):
         if net != "mean":
             return parts.test_feature(state.nets[net], models.identity, config, image)
-        teachers = [n for n in ("m1", "m2") if n in state.nets] or list(students(mode))
         return sum(
-            parts.unit(parts.test_feature(state.nets[n], models.identity, config, image)) for n in teachers
+            parts.unit(parts.test_feature(state.nets[n], models.identity, config, image))
+            for n in averaged(state)
         )
+
+    def averaged(state):
+        """Networks whose unit features "mean" adds up."""
+        return [n for n in ("m1", "m2") if n in state.nets] or list(students(mode))
+
+    def embed_frames(state, image, net):
+        names = averaged(state) if net == "mean" else [net]
+        return jnp.concatenate(
+            [parts.test_vectors(state.nets[n], encoder, config, image) for n in names], axis=-1
+        )
+
+    def embed_pooled(state, mean, net):
+        if net != "mean":
+            return parts.pooled_feature(state.nets[net], encoder, mean)
+        names = averaged(state)
+        vectors = jnp.split(mean, len(names), axis=-1)
+        features = (
+            parts.pooled_feature(state.nets[n], encoder, v) for n, v in zip(names, vectors, strict=True)
+        )
+        return sum(map(parts.unit, features))
 
     def warm_start(state, load):
         """Students and camera encoder; teachers become copies of their students, q stays fresh."""
@@ -286,4 +307,6 @@ def stages(config, info):
         return state._replace(nets=nets)
 
     nets = ("m1", "m2", "phi1", "phi2") if mode in ("full", "mmt") else ("phi1",)
-    return {"train": Method(init, step, embed, nets, warm_start)}
+    tracklets = dict(embed_frames=embed_frames, embed_pooled=embed_pooled)
+    apart = heads.frames_apart(config.model)
+    return {"train": Method(init, step, embed, nets, warm_start, **tracklets, frames_apart=apart)}

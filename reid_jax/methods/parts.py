@@ -16,7 +16,7 @@ def dtype_of(model):
 
 
 def view(config, batch, i):
-    """View `i` of a batch: normalised images [B,H,W,3] in the compute dtype."""
+    """View `i` of a batch: normalised images [B,H,W,3] or clips [B,T,H,W,3] in the compute dtype."""
     d = config.data
     return augment.view(
         batch["image"],
@@ -132,6 +132,16 @@ def test_feature(variables, encoder, config, image):
     """Test feature f32[B,D] of one encoder: the neck output with running statistics."""
     features, _ = encoder.apply(variables, plain(config, image), False)
     return features.after_bn
+
+
+def test_vectors(variables, net, config, image):
+    """Vectors f32[B,T,C] of every frame of clips u8[B,T,H,W,3] before the neck; net: a heads.ReIDNet."""
+    return net.apply(variables, plain(config, image), False, method="vectors")
+
+
+def pooled_feature(variables, net, vectors):
+    """Test feature f32[B,D] of tracklets from the mean of their frames' vectors [B,C]."""
+    return net.apply(variables, vectors, False, method="head").after_bn
 
 
 def unit(x):

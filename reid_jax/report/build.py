@@ -37,6 +37,11 @@ def read_baseline(baseline, run):
     """Run of the workdir `baseline`; DataError when it was not tested on the images of `run`."""
     found = runs.read(baseline, keep_features=False)
     fields = ["data.name", "eval.split", *(["data.synthetic"] if run.synthetic else [])]
+    if found.protocol != run.protocol:
+        raise DataError(
+            f"{baseline} was tested by the protocol {found.protocol}, {run.workdir} by {run.protocol}; give "
+            "a baseline that was tested by the same"
+        )
     for section, field in (f.split(".") for f in fields):
         mine, theirs = (r.config.get(section, {}).get(field) for r in (run, found))
         if mine != theirs:
@@ -78,7 +83,7 @@ def context(run, baseline, data_root, queries):
         "strips": retrieval(run, baseline, data_root, queries),
         "distance": distance,
         "tsne": sections.tsne(run.last.features, names) if run.last else None,
-        "cameras": sections.cameras(run.last, distance, names) if run.last else None,
+        "cameras": sections.cameras(run.last, distance, names) if run.last and not run.single else None,
         "settings": sections.settings(run.config),
         "today": datetime.date.today().isoformat(),
         "version": reid_jax.__version__,

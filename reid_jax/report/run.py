@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from reid_jax.errors import DataError
-from reid_jax.eval import ranking, store
+from reid_jax.eval import protocols, ranking, store
 
 TOP = 10  # gallery images in a retrieval strip
 _BOOKKEEPING = ("kind", "step", "epoch", "seconds", "net")
@@ -50,13 +50,23 @@ class Run:
         return self.final["nets"][self.net]
 
     @property
+    def protocol(self):
+        """One of eval.protocols.PROTOCOLS."""
+        return self.final.get("protocol", "market")
+
+    @property
+    def single(self):
+        """Whether the figures come from drawn galleries of one image for each identity."""
+        return self.protocol in protocols.SINGLE
+
+    @property
     def first_figures(self):
         """(figures, epoch) of the first evaluation during training, or ({}, None)."""
         last = self.final.get("step", 0)
         earlier = [e for e in self.evals if e.get("net") == self.net and e["step"] < last]
         if earlier:
             return numbers(earlier[0]), earlier[0].get("epoch")
-        if self.first:
+        if self.first and not self.single:
             return self.first.retrieval.figures(), None
         return {}, None
 
@@ -89,7 +99,7 @@ def read(workdir, keep_features=True) -> Run:
     _check_final(workdir / "eval/final.json", final)
     notes = {}
     train, evals = _metrics(workdir, notes)
-    distance = _distance(config)
+    options = {"distance": _distance(config), "camera_filter": final.get("protocol") != "all-pairs"}
     return Run(
         workdir=workdir,
         config=config,
@@ -97,8 +107,8 @@ def read(workdir, keep_features=True) -> Run:
         summary=_optional(workdir, "summary.json", notes),
         train=train,
         evals=evals,
-        last=_ranked(workdir, "eval/final.npz", distance, notes, keep_features),
-        first=_ranked(workdir, "eval/first.npz", distance, notes, False),
+        last=_ranked(workdir, "eval/final.npz", options, notes, keep_features),
+        first=_ranked(workdir, "eval/first.npz", options, notes, False),
         notes=notes,
     )
 
@@ -163,23 +173,24 @@ def _metrics(workdir, notes):
     return kinds["train"], kinds["eval"]
 
 
-def _ranked(workdir, name, distance, notes, keep_features):
+def _ranked(workdir, name, options, notes, keep_features):
     """Ranked feature file, None with a note when it cannot be used."""
     path = workdir / name
     if not path.exists():
         notes[name] = f"{name} is not in the workdir"
         return None
     try:
-        return rank(store.load(path), distance, keep_features)
+        return rank(store.load(path), keep_features=keep_features, **options)
     except DataError as e:
         notes[name] = str(e)
         return None
 
 
-def rank(features, distance="cosine", keep_features=True):
+def rank(features, distance="cosine", keep_features=True, camera_filter=True):
     """Ranked of a FeatureSet that holds query and gallery."""
+    options = {"distance": distance, "topk": TOP, "camera_filter": camera_filter}
     q, g = features.of("query"), features.of("gallery")
-    found = ranking.rank(q.feature, g.feature, q.pid, g.pid, q.camid, g.camid, distance=distance, topk=TOP)
+    found = ranking.rank(q.feature, g.feature, q.pid, g.pid, q.camid, g.camid, **options)
     return Ranked(features if keep_features else None, _without_features(q), _without_features(g), found)
 
 

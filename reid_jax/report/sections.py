@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from reid_jax import config as defaults_of
+from reid_jax.data.loaders import LAYOUTS
 from reid_jax.errors import DataError
 from reid_jax.eval import probe, ranking
 from reid_jax.report import figures, strips
@@ -36,12 +37,12 @@ METRICS = {  # training metrics: readable titles
     "cam_accuracy": "Camera accuracy",
     "lr": "Learning rate",
 }
-DATA_SETS = {
-    "market1501": "Market-1501",
-    "dukemtmc": "DukeMTMC-reID",
-    "msmt17": "MSMT17",
-    "me_reid": "ME-ReID",
-    "synthetic": "synthetic data",
+DATA_SETS = {name: layout.title for name, layout in LAYOUTS.items()} | {"synthetic": "synthetic data"}
+PROTOCOLS = {  # how a protocol is named in the facts
+    "market": "Market rule",
+    "all-pairs": "all pairs, nothing left out",
+    "single-shot": "single-shot: one random gallery image of each person, drawn for each query",
+    "single-gallery": "single-shot: one random gallery image of each person, drawn for all queries",
 }
 TSNE_POINTS, TSNE_IDS = 2000, 20
 _PAIR_CAMERAS, _PAIR_WORK = 12, 2e11  # beyond them the camera-pair table is left out
@@ -74,7 +75,7 @@ def name(run):
 def data_set(run):
     """Readable name of the data set."""
     found = str(run.config.get("data", {}).get("name", "unknown data set"))
-    return DATA_SETS.get(found, found)
+    return " + ".join(DATA_SETS.get(each, each) for each in found.split("+"))
 
 
 def camera(camid, names=()):
@@ -162,6 +163,7 @@ def facts(run):
         ("Speed", f"{rate:,.0f} images/s" if isinstance(rate, int | float) else None),
         ("Devices", s.get("devices")),
         ("Machine", s.get("machine")),
+        ("Protocol", PROTOCOLS.get(run.protocol)),
         ("Queries", f"{f['num_query']:,}" if "num_query" in f else None),
         ("Gallery", f"{f['num_gallery']:,} images" if "num_gallery" in f else None),
     ]
@@ -265,7 +267,12 @@ def networks(run, baseline):
 
 
 def table1(run, baseline):
-    """Rows of the bars "what the first hit is", oldest first; the last one is this run."""
+    """Rows of the bars "what the first hit is", oldest first; the last one is this run.
+
+    Empty for drawn galleries, where a query has many first hits.
+    """
+    if run.single:
+        return []
     first, epoch = run.first_figures
     sides = [("First evaluation", "" if epoch is None else f"epoch {epoch:.3g}", first)] if first else []
     if baseline:

@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from reid_jax.data import tfds_sets
+from reid_jax.errors import DataError
+
 KINDS = ("same_id", "same_cam", "other_cam")
 _THUMB = (96, 192)  # width, height in pixels: sharp at twice the size shown
 _SHARE = {"fixed": 0.5, "still": 0.25, "right": 0.25}  # of the strips
@@ -122,13 +125,14 @@ def _picture(features, row, thumbs):
 
 
 class Thumbnails:
-    """Small JPEG data URIs of pictures below `root`, each picture once.
+    """Small JPEG data URIs of pictures below `root` (or in a built set, tfds:FOLDER), each picture once.
 
     uris: {number: data URI}; missing: {path: reason} of pictures that could not be shown.
     """
 
     def __init__(self, root):
-        self.root = Path(root).resolve() if root else None
+        self.built = str(root) if str(root).startswith(tfds_sets.PREFIX) else ""
+        self.root = Path(root).resolve() if root and not self.built else None
         self.uris, self.missing, self._numbers = {}, {}, {}
 
     def add(self, path):
@@ -139,13 +143,17 @@ class Thumbnails:
 
     def _load(self, path):
         try:
-            data = _jpeg(self._inside(path))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
+            data = _jpeg(self._stored(path) if self.built else self._inside(path))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, DataError) as e:
             self.missing[path] = _reason(e)
             return None
         number = len(self.uris)
         self.uris[number] = "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
         return number
+
+    def _stored(self, path):
+        """The picture's bytes as a file, from a built set (data.tfds_sets)."""
+        return io.BytesIO(tfds_sets.contents(f"{self.built}//{path}"))
 
     def _inside(self, path):
         """The resolved file; ValueError when it is not below the root (links are followed first)."""

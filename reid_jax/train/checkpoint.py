@@ -23,7 +23,7 @@ from reid_jax.errors import CheckpointError, ConfigError
 # Fields that change how a run is carried out, not what it computes.
 RUNTIME_FIELDS = (
     "data.root", "data.workers", "data.threads", "data.prefetch", "data.cache_mib",
-    "data.source", "data.device_prefetch",
+    "data.source", "data.device_prefetch", "data.test_clip", "data.chunk",
     "train.backend", "train.log_every", "train.eval_every", "train.checkpoint_every",
     "eval.", "report.",
 )  # fmt: skip

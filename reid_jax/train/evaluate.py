@@ -1,17 +1,19 @@
-"""Evaluation of a trained state: features, Market rule figures, the Table 1 diagnostic, camera probe."""
+"""Evaluation of a trained state: features, figures by a protocol, the Table 1 diagnostic, camera probe."""
 
 import contextlib
 import dataclasses
 import os
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from reid_jax import methods
-from reid_jax.data import pipeline
+from reid_jax.config import choice
+from reid_jax.data import pipeline, tracklets
 from reid_jax.errors import ConfigError
-from reid_jax.eval import embed, probe, ranking, scoring, store
+from reid_jax.eval import embed, probe, protocols, ranking, scoring, store
 from reid_jax.train.checkpoint import write_json
 
 
@@ -20,7 +22,8 @@ class Result(NamedTuple):
 
     figures: dict  # percent
     features: Any  # FeatureSet of query and gallery
-    retrieval: Any  # ranking.Retrieval
+    retrieval: Any  # ranking.Retrieval, or protocols.SingleShot, which has no breakdown
+    protocol: str  # one of eval.protocols.PROTOCOLS
 
 
 def split_records(config, dataset):
@@ -40,33 +43,61 @@ class Evaluator:
     def __init__(self, config, dataset, method, runner):
         self.config, self.runner, self.root = config, runner, dataset.root
         self.query, self.gallery = split_records(config, dataset)
-        self.embedders = {
-            net: runner.compile_embed(lambda state, image, net=net: method.embed(state, image, net))
-            for net in methods.choose_net(method, config.eval.net)
-        }
+        self.protocol = choose_protocol(config, dataset.protocol)
+        nets = methods.choose_net(method, config.eval.net)
+        self.embedders = {net: Embedder(method, net, runner) for net in nets}
 
     def __call__(self, state):
         """{net: Result} of `state`, as the runner's compiled step returns it."""
         state = self.runner.local_state(state)
-        return {net: score(self.config, self.features(fn, state)) for net, fn in self.embedders.items()}
+        return {
+            net: score(self.config, self.features(e, state), self.protocol)
+            for net, e in self.embedders.items()
+        }
 
-    def features(self, fn, state):
+    def features(self, embedder, state):
         """FeatureSet of query and gallery."""
         splits = {"query": self.query, "gallery": self.gallery}
-        return feature_set(self.config, self.runner, lambda image: fn(state, image), splits, self.root)
+        return feature_set(self.config, embedder, state, splits, self.root)
 
 
-def feature_set(config, runner, embed_fn, splits, root, progress=False):
-    """FeatureSet of {split: records}, paths relative to root.
+class Embedder:
+    """One network of a method as compiled functions for batches that runner's local devices divide.
 
-    embed_fn: image u8[B,H,W,3] -> [B,D], for batches that runner's local devices divide.
+    image: (state, image u8[B,H,W,3] or clips u8[B,T,H,W,3]) -> [B,D].
+    frames: (state, {"image": clips, "frames": bool[B,T]}) -> f32[B,C], sums of the real frames' vectors.
+    pooled: (state, f32[B,C]) -> [B,D], tracklets by their mean vectors.
     """
-    count = len(runner.local)
-    size = -(-config.eval.batch_size // count) * count
+
+    def __init__(self, method, net, runner):
+        self.method, self.multiple = method, len(runner.local)
+        self.image = runner.compile_embed(lambda state, image: method.embed(state, image, net))
+        self.frames = runner.compile_embed(lambda state, clips: self._sums(state, clips, net))
+        self.pooled = runner.compile_embed(lambda state, mean: method.embed_pooled(state, mean, net))
+
+    def _sums(self, state, clips, net):
+        vectors = self.method.embed_frames(state, clips["image"], net)
+        return jnp.where(clips["frames"][..., None], vectors.astype(jnp.float32), 0).sum(1)
+
+
+def feature_set(config, embedder, state, splits, root, progress=False):
+    """FeatureSet of {split: records} by an Embedder and a state, paths relative to root.
+
+    Tracklets are tested as config.data.test_clip says; a run on images takes all their frames.
+    """
     records = [r for part in splits.values() for r in part]
-    with contextlib.closing(pipeline.eval_batches(records, config.data, size)) as batches:
-        shown = tqdm(batches, total=-(-len(records) // size), unit="batch", disable=not progress)
-        feature = embed.embed(embed_fn, shown)
+    size = -(-config.eval.batch_size // embedder.multiple) * embedder.multiple
+    if not config.data.frames and not any(r.frames for r in records):
+        with contextlib.closing(pipeline.eval_batches(records, config.data, size)) as batches:
+            shown = tqdm(batches, total=-(-len(records) // size), unit="batch", disable=not progress)
+            feature = embed.embed(lambda image: embedder.image(state, image), shown)
+    elif config.data.test_clip in tracklets.ONE_CLIP:
+        with contextlib.closing(clip_batches(config, embedder, records)) as batches:
+            shown = tqdm(batches, unit="batch", disable=not progress)
+            feature = embed.embed(lambda image: embedder.image(state, image), shown)
+    else:
+        mean = mean_vectors(config, embedder, state, records, progress)
+        feature = embed.embed(lambda vectors: embedder.pooled(state, vectors), padded(mean, size))
     return store.FeatureSet(
         feature=feature,
         pid=np.array([r.pid for r in records], np.int32),
@@ -76,22 +107,82 @@ def feature_set(config, runner, embed_fn, splits, root, progress=False):
     )
 
 
-def score(config, features):
-    """Result of a FeatureSet that holds query and gallery."""
+def clip_batches(config, embedder, records):
+    """pipeline.eval_clips for an Embedder."""
+    pad, size = embedder.method.frames_apart, config.eval.batch_size
+    return pipeline.eval_clips(records, config.data, size, pad=pad, multiple=embedder.multiple)
+
+
+def mean_vectors(config, embedder, state, records, progress=False):
+    """f32[N,C]: the mean of the vectors of all frames of each record; only sums leave the device.
+
+    ConfigError when the method has no vectors of frames.
+    """
+    if embedder.method.embed_frames is None:
+        raise ConfigError(
+            f"config.data.test_clip is {config.data.test_clip!r}, but method {config.method} embeds whole "
+            f"clips only: use {' or '.join(tracklets.ONE_CLIP)}"
+        )
+    total, count = None, np.zeros(len(records), np.int64)
+
+    def add(batch, sums):
+        nonlocal total
+        rows, real = batch["index"][batch["mask"]], batch["frames"][batch["mask"]].sum(1)
+        sums = np.asarray(sums, np.float32)[batch["mask"]]
+        if total is None:
+            total = np.zeros((len(records), sums.shape[1]), np.float32)
+        np.add.at(total, rows, sums)
+        np.add.at(count, rows, real)
+
+    with contextlib.closing(clip_batches(config, embedder, records)) as batches:
+        waiting = None  # its sums are fetched once the next batch is on its way
+        for batch in tqdm(batches, unit="batch", disable=not progress):
+            clips = {"image": batch.pop("image"), "frames": batch["frames"]}
+            ahead = batch, embedder.frames(state, clips)
+            if waiting:
+                add(*waiting)
+            waiting = ahead
+        add(*waiting)
+    return total / count[:, None]
+
+
+def padded(vectors, size):
+    """Batches as embed.embed takes them of rows f32[N,C]."""
+    for start in range(0, len(vectors), size):
+        part = vectors[start : start + size]
+        extra = (0, size - len(part))
+        yield {"image": np.pad(part, (extra, (0, 0))), "mask": np.arange(size) < len(part)}
+
+
+def choose_protocol(config, custom):
+    """One of eval.protocols.PROTOCOLS: config.eval.protocol, or the data set's own for "auto"."""
+    field = getattr(config.eval, "protocol", "auto")  # runs of older versions have none
+    choice("eval.protocol", field, ("auto", *protocols.PROTOCOLS))
+    return custom if field == "auto" else field
+
+
+def score(config, features, protocol="market"):
+    """Result of a FeatureSet that holds query and gallery, by one of eval.protocols.PROTOCOLS."""
     q, g = features.split == "query", features.split == "gallery"
     f, pid, cam = features.feature, features.pid, features.camid
-    sides = scoring.take(f, q), scoring.take(f, g)
-    found = ranking.rank(*sides, pid[q], pid[g], cam[q], cam[g], distance=config.eval.distance)
+    sides = scoring.take(f, q), scoring.take(f, g), pid[q], pid[g], cam[q], cam[g]
+    distance = config.eval.distance
+    if protocol in protocols.SINGLE:
+        trials = getattr(config.eval, "trials", 0) or protocols.TRIALS[protocol]
+        settings = dict(trials=trials, seed=config.seed, draw=protocols.SINGLE[protocol])
+        found = protocols.single_shot(*sides, distance=distance, **settings)
+    else:
+        found = ranking.rank(*sides, distance=distance, camera_filter=protocol == "market")
     figures = dict(found.figures())
     known = np.isin(pid, pid[q])  # people, no distractors
     if len(np.unique(cam[known])) > 1 and len(np.unique(pid[known])) > 3:
         figures["camera_probe"] = probe.camera_probe(f[known], cam[known], pid[known])
-    return Result(figures, features, found)
+    return Result(figures, features, found, protocol)
 
 
 def line(title, figures):
     """The figures people look for, in one line."""
-    names = ("rank1", "rank5", "rank10", "mAP", "mINP", "prop", "camera_probe")
+    names = ("rank1", "rank5", "rank10", "rank20", "mAP", "mINP", "prop", "camera_probe")
     return f"{title}: " + "  ".join(f"{n} {figures[n]:.1f}" for n in names if n in figures)
 
 
@@ -115,6 +206,7 @@ def save_final(config, workdir, step, results, folder="eval"):
         {
             "step": step,
             "split": config.eval.split,
+            "protocol": chosen.protocol,
             "net": net,
             "nets": nets,
             "random": random_figures(config, chosen),
@@ -126,7 +218,7 @@ def random_figures(config, result):
     """Figures of seeded Gaussian features of the same size: the level of knowing nothing."""
     features = result.features
     noise = np.random.default_rng(0).standard_normal((len(features.pid), 128), np.float32)
-    figures = score(config, dataclasses.replace(features, feature=noise)).figures
+    figures = score(config, dataclasses.replace(features, feature=noise), result.protocol).figures
     return {k: figures[k] for k in ("rank1", "mAP")}
 
 

@@ -65,7 +65,7 @@ def example_batch(config, size=2):
     """A training batch of zeros: what init and shape inference need."""
     d, views = config.data, 2
     return {
-        "image": np.zeros((size, d.height, d.width, 3), np.uint8),
+        "image": np.zeros((size, *([d.frames] if d.frames else []), d.height, d.width, 3), np.uint8),
         "pid": np.zeros(size, np.int32),
         "camid": np.zeros(size, np.int32),
         "index": np.zeros(size, np.int32),
@@ -88,6 +88,7 @@ def train(config, dataset, workdir, runner):
     """
     when = plan(config, dataset)
     check_batch(config, runner)
+    pipeline.check_kind(dataset, config.data)
     with StopSignal() as stop:
         for name, method in method_stages(config, dataset, when, runner.axis_name).items():
             result = Stage(config, dataset, workdir, runner, name, method, when, stop).run()

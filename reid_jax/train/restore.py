@@ -5,7 +5,7 @@ import os
 from typing import Any, NamedTuple
 
 from reid_jax import methods
-from reid_jax.config import namespace
+from reid_jax.config import defaults, namespace
 from reid_jax.errors import CheckpointError, ConfigError
 from reid_jax.train import checkpoint, evaluate, loop
 
@@ -24,12 +24,8 @@ class Restored(NamedTuple):
         if net == "all":
             raise ConfigError("one network at a time: auto, mean or a network's name, not 'all'")
         (name,) = methods.choose_net(self.method, net)
-        embed = self.runner.compile_embed(lambda state, image: self.method.embed(state, image, name))
-
-        def function(image):
-            return embed(self.state, image)
-
-        return evaluate.feature_set(self.config, self.runner, function, splits, root, progress)
+        embedder = evaluate.Embedder(self.method, name, self.runner)
+        return evaluate.feature_set(self.config, embedder, self.state, splits, root, progress)
 
 
 def run(workdir, runner, which="best"):
@@ -37,7 +33,9 @@ def run(workdir, runner, which="best"):
 
     Raises CheckpointError or ConfigError when there is no such run or checkpoint.
     """
-    config = namespace(checkpoint.read_config(workdir))
+    config = checkpoint.read_config(workdir)
+    config["data"] = defaults()["data"] | config["data"]  # fields newer than the run
+    config = namespace(config)
     folder = os.path.join(workdir, "checkpoints")
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     with contextlib.ExitStack() as stack:

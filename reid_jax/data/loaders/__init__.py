@@ -4,6 +4,30 @@ One module for each family of data sets; `common` says what a reader is. A new d
 LAYOUTS, named here.
 """
 
-from reid_jax.data.loaders import market, me_reid, msmt17
+from reid_jax.data.loaders import (
+    airport,
+    caviar,
+    cuhk01,
+    cuhk02,
+    cuhk03,
+    duke_video,
+    folder,
+    grid,
+    ilids,
+    ilids_vid,
+    lpw,
+    ls_vid,
+    market,
+    mars,
+    me_reid,
+    mlr,
+    msmt17,
+    prid,
+    prid_video,
+    viper,
+)
 
-LAYOUTS = {name: layout for module in (market, msmt17, me_reid) for name, layout in module.LAYOUTS.items()}
+_IMAGES = (market, msmt17, me_reid, cuhk01, cuhk02, cuhk03, viper, grid, ilids, prid, caviar, mlr, airport)
+_VIDEOS = (mars, duke_video, ls_vid, ilids_vid, prid_video, lpw)
+MODULES = (*_IMAGES, *_VIDEOS, folder)
+LAYOUTS = {name: layout for module in MODULES for name, layout in module.LAYOUTS.items()}

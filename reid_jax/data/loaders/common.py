@@ -4,6 +4,7 @@ A reader takes the data set's own folder and Options and returns a Reading with 
 (pid -1 = junk, camid = camera number, from any number on).
 """
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -26,6 +27,9 @@ class Options:
     variant: str = ""  # one of the Layout's variants, "" for its first
     split: int = 0  # number of a published or drawn split, from 0
     seed: int = 0  # of drawn splits
+    csv: str = ""  # the last three: config.data.csv, .pattern, .train_share of the set "folder"
+    pattern: str = ""
+    train_share: float = 0.5
 
 
 class Reading(NamedTuple):
@@ -34,6 +38,8 @@ class Reading(NamedTuple):
     splits: dict  # {"train", "query", "gallery": [Record]}
     strange: list  # paths or lines whose names do not follow the layout
     drawn: dict = {}  # what was drawn at random and is no published split: {"train_ids": [...], ...}
+    cameras: dict = {}  # {camera number: name} where numbers are not the published names
+    kind: str = ""  # image | video where the Layout leaves it open
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +59,11 @@ class Layout:
     variants: tuple[str, ...] = ()  # forms to choose from, the first is the default
     num_splits: int = 1
     distractors: bool = False  # pid 0 is a distractor (gallery only), not a person
+    differs: dict = dataclasses.field(default_factory=dict)  # {variant: {field above: its value there}}
+
+    def form(self, variant):
+        """The Layout of one of its variants: fields that differ there are replaced."""
+        return dataclasses.replace(self, **self.differs.get(variant, {}))
 
     def check(self, options):
         """Options with the default variant filled in; ConfigError for a variant or split it has not."""
@@ -60,11 +71,34 @@ class Layout:
         if variant not in (self.variants or ("",)):
             known = ", ".join(map(repr, self.variants)) or "no variants"
             raise ConfigError(f"config.data.variant is {variant!r}; {self.title} has {known}")
-        if not 0 <= options.split < self.num_splits:
-            raise ConfigError(
-                f"config.data.split is {options.split}; {self.title} has splits 0 to {self.num_splits - 1}"
-            )
+        count = self.form(variant).num_splits
+        if not 0 <= options.split < count:
+            name = f"{self.title} ({variant})" if variant else self.title
+            raise ConfigError(f"config.data.split is {options.split}; {name} has splits 0 to {count - 1}")
         return dataclasses.replace(options, variant=variant)
+
+
+def advice(layout):
+    """The expected tree and where the data set comes from."""
+    return f"Expected layout ({layout.title}):\n{layout.tree}\n{layout.source}"
+
+
+def find_root(layout, root):
+    """The data set's own folder: root, or one of its usual names under root."""
+    if not os.path.isdir(root):
+        what = "is not a folder" if os.path.exists(root) else "does not exist"
+        raise DataError(f"config.data.root: {root} {what}.\n{advice(layout)}")
+    best = None
+    for folder in (root, *(os.path.join(root, n) for n in layout.names)):
+        for parts in layout.parts:
+            missing = [p for p in parts if not os.path.exists(os.path.join(folder, p))]
+            if not missing:
+                return folder
+            if len(missing) < len(parts) and (best is None or len(missing) < len(best[1])):
+                best = folder, missing
+    if best is None:
+        raise DataError(f"config.data.root: {root} does not hold {layout.title}.\n{advice(layout)}")
+    raise DataError(f"{best[0]} is incomplete, it has no {' and no '.join(best[1])}.\n{advice(layout)}")
 
 
 def listing(folder):
@@ -128,13 +162,72 @@ def check_present(paths, folder):
         names.setdefault(os.path.dirname(path), set()).add(path)
     missing = []
     for parent, wanted in names.items():
-        present = {os.path.join(parent, n) for n in os.listdir(parent)} if os.path.isdir(parent) else set()
+        present = {os.path.join(parent, n) for n in listing(parent)} if os.path.isdir(parent) else set()
         missing += sorted(wanted - present)
     if missing:
         raise DataError(
             f"{len(missing)} of {len(paths)} listed images are missing under {folder}, "
             f"first {missing[0]}: the copy is incomplete; unpack the archive again"
         )
+
+
+def read_mat(path, *wanted):
+    """Arrays of the named variables of a MATLAB file (before v7.3); DataError when it cannot be read."""
+    from scipy import io
+
+    try:
+        found = io.loadmat(path, variable_names=wanted)
+        return [found[name] for name in wanted]
+    except KeyError as e:
+        raise DataError(f"{path} has no variable {e}; copy the file again") from e
+    except Exception as e:  # scipy raises whatever a damaged byte leads to
+        raise DataError(f"cannot read {path} ({e}); copy the file again") from e
+
+
+def from_one(splits):
+    """Splits of a set whose persons count from 0, moved up by one: 0 marks distractors."""
+    if all(r.pid for part in ("train", "query") for r in splits.get(part, ())):
+        return splits
+    return {s: [dataclasses.replace(r, pid=r.pid + (r.pid >= 0)) for r in rs] for s, rs in splits.items()}
+
+
+def of_ids(records, ids):
+    """The records of the given identities."""
+    ids = set(ids)
+    return [r for r in records if r.pid in ids]
+
+
+def without_repeats(records, strange):
+    """The first record of each (pid, camid), for sets with one picture a camera; others go to `strange`."""
+    kept = {}
+    for r in records:
+        if kept.setdefault((r.pid, r.camid), r) is not r:
+            strange.append(r.path)
+    return list(kept.values())
+
+
+def query_and_gallery(records):
+    """(first record of each (pid, camid), the others), lists in the order of `records`.
+
+    Where there are no others, all records are gallery: evaluation leaves out a query's own camera anyway.
+    """
+    query = {}
+    gallery = [r for r in records if query.setdefault((r.pid, r.camid), r) is not r]
+    return list(query.values()), gallery or list(query.values())
+
+
+@contextlib.contextmanager
+def writing(folder):
+    """DataErrors instead of the operating system's while something is written."""
+    try:
+        yield
+    except OSError as e:
+        raise DataError(f"cannot write {e.filename or folder}: {e.strerror}; free space or allow it") from e
+
+
+def both_ways(options):
+    """(Options of the draw, whether the views change places): splits 2 n and 2 n + 1 share draw n."""
+    return dataclasses.replace(options, split=options.split // 2), options.split % 2 == 1
 
 
 def draw_half(ids, count, options):

@@ -52,6 +52,7 @@ LAYOUTS = {
         },
         terms="academic research only",
         variants=("", "500k"),
+        differs={"500k": {"counts": {"train images": 12936, "query images": 3368, "cameras": 6}}},
         distractors=True,
     ),
     "dukemtmc": Layout(

@@ -2,23 +2,20 @@
 
 import os
 
-from reid_jax.data.loaders.common import Layout, Reading, image_names, integer_folders
+from reid_jax.data.loaders.common import Layout, Reading, from_one, image_names, integer_folders
 from reid_jax.data.records import Record
 
 SPLITS = ("train", "query", "gallery")
 
 
 def read(root, options):
-    """A copy whose queries use pid 0 counts from 0: its test pids move up by one, as 0 marks distractors."""
+    """A copy that counts persons from 0 has its pids moved up by one, as 0 marks distractors."""
     del options
     splits, strange = {}, []
     for split in SPLITS:
         splits[split], odd = read_nested(os.path.join(root, split))
         strange += odd
-    if any(r.pid == 0 for r in splits["query"]):
-        for split in ("query", "gallery"):
-            splits[split] = [Record(r.path, r.pid + (r.pid >= 0), r.camid) for r in splits[split]]
-    return Reading(splits, strange)
+    return Reading(from_one(splits), strange)
 
 
 def read_nested(folder):

@@ -5,6 +5,7 @@ the next, and `render` is a pure function of person, camera and shot. A walking 
 shot with its phase and its window moving on: see `Shot.walk`.
 """
 
+import functools
 from dataclasses import dataclass, replace
 from math import exp, pi, radians
 
@@ -60,6 +61,8 @@ _TABLE = dict(
 )  # fmt: skip
 # Lamps of other colours for cameras after the first round of environments.
 _LAMPS = ((0.62, 0.95, 1.12), (1.25, 0.68, 1.05), (0.80, 1.15, 0.66))
+BODY = 0.87  # average body height of a person of size 1, in picture heights
+MIDDLE = 0.485  # of a person above the feet, in body heights: the middle of a good box
 _GREY = 0.45  # mean level that the panoramas approach as strength goes to 0
 
 
@@ -181,6 +184,12 @@ def make_camera(index, *, seed, height, width, strength):
     )
 
 
+@functools.lru_cache(maxsize=18)
+def camera_of(index, seed, height, width, strength):
+    """`make_camera` that remembers the cameras of the last sets."""
+    return make_camera(index, seed=seed, height=height, width=width, strength=strength)
+
+
 def _heading(rng, settings, strength):
     """People follow the path that a camera looks along: out, back, or anywhere."""
     draw, jitter = rng.random(), rng.normal(0, 0.3)
@@ -227,14 +236,20 @@ def _cut(panorama, y, x, height, width):
 def view_of(camera, shot, person_height=1.0):
     """The View of a shot: a person of any height keeps the middle of the body in place."""
     c, h = camera.settings, camera.height
-    size = 0.87 * h * c["size"] * shot.zoom
-    foot_y = h * (0.5 + shot.shift[1]) + 0.485 * size * person_height
+    size = BODY * h * c["size"] * shot.zoom
+    foot_y = h * (0.5 + shot.shift[1]) + MIDDLE * size * person_height
+    return look(camera, shot.yaw, size, (camera.width * 0.5 + shot.shift[0] * h, foot_y))
+
+
+def look(camera, yaw, size, foot):
+    """The View of somebody `size` pixels tall (the average body) who stands at `foot` (x, y) in pixels."""
+    c = camera.settings
     x, y, z = c["light"]
     return View(
-        yaw=shot.yaw,
+        yaw=yaw,
         pitch=radians(c["pitch"]),
         size=size,
-        foot=(camera.width * 0.5 + shot.shift[0] * h, foot_y),
+        foot=foot,
         light=unit(x, y, z),
         ambient=float(c["ambient"]),
         diffuse=float(c["diffuse"]),
@@ -283,10 +298,11 @@ def _blur(image, sigma):
     return out
 
 
-def _sensor(image, camera, shot, h, w):
-    """Scene light f32[3,H,W] -> picture u8[H,W,3]."""
+def expose(image, camera, gain, tint, grain):
+    """Scene light f32[3,H,W] -> picture u8[H,W,3]; gain, tint, grain as in Shot."""
     c = camera.settings
-    tint = np.asarray(shot.tint, np.float32)[:, None, None] * shot.gain
+    h, w = image.shape[1:]
+    tint = np.asarray(tint, np.float32)[:, None, None] * gain
     image = _blur(image, c["blur"] * h / 128)
     image *= camera.curve * tint
     if c["contrast"] != 1 or c["lift"]:
@@ -295,13 +311,13 @@ def _sensor(image, camera, shot, h, w):
         image += 0.4 * (1 - c["contrast"]) + c["lift"]
     if camera.air is not None:
         tall, wide = camera.air.shape
-        flakes = _cut(camera.air, shot.grain[0] % (tall - h + 1), shot.grain[1] % (wide - w + 1), h, w)
+        flakes = _cut(camera.air, grain[0] % (tall - h + 1), grain[1] % (wide - w + 1), h, w)
         image += 0.85 * flakes * (0.95 - image)
     if c["resolution"] < 0.98:
         image = _coarse(image, c["resolution"], h, w)
     image *= 255
     if c["noise"] > 0:
-        image += _cut(camera.noise, shot.grain[1] % (h + 1), shot.grain[0] % (3 * w + 1), h, w)
+        image += _cut(camera.noise, grain[1] % (h + 1), grain[0] % (3 * w + 1), h, w)
     image = np.minimum(np.maximum(image, 0), 255)
     return np.ascontiguousarray(image.astype(np.uint8).transpose(1, 2, 0))
 
@@ -314,27 +330,38 @@ def _coarse(image, factor, h, w):
     return back.transpose(2, 0, 1).astype(np.float32) * (1 / 255)
 
 
+def add_person(image, light, person, camera, view, pose, cloth):
+    """Paint a person with both shadows into image f32[3,H,W]; light f32[3,H,W] of the place; in place."""
+    c = camera.settings
+    h, w = image.shape[1:]
+    rgba, contacts = draw_figure(person, pose, view, h, w, cloth=cloth)
+    if c["shadow"]:
+        shear, length = c["shadow"]
+        _cast_shadow(image, rgba[3], view.foot[1], shear * 0.8, length, 0.38 * min(1.0, camera.strength))
+    _contact_shadow(image, contacts, view.size, c["contact"])
+    image *= 1 - rgba[3]
+    rgba[:3] *= light * float(c["figure"])
+    image += rgba[:3]
+
+
+def add_front(image, front, camera):
+    """Lay what stands before the person, premultiplied f32[4,H,W], over image f32[3,H,W]; in place."""
+    image *= 1 - front[3]
+    image += front[:3] * float(camera.settings["figure"]) ** 0.5
+
+
 def render(person, camera, shot):
     """The picture u8[H,W,3] of `person` (None: an empty place) by `camera` in `shot`."""
-    h, w, c = camera.height, camera.width, camera.settings
+    h, w = camera.height, camera.width
     x, y = round(shot.window[0] * h), round(shot.window[1] * h)
     image = _cut(camera.picture, y, x, h, w).copy()
     if person is not None:
         view = view_of(camera, shot, person.height)
         pose = Pose(shot.phase, shot.stride, shot.lean, shot.turn, shot.head_turn, shot.nod)
         cloth = (camera.cloth, shot.grain[0], shot.grain[1])
-        rgba, contacts = draw_figure(person, pose, view, h, w, cloth=cloth)
-        if c["shadow"]:
-            shear, length = c["shadow"]
-            _cast_shadow(image, rgba[3], view.foot[1], shear * 0.8, length, 0.38 * min(1.0, camera.strength))
-        _contact_shadow(image, contacts, view.size, c["contact"])
-        image *= 1 - rgba[3]
-        rgba[:3] *= _cut(camera.light, y, x, h, w) * float(c["figure"])
-        image += rgba[:3]
+        add_person(image, _cut(camera.light, y, x, h, w), person, camera, view, pose, cloth)
     if shot.front >= 0:
-        front = _cut(camera.fronts[shot.front], y, x, h, w)
-        image *= 1 - front[3]
-        image += front[:3] * float(c["figure"]) ** 0.5
+        add_front(image, _cut(camera.fronts[shot.front], y, x, h, w), camera)
     if camera.halo is not None:
         image += _cut(camera.halo, y, x, h, w)
-    return _sensor(image, camera, shot, h, w)
+    return expose(image, camera, shot.gain, shot.tint, shot.grain)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_PERSON, _STRANGER = 1, 4  # names of random streams
 # Fifteen garment colours: few enough that identities share them and a network must look closer.
 PALETTE = {
     "black": (0.09, 0.09, 0.10),
@@ -154,3 +155,15 @@ def draw_person(rng):
         stride=float(rng.uniform(0.8, 1.12)),
         bend=float(rng.normal(0.04, 0.03)),
     )
+
+
+def person_of(seed, pid, n=0):
+    """The identity `pid` of the set of a seed; of pid 0 and -1 (distractors, junk) stranger number `n`.
+
+    None for every third distractor: an empty place that a detector took for a person.
+    """
+    if pid > 0:
+        return draw_person(np.random.default_rng([seed, _PERSON, pid]))
+    if pid == 0 and n % 3 == 2:
+        return None
+    return draw_person(np.random.default_rng([seed, _STRANGER, 1 - pid, n]))

@@ -638,6 +638,22 @@ def _bank(rng, height, colour, leaves=None):
     return sk.planes()
 
 
+def lone_post(rng, height):
+    """One pole between camera and person, f32[4,TALL*H,0.12*H] premultiplied."""
+    colour = _vary(rng, (0.32, 0.33, 0.33), 0.3)
+    post = _post(rng, height, colour, rng.uniform(0.06, 0.1))
+    inside = np.flatnonzero(post[3, 0] > 0)
+    start = inside[np.flatnonzero(np.diff(inside, prepend=-9) > 1)[1]]  # the second one is whole
+    return post[:, :, start - 1 : start + round(0.12 * height)].copy()
+
+
+def lone_car(rng, height, size, base, dim=1.0):
+    """A car f32[4,TALL*H,LONG*H] premultiplied: side view from x = 0.1, `size` long, wheels at y = base."""
+    sk = _clear(height)
+    _car(sk, rng, 0.1, base, size, rng.choice(_CARS) * dim, dark=dim)
+    return sk.planes()
+
+
 PLACES = dict(street=_street, snow=_snow, indoor=_indoor, night=_night, lamp=_lamplight, park=_park)
 
 

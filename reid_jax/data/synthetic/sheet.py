@@ -59,3 +59,53 @@ def sheet(records, camera_names, *, ids=8, per_cell=1, height=128, width=64):
 def sheet_size(rows, columns, per_cell=1, height=128, width=64):
     """(width, height) in pixels of a sheet with this many rows and columns."""
     return SIDE + columns * (per_cell * width + GAP), HEAD + rows * (height + GAP)
+
+
+# ---- tracklets ------------------------------------------------------------------------------------------
+def strip(records, camera_names, *, tracklets=8, frames=12, height=128, width=64):
+    """Contact strip: one tracklet a row, consecutive frames from left to right.
+
+    records: items with .frames (paths), .pid and .camid; one tracklet for each of the first identities is
+    shown, of cameras in turn, and the first `frames` of its frames. Returns a PIL image. DataError if empty.
+    """
+    chosen = _some(records, tracklets)
+    columns = min(frames, max(len(r.frames) for r in chosen))
+    size = SIDE + columns * (width + 1), len(chosen) * (height + GAP)
+    page = Image.new("RGB", size, _PAPER)
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(12)
+    for row, record in enumerate(chosen):
+        top = row * (height + GAP)
+        label = f"{record.pid:04d}\n{camera_names[record.camid]}".replace(" ", "\n")
+        pen.multiline_text((SIDE / 2, top + height / 2), label, _INK, font, anchor="mm", align="center")
+        for k, path in enumerate(record.frames[:columns]):
+            page.paste(_open(path, (width, height)), (SIDE + k * (width + 1), top))
+    return page
+
+
+def animate(records, *, tracklets=8, frames=48, height=128, width=64):
+    """Moving pictures of tracklets side by side, each in a loop: a list of `frames` PIL images."""
+    chosen = _some(records, tracklets)
+    loops = [[_open(path, (width, height)) for path in r.frames[:frames]] for r in chosen]
+    pages = []
+    for k in range(frames):
+        page = Image.new("RGB", (len(chosen) * (width + GAP) - GAP, height), _PAPER)
+        for column, loop in enumerate(loops):
+            page.paste(loop[k % len(loop)], (column * (width + GAP), 0))
+        pages.append(page)
+    return pages
+
+
+def _some(records, count):
+    """At most `count` tracklets: of each identity one, of another camera than that of the one before."""
+    people = defaultdict(list)
+    for record in records:
+        if record.frames:
+            people[record.pid].append(record)
+    if not people:
+        raise DataError("contact strip: no tracklets to show; check the folder and the split")
+    chosen = []
+    for pid in sorted(people)[:count]:
+        cameras = sorted({r.camid for r in people[pid]})
+        camid = cameras[len(chosen) % len(cameras)]
+        chosen.append(next(r for r in people[pid] if r.camid == camid))
+    return chosen

@@ -1,6 +1,6 @@
-"""Writes the synthetic set as JPEG files in the layout of Market-1501.
+"""Writes the synthetic sets as JPEG files: pictures in the layout of Market-1501, and the other kinds.
 
-The set is drawn in a hidden folder beside its final place and moved there when the last file, synthetic.json,
+A set is drawn in a hidden folder beside its final place and moved there when the last file, synthetic.json,
 is written: what has the final name is complete.
 """
 
@@ -9,7 +9,10 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import time
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
@@ -17,16 +20,17 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from reid_jax.data.synthetic.camera import ENVIRONMENTS, draw_shot, make_camera, render
-from reid_jax.data.synthetic.person import draw_person
+from reid_jax.data.synthetic import degrade, video
+from reid_jax.data.synthetic.camera import ENVIRONMENTS, camera_of, draw_shot, render
+from reid_jax.data.synthetic.person import person_of
 from reid_jax.errors import DataError
 
 FOLDER = "Market-1501-v15.09.15"
-VERSION = 1  # raise it whenever the same settings give other pictures
 _STAMP = "synthetic.json"
 _SPLITS = ("bounding_box_train", "query", "bounding_box_test")
-_PERSON, _SHOT, _STRANGER = 1, 3, 4  # names of random streams; cameras use 2
+_SHOT = 3  # name of a random stream
 _MAX_CAMERAS = 9  # the file name holds one digit
+_MAX_FRAMES = 999  # three digits
 
 # field: (lowest, highest) value
 _LIMITS = dict(
@@ -34,6 +38,7 @@ _LIMITS = dict(
     test_ids=(1, 9000),
     cameras=(2, _MAX_CAMERAS),
     images=(2, 100),
+    tracklets=(2, 100),
     height=(32, 512),
     width=(16, 512),
     strength=(0.0, 1.5),
@@ -58,10 +63,20 @@ class Job(NamedTuple):
         pid = "-1" if self.pid < 0 else f"{self.pid:04d}"
         return f"{pid}_c{self.cam + 1}s1_{frame:06d}_{self.n % 99 + 1:02d}.jpg"
 
+    @property
+    def path(self):
+        """Below the set's folder."""
+        return f"{self.split}/{self.name}"
+
 
 def camera_names(cameras):
     """Readable names of the cameras: tuple of str such as 'c1 street'."""
     return tuple(f"c{i + 1} {ENVIRONMENTS[i % len(ENVIRONMENTS)]}" for i in range(cameras))
+
+
+def layout_of(kind):
+    """Name of the loader that reads sets of a kind: market1501 | mars | mlr_viper | caviar."""
+    return KINDS[kind].layout
 
 
 def stored_camera_names(folder):
@@ -70,13 +85,22 @@ def stored_camera_names(folder):
     return tuple(stamp["camera_names"]) if stamp else ()
 
 
+def stored_kind(folder):
+    """Kind of the synthetic set in `folder`, a key of KINDS; None when it holds another kind of set."""
+    stamp = _read_stamp(folder)
+    return stamp and stamp["settings"].get("kind", "image")
+
+
 def generate(
     root,
     *,
+    kind="image",
     train_ids=100,
     test_ids=100,
     cameras=6,
     images=2,
+    tracklets=2,
+    frames=(8, 24),
     height=128,
     width=64,
     strength=1.0,
@@ -86,12 +110,15 @@ def generate(
     workers=1,
     progress=True,
 ):
-    """Make the set below `root` unless it is there, and return its folder (the one with bounding_box_train).
+    """Make the set below `root` unless it is there, and return its folder.
 
-    images: per identity and camera; of a test identity the first is the query, the others the gallery.
-    height, width: pixels, width at most twice the height. strength: 0 makes the cameras nearly alike, 1 is
-    the usual difficulty, up to 1.5. distractors (pid 0) and junk (pid -1) join bounding_box_test. workers > 1
-    uses processes, so a script that calls this needs the usual `if __name__ == "__main__"` guard.
+    kind: image (Market-1501's layout), video (walking tracklets, MARS's layout), lowres, caviar or lowlight
+    (DI-REID's layout, see `degrade`; camera 0 is the low one). images: per identity and camera; of a test
+    identity the first is the query, the others the gallery (lowres, caviar: camera 0 is the query).
+    tracklets: the same for video, with frames (shortest, longest) each. height, width: pixels, width at most
+    twice the height. strength: 0 makes the cameras nearly alike, 1 is the usual difficulty, up to 1.5.
+    distractors (pid 0) and junk (pid -1) join the test folder, of kinds image and video. workers > 1 uses
+    processes, so a script that calls this needs the usual `if __name__ == "__main__"` guard.
     An interrupted run goes on where it stopped when called again.
     Raises DataError: a value out of range, or another set is in the way.
     """
@@ -100,18 +127,24 @@ def generate(
         test_ids=test_ids,
         cameras=cameras,
         images=images,
+        tracklets=tracklets,
+        frames=list(frames) if isinstance(frames, (tuple, list)) else frames,
         height=height,
         width=width,
         strength=float(strength),
         distractors=distractors,
         junk=junk,
         seed=seed,
+        kind=kind,
     )
+    if kind not in KINDS:
+        raise DataError(f"synthetic data: kind = {kind!r} must be one of {', '.join(KINDS)}")
+    settings = {field: value for field, value in settings.items() if field in KINDS[kind].fields}
     _check(settings)
-    final = os.path.join(os.path.abspath(root), FOLDER)
+    final = os.path.join(os.path.abspath(root), KINDS[kind].folder)
     if _complete(final, settings):
         return final
-    partial = os.path.join(os.path.dirname(final), ".partial-" + FOLDER)
+    partial = os.path.join(os.path.dirname(final), ".partial-" + os.path.basename(final))
     started = time.time()
     _prepare(partial, settings)
     try:
@@ -124,13 +157,20 @@ def generate(
 
 
 def _check(settings):
+    paired = settings.get("kind") in ("lowres", "caviar")  # another camera is the gallery
     for field, (low, high) in _LIMITS.items():
+        if field not in settings:
+            continue
         value = settings[field]
         whole = field != "strength"
+        low = 1 if field == "images" and paired else low
         if isinstance(value, bool) or (whole and not isinstance(value, int)) or not low <= value <= high:
             kind = "a whole number" if whole else "a number"
-            hint = "; with one image the gallery would be empty" if field == "images" and value == 1 else ""
+            hint = f"; with one of the {field} the gallery would be empty"
+            hint = hint if field in ("images", "tracklets") and value == 1 else ""
             raise DataError(f"synthetic data: {field} = {value!r} must be {kind} from {low} to {high}{hint}")
+    if "frames" in settings:
+        _check_frames(settings["frames"])
     if settings["train_ids"] + settings["test_ids"] > 9999:
         raise DataError(
             "synthetic data: train_ids + test_ids must be at most 9999, file names have four digits; "
@@ -138,6 +178,15 @@ def _check(settings):
         )
     if settings["width"] > 2 * settings["height"]:
         raise DataError(f"synthetic data: width = {settings['width']} is more than twice the height")
+
+
+def _check_frames(frames):
+    pair = isinstance(frames, list) and len(frames) == 2
+    if not pair or any(type(n) is not int for n in frames) or not 2 <= frames[0] <= frames[1] <= _MAX_FRAMES:
+        raise DataError(
+            f"synthetic data: frames = {frames!r} must be two whole numbers, shortest and longest tracklet, "
+            f"from 2 to {_MAX_FRAMES}"
+        )
 
 
 # ---- the folder -----------------------------------------------------------------------------------------
@@ -162,7 +211,7 @@ def _complete(folder, settings):
             f"{folder}: holds a data set that the generator did not make (no {_STAMP}); choose another --root"
         )
     found = {**stamp.get("settings", {}), "generator": stamp.get("generator")}
-    wanted = {**settings, "generator": VERSION}
+    wanted = {**settings, "generator": _kind(settings).version}
     other = [f"{k} = {found.get(k)!r} (asked: {v!r})" for k, v in wanted.items() if found.get(k) != v]
     if other:
         raise DataError(
@@ -175,20 +224,18 @@ def _complete(folder, settings):
 def _prepare(partial, settings):
     """Make the hidden folder; what an earlier run with other settings left there is removed."""
     stamp = os.path.join(partial, "settings.json")
-    wanted = {**settings, "generator": VERSION}
+    wanted = {**settings, "generator": _kind(settings).version}
     try:
         with open(stamp, encoding="utf-8") as f:
             same = json.load(f) == wanted
     except (OSError, ValueError):
         same = False
-    for split in _SPLITS:
-        folder = os.path.join(partial, split)
-        os.makedirs(folder, exist_ok=True)
-        if not same:
-            for name in os.listdir(folder):
-                os.remove(os.path.join(folder, name))
     if not same:
+        shutil.rmtree(partial, ignore_errors=True)
+        os.makedirs(partial, exist_ok=True)
         _write(stamp, json.dumps(wanted).encode())
+    for folder in {os.path.dirname(job.path) for jobs in _kind(settings).groups(settings) for job in jobs}:
+        os.makedirs(os.path.join(partial, folder), exist_ok=True)
 
 
 def _finish(partial, final, settings, started):
@@ -197,9 +244,14 @@ def _finish(partial, final, settings, started):
             path = os.path.join(folder, name)
             if ".tmp-" in name and os.path.getmtime(path) < started:
                 os.remove(path)
-    counts = {split: len(os.listdir(os.path.join(partial, split))) for split in _SPLITS}
-    names = camera_names(settings["cameras"])
-    stamp = dict(generator=VERSION, settings=settings, camera_names=names, counts=counts)
+    kind = _kind(settings)
+    for name, data in kind.metadata(settings).items():
+        path = os.path.join(partial, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        _write(path, data)
+    counts = dict(Counter(job.split for group in kind.groups(settings) for job in group))
+    names = kind.camera_names(settings)
+    stamp = dict(generator=kind.version, settings=settings, camera_names=names, counts=counts)
     _write(os.path.join(partial, _STAMP), (json.dumps(stamp, indent=1) + "\n").encode())
     os.remove(os.path.join(partial, "settings.json"))
     os.rename(partial, final)
@@ -231,7 +283,7 @@ def _jobs(s):
 
 
 def _draw_all(partial, settings, workers, progress):
-    groups = _jobs(settings)
+    groups = _kind(settings).groups(settings)
     total = sum(map(len, groups))
     draw = functools.partial(_draw_group, partial, settings)
     with tqdm(total=total, unit="img", desc="synthetic", disable=not progress) as bar:
@@ -249,39 +301,83 @@ def _draw_all(partial, settings, workers, progress):
                 raise
 
 
-@functools.lru_cache(maxsize=2 * _MAX_CAMERAS)
-def _camera(index, seed, height, width, strength):
-    return make_camera(index, seed=seed, height=height, width=width, strength=strength)
-
-
-def _person(job, seed):
-    """The Person of a job; None for the distractors that are no person."""
-    if job.pid > 0:
-        return draw_person(np.random.default_rng([seed, _PERSON, job.pid]))
-    if job.pid == 0 and job.n % 3 == 2:
-        return None
-    return draw_person(np.random.default_rng([seed, _STRANGER, 1 - job.pid, job.n]))
-
-
 def draw(job, settings, person=None):
     """(picture u8[H,W,3], JPEG quality) of one job; the person may be handed in to save time."""
-    seed = settings["seed"]
-    keys = [settings[k] for k in ("seed", "height", "width", "strength")]
-    camera = _camera(job.cam, *keys)
-    person = person or _person(job, seed)
-    rng = np.random.default_rng([seed, _SHOT, job.pid + 1, job.cam, job.n])
+    camera = camera_of(job.cam, *[settings[k] for k in ("seed", "height", "width", "strength")])
+    person = person or _person(job, settings)
+    rng = np.random.default_rng([settings["seed"], _SHOT, job.pid + 1, job.cam, job.n])
     shot = draw_shot(rng, camera, cropped=job.pid < 0)
     return render(person, camera, shot), camera.settings["quality"]
 
 
 def _draw_group(partial, settings, group):
-    person = _person(group[0], settings["seed"])
-    for job in group:
-        path = os.path.join(partial, job.split, job.name)
-        if os.path.exists(path):
-            continue
-        picture, quality = draw(job, settings, person)
+    kind = _kind(settings)
+    missing = [job for job in group if not os.path.exists(os.path.join(partial, job.path))]
+    shared = kind.start(missing[0], settings) if missing else None
+    for job in missing:
+        picture, jpeg = kind.picture(job, settings, shared)
         buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
-        _write(path, buffer.getvalue())
+        Image.fromarray(picture).save(buffer, "JPEG", **jpeg)
+        _write(os.path.join(partial, job.path), buffer.getvalue())
     return len(group)
+
+
+# ---- kinds ----------------------------------------------------------------------------------------------
+class Kind(NamedTuple):
+    """What a kind of set is made of; s: the settings that it uses."""
+
+    folder: str
+    layout: str  # the loader that reads it
+    version: int  # raise it whenever the same settings give other files
+    fields: tuple
+    groups: Callable  # s -> lists of jobs with split and path; those of a list share what `start` makes
+    start: Callable  # (a job of the list, s) -> what they share
+    picture: Callable  # (job, s, shared) -> (u8[H,W,3], options of the JPEG writer)
+    metadata: Callable  # s -> {path: bytes} of the other files
+    camera_names: Callable  # s -> tuple of str
+
+
+def _person(job, settings):
+    return person_of(settings["seed"], job.pid, job.n)
+
+
+def _still(job, settings, person):
+    picture, quality = draw(job, settings, person)
+    return picture, dict(quality=quality)
+
+
+def _degraded(job, settings, person):
+    picture, _ = draw(job, settings, person)
+    return degrade.degrade(picture, job, settings), degrade.jpeg(job, settings)
+
+
+def _frame(job, settings, track):
+    return video.render_frame(track, job.n), dict(quality=track.camera.settings["quality"])
+
+
+def _nothing(settings):
+    return {}
+
+
+def _names(settings):
+    return camera_names(settings["cameras"])
+
+
+_SHARED = ("train_ids", "test_ids", "cameras", "height", "width", "strength", "seed")
+_IMAGE = (*_SHARED, "images", "distractors", "junk")  # without "kind": the sets of version 1 had none
+_VIDEO = (*_SHARED, "tracklets", "frames", "distractors", "junk", "kind")
+_LOW = (*_SHARED, "images", "kind")
+_LOW_PARTS = (degrade.shots, _person, _degraded, degrade.metadata, degrade.camera_names)
+KINDS = {
+    "image": Kind(FOLDER, "market1501", 1, _IMAGE, _jobs, _person, _still, _nothing, _names),
+    "video": Kind(
+        video.FOLDER, "mars", 1, _VIDEO, video.tracklets, video.track, _frame, video.metadata, _names
+    ),
+    "lowres": Kind("MLR-VIPeR", "mlr_viper", 1, _LOW, *_LOW_PARTS),
+    "caviar": Kind("CAVIAR", "caviar", 1, _LOW, *_LOW_PARTS),
+    "lowlight": Kind("low-light", "mlr_viper", 1, _LOW, *_LOW_PARTS),
+}
+
+
+def _kind(settings):
+    return KINDS[settings.get("kind", "image")]

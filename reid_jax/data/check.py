@@ -1,0 +1,286 @@
+"""python -m reid_jax.data check: is this copy of a data set whole, readable and what was published?"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from typing import NamedTuple
+
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from reid_jax.data import build, datasets, synthetic
+from reid_jax.data.loaders import LAYOUTS
+from reid_jax.data.loaders.common import Options, advice, find_root
+from reid_jax.errors import DataError
+
+ADVICE = {
+    "count": "the copy is incomplete, or another version: unpack the archive again, or see --variant",
+    "name": "they are skipped: remove what does not belong to the set, unpack misnamed files again",
+    "unreadable": "copy them again or remove them (training skips them with config.data.on_broken=skip)",
+    "overlap": "people would be tested on whom the network has seen: put the original split back (harmless "
+    "only where a set numbers its test identities anew)",
+    "duplicate": "the same file under two labels: compare with the original archive, remove the wrong one",
+}
+
+
+class Problem(NamedTuple):
+    """Something wrong: a key of ADVICE, one line, the paths (or ids) it concerns."""
+
+    kind: str
+    message: str
+    items: list
+
+
+class File(NamedTuple):
+    """What reading a file gave."""
+
+    path: str
+    size: int
+    digest: bytes
+    error: str  # "" when it is whole
+
+
+def flags(parser):
+    """Flags of the command."""
+    build.source_flags(parser)
+    parser.add_argument("--quick", action="store_true", help="read the files, but decode none")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="(default: one for each core)"
+    )
+    parser.add_argument("--show", type=int, default=5, help="paths printed of each problem (default 5)")
+    parser.add_argument("--json", metavar="FILE", help="write everything found")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args):
+    """Checks, prints; returns 1 when something is wrong."""
+    found = check(
+        args.name, args.root, build.options_of(args), args.quick, max(args.threads, 1), not args.quiet
+    )
+    print(describe(found, args.show))
+    if args.json:
+        write(args.json, found)
+    return 1 if found["problems"] else 0
+
+
+def check(name, root, options=None, quick=False, threads=1, progress=False):
+    """Everything there is to say about a copy, as a dict for JSON.
+
+    {"title", "kind", "root", "counts", "published", "frames" {split: n}, "cameras" {split: n}, "files",
+    "problems": [{"kind", "message", "advice", "items"}], "notes"}. Paths are relative to root. Errors: as
+    datasets.load_folder, when so much is missing that nothing can be counted.
+    """
+    layout, root, splits, strange = read(name, root, options or Options())
+    files = read_files(unique_paths(splits), quick, threads, progress)
+    counts = datasets.count(splits)
+    doubled, notes = duplicates(files, splits)
+    problems = [*wrong_counts(layout, counts), *wrong_names(strange), *unreadable(files)]
+    problems += [*overlap(layout, splits), *doubled]
+    return {
+        "title": layout.title,
+        "kind": layout.kind,
+        "root": root,
+        "counts": counts,
+        "published": dict(layout.counts),
+        "frames": {s: sum(map(len, records)) for s, records in splits.items()},
+        "cameras": {s: len({r.camid for r in records}) for s, records in splits.items()},
+        "files": len(files),
+        "problems": [
+            {
+                "kind": p.kind,
+                "message": p.message,
+                "advice": ADVICE[p.kind],
+                "items": [shorten(item, root) for item in p.items],
+            }
+            for p in problems
+        ],
+        "notes": notes,
+    }
+
+
+def read(name, root, options):
+    """(Layout, root, {split: records as published, junk left out}, strange paths)."""
+    if name == "synthetic":
+        root, options = build.synthetic_folder(root), Options()
+        layout = LAYOUTS[synthetic.layout_of(synthetic.stored_kind(root))]
+    else:
+        layout = LAYOUTS[name]
+    options = layout.check(options)
+    layout = layout.form(options.variant)
+    root = find_root(layout, os.path.abspath(os.path.expanduser(root)))
+    try:
+        reading = layout.read(root, options)
+    except DataError as e:
+        raise DataError(f"{e}\n{advice(layout)}") from e
+    splits = datasets.clean(layout, root, reading.splits)
+    if name == "synthetic":
+        layout = dataclasses.replace(layout, title="synthetic set", counts={})
+    layout = dataclasses.replace(layout, kind=reading.kind or layout.kind)
+    return layout, root, splits, reading.strange
+
+
+def paths_of(record):
+    """The files of a record."""
+    return record.frames or (record.path,)
+
+
+def unique_paths(splits):
+    """Every file once, in order."""
+    return list(dict.fromkeys(p for records in splits.values() for r in records for p in paths_of(r)))
+
+
+# ---- files ----------------------------------------------------------------------------------------------
+def read_files(paths, quick, threads, progress):
+    """[File] of the paths, in their order."""
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        reads = pool.map(lambda path: read_file(path, quick), paths, chunksize=64)
+        return list(tqdm(reads, total=len(paths), unit="file", disable=not progress))
+
+
+def read_file(path, quick):
+    """Reads, hashes and, unless quick, decodes a file."""
+    try:
+        with open(path, "rb") as f:
+            data = f.read()
+    except OSError as e:
+        return File(path, 0, b"", e.strerror or str(e))
+    error = "" if data else "empty"
+    if data and not quick:
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+        except Exception as e:  # PIL's plugins raise whatever a damaged byte leads to
+            error = "no image" if isinstance(e, UnidentifiedImageError) else str(e)
+    return File(path, len(data), hashlib.blake2b(data, digest_size=16).digest(), error)
+
+
+def unreadable(files):
+    """Files that cannot be read."""
+    broken = [f"{f.path} ({f.error})" for f in files if f.error]
+    return (
+        [Problem("unreadable", f"{len(broken)} of {len(files)} files cannot be read", broken)]
+        if broken
+        else []
+    )
+
+
+def duplicates(files, splits):
+    """(problems, notes) of identical files under several names.
+
+    A picture in query and gallery with one identity and camera is a note: the rule of evaluation removes it.
+    """
+    same = collections.defaultdict(list)
+    for f in files:
+        if f.size:
+            same[f.size, f.digest].append(f.path)
+    doubled = {path: key for key, paths in same.items() if len(paths) > 1 for path in paths}
+    uses = collections.defaultdict(set)  # of a group of identical files: (split, pid, camid)
+    for split, records in splits.items():
+        for r in records:
+            for key in {doubled[p] for p in paths_of(r) if p in doubled}:
+                uses[key].add((split, r.pid, r.camid))
+    kinds = collections.defaultdict(list)
+    for key, labels in uses.items():
+        kinds[judge(labels)].append(" = ".join(same[key]))
+    problems = [
+        Problem("duplicate", f"{len(kinds[text])} groups of identical files {text}", kinds[text])
+        for text in (OTHER_IDS, OTHER_SIDE, OTHER_CAMERAS)
+        if kinds[text]
+    ]
+    return problems, [f"{len(kinds[t])} groups of identical files {t}" for t in HARMLESS if kinds[t]]
+
+
+OTHER_IDS = "with different identities"
+OTHER_SIDE = "in train and in test"
+OTHER_CAMERAS = "in query and gallery with different cameras"
+HARMLESS = ("in query and gallery with one camera (they never match each other)", "within a split")
+
+
+def judge(labels):
+    """What identical files used as {(split, pid, camid)} amount to."""
+    splits = {split for split, _, _ in labels}
+    if len({pid for split, pid, _ in labels if split != "train"}) > 1:
+        return OTHER_IDS
+    if len({pid for split, pid, _ in labels if split == "train"}) > 1:
+        return OTHER_IDS
+    if "train" in splits and len(splits) > 1:
+        return OTHER_SIDE
+    if len(splits) > 1:
+        return HARMLESS[0] if len({camid for _, _, camid in labels}) == 1 else OTHER_CAMERAS
+    return HARMLESS[1]
+
+
+# ---- labels ---------------------------------------------------------------------------------------------
+def wrong_counts(layout, counts):
+    """Published counts that were not found."""
+    wrong = [
+        f"{counts.get(k, 0)} {k} instead of {n}" for k, n in layout.counts.items() if counts.get(k, 0) != n
+    ]
+    return [Problem("count", "counts differ from the published ones", wrong)] if wrong else []
+
+
+def wrong_names(strange):
+    """Entries that do not follow the layout."""
+    text = f"{len(strange)} entries do not follow the layout's names"
+    return [Problem("name", text, list(strange))] if strange else []
+
+
+def overlap(layout, splits):
+    """Identities in train and in test."""
+    test = {r.pid for s, records in splits.items() if s != "train" for r in records}
+    both = sorted({r.pid for r in splits["train"]} & test - ({0} if layout.distractors else set()))
+    text = f"{len(both)} identities are in train and in test"
+    return [Problem("overlap", text, [f"id {pid}" for pid in both])] if both else []
+
+
+# ---- output ---------------------------------------------------------------------------------------------
+def shorten(text, root):
+    """Paths relative to root."""
+    return str(text).replace(root + os.sep, "")
+
+
+def describe(found, show):
+    """The result for people: a table, problems with the way out, notes."""
+    lines = [f"{found['title']} in {found['root']}", *table(found), f"{found['files']} files"]
+    for problem in found["problems"]:
+        items = problem["items"]
+        lines += ["", f"PROBLEM: {problem['message']}", *(f"    {item}" for item in items[:show])]
+        if len(items) > show:
+            lines.append(f"    ... and {len(items) - show} more (--show, --json)")
+        lines.append(f"  {problem['advice']}")
+    lines += [f"note: {note}" for note in found["notes"]]
+    return "\n".join([*lines, "", verdict(found)])
+
+
+def verdict(found):
+    """The last line."""
+    kinds = dict.fromkeys(p["kind"] for p in found["problems"])
+    return f"problems: {', '.join(kinds)}" if kinds else "no problem found"
+
+
+def table(found):
+    """Rows of found and published counts."""
+    unit = "tracklets" if found["kind"] == "video" else "images"
+    counts, published = found["counts"], found["published"]
+    lines = [f"{'':<18}{'found':>10}{'published':>12}"]
+    for key in dict.fromkeys((*counts, *published)):
+        label = key.replace("images", unit)
+        lines.append(f"{label:<18}{counts.get(key, 0):>10}{published.get(key, '-'):>12}")
+    for split in found["frames"]:
+        if unit == "tracklets":
+            lines.append(f"{split + ' frames':<18}{found['frames'][split]:>10}{'-':>12}")
+        lines.append(f"{split + ' cameras':<18}{found['cameras'][split]:>10}{'-':>12}")
+    return lines
+
+
+def write(path, found):
+    """Writes the dict as JSON; DataError when that cannot be done."""
+    try:
+        with open(path, "w") as f:
+            json.dump(found, f, indent=1)
+    except OSError as e:
+        raise DataError(f"cannot write --json={path}: {e.strerror or e}") from e

@@ -1,0 +1,166 @@
+"""The commands check and list: every fault that is planted is found, a whole copy has none."""
+
+import itertools
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reid_jax.data import __main__ as command
+from reid_jax.data import check
+from reid_jax.data.loaders import LAYOUTS
+from reid_jax.errors import DataError
+
+
+def picture(path, seed):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 8, 3), np.uint8)).save(path)
+
+
+@pytest.fixture
+def market(tmp_path):
+    """Train ids 2, 7, test ids 1, 3, cameras 1 and 3, two images each; junk and a distractor."""
+    root, seed = tmp_path / "market1501", itertools.count()
+    for part, ids in (("bounding_box_train", (2, 7)), ("query", (1, 3)), ("bounding_box_test", (1, 3))):
+        for pid, cam in itertools.product(ids, (1, 3)):
+            for i in range(1 if part == "query" else 2):
+                picture(str(root / part / f"{pid:04d}_c{cam}s1_{i:06d}_00.jpg"), next(seed))
+    for pid in ("-1", "0000"):
+        picture(str(root / "bounding_box_test" / f"{pid}_c2s1_000009_00.jpg"), next(seed))
+    return root
+
+
+def kinds(found):
+    return {p["kind"]: p for p in found["problems"] if p["kind"] != "count"}
+
+
+def test_a_whole_copy(market):
+    found = check.check("market1501", str(market))
+    assert kinds(found) == {} and found["notes"] == [] and found["files"] == 8 + 4 + 9
+    assert found["counts"] == {
+        "train ids": 2, "train images": 8, "query ids": 2, "query images": 4,
+        "gallery ids": 3, "gallery images": 9, "images": 21, "cameras": 3,
+    }  # fmt: skip
+    assert found["cameras"] == {"train": 2, "query": 2, "gallery": 3}
+    assert found["published"] == LAYOUTS["market1501"].counts
+    (count,) = found["problems"]
+    assert "8 train images instead of 12936" in count["items"] and "unpack" in count["advice"]
+
+
+def test_planted_faults(market):
+    train, test = market / "bounding_box_train", market / "bounding_box_test"
+    whole = (train / "0002_c1s1_000000_00.jpg").read_bytes()
+    (train / "0002_c1s1_000000_00.jpg").write_bytes(whole[: len(whole) // 2])
+    (train / "0002_c1s1_000001_00.jpg").write_bytes(b"")
+    (test / "0003_c1s1_000001_00.jpg").write_text("no picture")
+    picture(str(train / "strange.jpg"), 50)
+    picture(str(train / "0003_c1s1_000000_00.jpg"), 51)  # a test identity
+    shutil.copy(train / "0007_c1s1_000000_00.jpg", train / "0002_c3s1_000005_00.jpg")  # two identities
+    shutil.copy(train / "0007_c1s1_000001_00.jpg", test / "0001_c3s1_000005_00.jpg")  # two sides
+    shutil.copy(market / "query/0001_c1s1_000000_00.jpg", test / "0001_c3s1_000006_00.jpg")  # two cameras
+    shutil.copy(market / "query/0003_c1s1_000000_00.jpg", test / "0003_c1s1_000006_00.jpg")  # harmless
+    found = check.check("market1501", str(market), threads=3)
+    by_kind = kinds(found)
+    assert by_kind["name"]["items"] == ["bounding_box_train/strange.jpg"]
+    assert by_kind["overlap"]["items"] == ["id 3"]
+    broken = by_kind["unreadable"]["items"]
+    assert [b.split(" ")[0] for b in broken] == [
+        "bounding_box_train/0002_c1s1_000000_00.jpg",
+        "bounding_box_train/0002_c1s1_000001_00.jpg",
+        "bounding_box_test/0003_c1s1_000001_00.jpg",
+    ]
+    assert "runcated" in broken[0] and broken[1].endswith("(empty)") and broken[2].endswith("(no image)")
+    doubled = {p["message"]: p["items"] for p in found["problems"] if p["kind"] == "duplicate"}
+    assert doubled == {
+        "1 groups of identical files with different identities": [
+            "bounding_box_train/0002_c3s1_000005_00.jpg = bounding_box_train/0007_c1s1_000000_00.jpg"
+        ],
+        "1 groups of identical files in train and in test": [
+            "bounding_box_train/0007_c1s1_000001_00.jpg = bounding_box_test/0001_c3s1_000005_00.jpg"
+        ],
+        "1 groups of identical files in query and gallery with different cameras": [
+            "query/0001_c1s1_000000_00.jpg = bounding_box_test/0001_c3s1_000006_00.jpg"
+        ],
+    }
+    assert len(found["notes"]) == 1 and "never match each other" in found["notes"][0]
+    quick = kinds(check.check("market1501", str(market), quick=True))
+    assert [b.split("/")[1] for b in quick["unreadable"]["items"]] == ["0002_c1s1_000001_00.jpg (empty)"]
+
+
+def test_command(market, tmp_path, capsys, monkeypatch):
+    counts = check.check("market1501", str(market))["counts"]
+    layout = LAYOUTS["market1501"]
+    monkeypatch.setitem(LAYOUTS, "market1501", check.dataclasses.replace(layout, counts=counts))
+    args = ["check", "market1501", "--root", str(tmp_path), "--quiet", "--threads=2"]
+    assert command.main(args) == 0
+    shown = capsys.readouterr().out
+    assert "no problem found" in shown and "train images" in shown
+    for i in range(9):
+        picture(str(market / "query" / f"odd{i}.jpg"), i)
+    assert command.main([*args, "--show=2", f"--json={tmp_path / 'found.json'}"]) == 1
+    shown = capsys.readouterr().out
+    assert "9 entries do not follow" in shown and "odd1.jpg" in shown and "odd2.jpg" not in shown
+    assert "and 7 more" in shown and "remove what does not belong" in shown
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert len(found["problems"][0]["items"]) == 9 and found["root"] == str(market)
+    assert command.main([*args, f"--json={tmp_path}"]) == 2
+    assert command.main(["check", "msmt17", "--root", str(tmp_path)]) == 2
+    assert "Expected layout" in capsys.readouterr().err
+
+
+def test_video(tmp_path):
+    """Frames are read too; query tracklets that lie in the gallery again are fine."""
+    seed = itertools.count()
+    for split, pids in (("train", (1, 2)), ("query", (5, 6)), ("gallery", (5, 6))):
+        for pid, cam in itertools.product(pids, (1, 2)):
+            if split == "query" and cam == 2:
+                continue
+            for frame in range(3):
+                folder = tmp_path / "d" / split / f"{pid:04d}" / f"{cam:04d}"
+                picture(str(folder / f"{pid:04d}_C{cam}_F{frame:04d}_X{frame:05d}.jpg"), next(seed))
+    for pid in (5, 6):
+        shutil.rmtree(tmp_path / "d" / "gallery" / f"{pid:04d}" / "0001")
+        shutil.copytree(*(tmp_path / "d" / s / f"{pid:04d}" / "0001" for s in ("query", "gallery")))
+    found = check.check("duke_video", str(tmp_path / "d"))
+    assert kinds(found) == {} and found["kind"] == "video"
+    assert found["frames"] == {"train": 12, "query": 6, "gallery": 12} and found["files"] == 30
+    assert found["notes"] == [f"6 groups of identical files {check.HARMLESS[0]}"]
+    assert "train tracklets" in check.describe(found, 3) and "train frames" in check.describe(found, 3)
+    frame = tmp_path / "d/train/0002/0001/0002_C1_F0001_X00001.jpg"
+    frame.write_bytes(frame.read_bytes()[:300])
+    broken = kinds(check.check("duke_video", str(tmp_path / "d")))["unreadable"]["items"]
+    assert len(broken) == 1 and broken[0].startswith("train/0002/0001/0002_C1_F0001_X00001.jpg")
+
+
+def test_synthetic_has_no_published_counts(tmp_path):
+    from reid_jax.data.synthetic import generate
+
+    generate(str(tmp_path), train_ids=2, test_ids=1, cameras=2, images=2, height=32, width=16)
+    found = check.check("synthetic", str(tmp_path))
+    assert found["problems"] == [] and found["published"] == {}
+
+
+def test_nothing_to_count(tmp_path):
+    for name, match in (("market1501", "does not hold Market-1501"), ("synthetic", "holds no synthetic set")):
+        with pytest.raises(DataError, match=match):
+            check.check(name, str(tmp_path))
+
+
+def test_list(capsys):
+    assert command.main(["list"]) == 0
+    shown = capsys.readouterr().out
+    for name, layout in LAYOUTS.items():
+        assert f"\n{name}: {layout.title} (" in "\n" + shown
+        assert layout.terms or name == "folder"
+    words = " ".join(shown.split())
+    assert "authors have withdrawn the data set" in words and "12936 train images" in words
+    assert "https://www.pkuvmc.com/dataset.html" in words and "signed release agreement" in words
+    assert command.main(["list", "market1501"]) == 0
+    shown = capsys.readouterr().out
+    assert "bounding_box_train/" in shown and "500k" in shown and "msmt17" not in shown
+    assert command.main(["list", "synthetic"]) == 0
+    with pytest.raises(SystemExit):
+        command.main(["list", "nothing"])

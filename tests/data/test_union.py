@@ -1,0 +1,110 @@
+"""Several sets as one training set: labels kept apart, one set tested, what must not be mixed."""
+
+import itertools
+import os
+
+import pytest
+from trees import cuhk01, cuhk02, folder, picture, viper
+
+from reid_jax.config import defaults, namespace
+from reid_jax.data import datasets, union
+from reid_jax.data.records import Dataset, Record
+from reid_jax.errors import ConfigError, DataError
+
+
+def market(root):
+    """Cameras 1 and 3 train, camera 2 has a distractor alone."""
+    for part, ids in (("bounding_box_train", (2, 7)), ("query", (1, 3)), ("bounding_box_test", (1, 3))):
+        for pid, cam in itertools.product(ids, (1, 3)):
+            picture(root, part, f"{pid:04d}_c{cam}s1_000000_00.jpg")
+    picture(root, "bounding_box_test", "0000_c2s1_000009_00.jpg")
+    return str(root)
+
+
+def data_config(**fields):
+    data = namespace(defaults()["data"])
+    for k, v in {"ids": 2, "instances": 2, **fields}.items():
+        setattr(data, k, v)
+    return data
+
+
+def test_labels_are_kept_apart(tmp_path):
+    roots = f"{folder(tmp_path / 'own')}, {market(tmp_path / 'm')}"
+    d = datasets.load(data_config(name="folder+market1501", root=roots), str(tmp_path))
+    alone = [
+        datasets.load_folder("folder", tmp_path / "own"),
+        datasets.load_folder("market1501", tmp_path / "m"),
+    ]
+    assert d.name == "folder+market1501" and d.root == str(tmp_path)
+    assert d.num_train_pids == 3 + 2 and d.num_cams == 4
+    assert d.camera_names == ("folder:c1", "folder:c2", "market1501:c1", "market1501:c3")
+    assert [r.path for r in d.train] == [r.path for a in alone for r in a.train]
+    assert [(r.pid, r.camid) for r in d.train[12:]] == [(3, 2), (3, 3), (4, 2), (4, 3)]
+    assert (d.query, d.gallery) == (alone[0].query, alone[0].gallery)
+    other = datasets.load(data_config(name="folder+market1501", root=roots, test="market1501"), str(tmp_path))
+    assert other.train == d.train and other.camera_names == (*d.camera_names, "market1501:c2")
+    assert [(r.pid, r.camid) for r in other.query] == [(1, 2), (1, 3), (3, 2), (3, 3)]
+    assert (other.gallery[0].pid, other.gallery[0].camid) == (0, 4)
+
+
+def test_common_parent_splits_and_validation(tmp_path):
+    market(tmp_path / "market1501")
+    viper(tmp_path / "VIPeR")
+    data = data_config(name="market1501+viper", root=str(tmp_path), split=3, val_ids=1)
+    d = datasets.load(data, str(tmp_path / "run"))
+    assert d.num_train_pids == 2 + 3 - 1 and d.protocol == "market" and d.val_query
+    assert list(d.drawn) == ["viper"] and (tmp_path / "run" / "split.json").exists()
+    data = data_config(name="viper+market1501", root=str(tmp_path), split=3)
+    assert datasets.load(data, None).protocol == "single-gallery"
+
+
+def test_variants_of_each(tmp_path):
+    market(tmp_path / "market1501")
+    for i in range(3):
+        picture(tmp_path, "market1501", "images", f"{i}.jpg")
+    viper(tmp_path / "VIPeR")
+    data = data_config(name="market1501+viper", root=str(tmp_path), variant="500k+")
+    assert len(datasets.load(data, None).gallery) == 5 + 3
+    with pytest.raises(ConfigError, match="variant is '500k'; VIPeR has no variants"):
+        datasets.load(data_config(name="market1501+viper", root=str(tmp_path), variant="500k"), None)
+    with pytest.raises(ConfigError, match="data.variant is 'a.b.c', 3 values for 2 data sets"):
+        datasets.load(data_config(name="market1501+viper", root=str(tmp_path), variant="a+b+c"), None)
+
+
+def test_config_errors(tmp_path):
+    for fields, message in (
+        ({"name": "market1501+"}, "union names different data sets"),
+        ({"name": "market1501+market1501"}, "union names different data sets"),
+        ({"name": "market1501+nowhere"}, "'market1501.nowhere'|'nowhere'; it must be one of"),
+        ({"name": "market1501+viper", "test": "grid"}, "data.test is 'grid'.*'market1501', 'viper'"),
+        ({"name": "market1501+viper", "root": "a,b,c"}, "data.root is 'a,b,c', 3 values for 2"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            datasets.load(data_config(**{"root": str(tmp_path), **fields}), None)
+    with pytest.raises(DataError, match="root is empty: set --config.data.root=ROOT1,ROOT2"):
+        datasets.load(data_config(name="market1501+viper", root="x,"), None)
+
+
+def test_sets_of_the_same_persons_are_refused(tmp_path, caplog):
+    cuhk01(tmp_path / "cuhk01")
+    cuhk02(tmp_path / "cuhk02")
+    viper(tmp_path / "VIPeR")
+    for test in ("", "cuhk02"):
+        with pytest.raises(ConfigError, match="cuhk01 and cuhk02 show the same persons.*data.test"):
+            datasets.load(data_config(name="cuhk01+cuhk02", root=str(tmp_path), test=test), None)
+    data = data_config(name="cuhk01+cuhk02+viper", root=str(tmp_path), test="viper")
+    assert datasets.load(data, None).num_train_pids == 3 + 12 + 3
+    assert "cuhk01 and cuhk02 show the same persons, who count as different" in caplog.text
+
+
+def test_images_and_tracklets_are_not_mixed():
+    def dataset(name, kind):
+        records = (Record(os.path.join(os.sep, name, "1"), 0, 0),)
+        return Dataset(name, os.path.join(os.sep, name), records, records, records, ("c1",), kind=kind)
+
+    with pytest.raises(ConfigError, match=r"a \(image\), b \(video\) cannot be mixed"):
+        union.merge([dataset("a", "image"), dataset("b", "video")])
+
+
+def test_overlaps_name_known_sets():
+    assert set().union(*union.OVERLAPS) <= set(datasets.NAMES)

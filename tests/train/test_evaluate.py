@@ -1,0 +1,126 @@
+"""Figures by protocol, and a run on a single-gallery set from training to its report."""
+
+import json
+
+import numpy as np
+import pytest
+from trees import viper
+
+from reid_jax import compare, cross, report
+from reid_jax.config import defaults, namespace
+from reid_jax.data import datasets
+from reid_jax.errors import ConfigError
+from reid_jax.eval import store
+from reid_jax.report import run as runs
+from reid_jax.train import checkpoint, evaluate, loop, parallel
+
+
+def config(**fields):
+    tree = defaults()
+    tree["eval"].update(fields)
+    return namespace(tree)
+
+
+def feature_set(images=1, ids=9, seed=0):
+    """Queries of camera 0, `images` gallery images of each identity of camera 1, and one of camera 0."""
+    rng = np.random.default_rng(seed)
+    centre = rng.standard_normal((ids, 6))
+    pid = np.concatenate([np.arange(ids), np.repeat(np.arange(ids), images), [0]]) + 1
+    cam = np.concatenate([np.zeros(ids), np.ones(ids * images), [0]])
+    feature = centre[pid - 1] + 0.8 * rng.standard_normal((len(pid), 6))
+    split = np.repeat(["query", "gallery"], [ids, ids * images + 1])
+    path = np.array([f"{i}.png" for i in range(len(pid))])
+    return store.FeatureSet(
+        feature.astype(np.float32), pid.astype(np.int32), cam.astype(np.int32), path, split
+    )
+
+
+def first_hits(features, camera_filter, keep=None):
+    """Entries before the first match of every query, in plain loops; keep: bool of gallery rows."""
+    q, g = features.of("query"), features.of("gallery")
+    found = []
+    for i in range(len(q)):
+        entries = []
+        for j in range(len(g)):
+            same = g.pid[j] == q.pid[i]
+            if (keep is None or keep[j]) and not (camera_filter and same and g.camid[j] == q.camid[i]):
+                a, b = q.feature[i].astype(float), g.feature[j].astype(float)
+                entries.append((-a @ b / np.linalg.norm(a) / np.linalg.norm(b), not same))
+        found.append([wrong for _, wrong in sorted(entries)].index(False))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("protocol", ["market", "all-pairs"])
+def test_rank_protocols(protocol):
+    features = feature_set(images=3)
+    hits = first_hits(features, protocol == "market")
+    got = evaluate.score(config(), features, protocol)
+    assert got.figures["rank1"] == pytest.approx(100 * np.mean(hits == 0))
+    assert got.figures["rank5"] == pytest.approx(100 * np.mean(hits < 5))
+    assert got.protocol == protocol and "prop" in got.figures
+
+
+@pytest.mark.parametrize("protocol", ["single-shot", "single-gallery"])
+def test_single_protocols_draw(protocol):
+    """With one image of each identity there is nothing to draw; with several, figures depend on the seed."""
+    features = feature_set(images=1)
+    keep = features.of("gallery").camid == 1
+    one = store.FeatureSet(*(x[np.append(np.full(9, True), keep)] for x in vars(features).values()))
+    hits = first_hits(one, True)
+    got = evaluate.score(config(), one, protocol)
+    assert got.figures["rank1"] == pytest.approx(100 * np.mean(hits == 0))
+    assert got.figures["mAP"] == pytest.approx(100 * np.mean(1 / (hits + 1)))
+    assert "prop" not in got.figures and "rank20" in got.figures
+    features = feature_set(images=4)
+    tree = config(trials=3)
+    drawn = [evaluate.score(tree, features, protocol).figures["mAP"] for _ in range(2)]
+    tree.seed = 1
+    assert drawn[0] == drawn[1] != evaluate.score(tree, features, protocol).figures["mAP"]
+    assert evaluate.score(tree, features, protocol).retrieval.trials == 3
+    usual = evaluate.score(config(), features, protocol).retrieval.trials
+    assert usual == {"single-shot": 100, "single-gallery": 10}[protocol]
+    level = evaluate.random_figures(tree, got)
+    assert 0 <= level["rank1"] <= 100 and set(level) == {"rank1", "mAP"}
+
+
+def test_protocol_of_the_config_or_of_the_set():
+    assert evaluate.choose_protocol(config(), "single-shot") == "single-shot"
+    assert evaluate.choose_protocol(config(protocol="all-pairs"), "single-shot") == "all-pairs"
+    with pytest.raises(ConfigError, match="config.eval.protocol is 'first'.*'single-gallery'"):
+        evaluate.choose_protocol(config(protocol="first"), "market")
+    old = config()
+    del old.eval.protocol  # a run of a version without the field
+    assert evaluate.choose_protocol(old, "market") == "market"
+
+
+def test_a_run_on_a_single_gallery_set(tmp_path):
+    tree = compare.load_config("configs/baseline.py:smoke")
+    tree.data.name, tree.data.root = "viper", viper(tmp_path / "VIPeR", ids=range(1, 13))
+    tree.train.steps = 4
+    workdir = str(tmp_path / "run")
+    checkpoint.claim_workdir(workdir, checkpoint.plain(tree))
+    dataset = datasets.load(tree.data, workdir)
+    loop.train(tree, dataset, workdir, parallel.Runner("jit"))
+    final = json.loads((tmp_path / "run/eval/final.json").read_text())
+    (figures,) = final["nets"].values()
+    assert final["protocol"] == "single-gallery" and "prop" not in figures
+    assert figures["num_query"] == figures["num_gallery"] == 6 and figures["cmc"][5] == 100
+    with open(report.build(workdir, data_root=dataset.root, queries=2)) as f:
+        page = f.read()
+    assert "one random gallery image of each person, drawn for all queries" in page
+    assert "a query has another first hit in each" in page and "means over drawn galleries" in page
+    assert runs.read(workdir).protocol == "single-gallery"
+    (tmp_path / "run/summary.json").write_text('{"seconds": 1}')
+    results = {"a": {0: compare.result(workdir, "")}}
+    assert "prop." not in compare.table(results, "a")
+    flags = ["--workdir", str(tmp_path / "cross"), "--checkpoint", "latest", "--backend", "jit"]
+    cross.main([workdir, "--targets", f"viper:{tree.data.root}", *flags])
+    target = json.loads((tmp_path / "cross/cross.json").read_text())["run"]["targets"]["viper"]
+    assert target["mAP"] == pytest.approx(figures["mAP"]) and "prop" not in target
+
+
+def test_report_of_all_pairs_leaves_nothing_out():
+    features = feature_set()
+    hits = {f: runs.rank(features, camera_filter=f).retrieval.first_hit for f in (True, False)}
+    for camera_filter, got in hits.items():
+        np.testing.assert_array_equal(got, first_hits(features, camera_filter))

@@ -30,7 +30,7 @@ def paper(t):
     t["loss"].update(triplet="euclidean", feature="before_bn")
     t["optim"].update(lr=3.5e-4, milestones=(40, 80, 120, 160))
     t["train"].update(epochs=200)
-    t["eval"].update(batch_size=8)
+    t["eval"].update(batch_size=256)  # frames at a time
 
 
 def mars(t):

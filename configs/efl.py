@@ -59,7 +59,7 @@ def mars(t):
     c.image_set(t, "mars")
     t["data"].update(ids=12, instances=4, frames=4)
     t["model"].update(backbone="c2d_resnet50", pool="max")
-    t["eval"].update(batch_size=8)
+    t["eval"].update(batch_size=256)  # frames at a time
 
 
 def mars_ap3d(t):

@@ -256,7 +256,7 @@ def synthetic_video(tree):
     tree["model"].update(backbone="slim", pool="max")
     tree["optim"].update(lr=2e-3)
     tree["train"].update(steps=600)
-    tree["eval"].update(net="auto", batch_size=16)
+    tree["eval"].update(net="auto", batch_size=64)
 
 
 def smoke(tree):
@@ -281,5 +281,5 @@ def smoke_video(tree):
     tree["model"].update(slim_width=4)
     tree["optim"].update(warmup_steps=2)
     tree["train"].update(steps=6, eval_every=2, checkpoint_every=1, log_every=2)
-    tree["eval"].update(batch_size=4)
+    tree["eval"].update(batch_size=16)
     tree["report"].update(queries=2)

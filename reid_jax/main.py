@@ -145,8 +145,9 @@ def prepare_jax():
 
 def describe(dataset):
     """One line about a data set."""
+    what = "tracklets" if dataset.kind == "video" else "images"
     return (
-        f"{dataset.name} ({dataset.root}): train {len(dataset.train)} images, "
+        f"{dataset.name} ({dataset.root}): train {len(dataset.train)} {what}, "
         f"{dataset.num_train_pids} identities, {dataset.num_cams} cameras; "
         f"query {len(dataset.query)}, gallery {len(dataset.gallery)}"
     )

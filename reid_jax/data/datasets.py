@@ -99,7 +99,7 @@ def read_synthetic(root):
     """Loads a synthetic set from its own folder, like the real one that its kind imitates."""
     from reid_jax.data import synthetic
 
-    kind = synthetic.stored_kind(root)
+    kind = synthetic.stored_kind(root) or "image"
     dataset = load_folder(synthetic.layout_of(kind), root, check_counts=False)
     names = synthetic.stored_camera_names(root) or dataset.camera_names
     protocol = "market" if kind == "lowlight" else dataset.protocol  # its gallery has every camera

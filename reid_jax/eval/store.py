@@ -43,13 +43,18 @@ def save(path, features):
     Raises DataError when fields do not fit together or the file cannot be written.
     """
     _check(path, features)
+    save_arrays(path, {name: getattr(features, name) for name in _KINDS})
+
+
+def save_arrays(path, arrays):
+    """Writes {name: array} to `path` (.npz) as `save` does."""
     folder = os.path.dirname(os.path.abspath(path))
     temporary = None
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".features-", delete=False) as f:
             temporary = f.name
-            np.savez(f, **{name: getattr(features, name) for name in _KINDS})
+            np.savez(f, **arrays)
             f.flush()
             os.fsync(f.fileno())
         os.chmod(temporary, 0o666 & ~_umask())

@@ -48,6 +48,9 @@ class Method(NamedTuple):
     embed_frames: (State, clips u8[B,T,H,W,3], net) -> f32[B,T,C], a vector of each frame; or f32[B,1,C], one
                   for all frames of a clip
     embed_pooled: (State, mean f32[B,C] of a tracklet's vectors over all its frames, net) -> f32[B,D]
+    camera_net:   "", or a network for embed and its kin whose features tell cameras apart, for pictures
+    look:         None, or (State, clips u8[B,T,H,W,3]) -> {"map/TITLE": f32[B,T,h,w], "weight": f32[B,T]}:
+                  where the network looks and how much it trusts each frame, for pictures
     frames_apart: whether a frame's vector is the same whatever the other frames of its clip, so that short
                   clips may be padded
     """
@@ -61,6 +64,8 @@ class Method(NamedTuple):
     embed_frames: Callable | None = None
     embed_pooled: Callable | None = None
     frames_apart: bool = True
+    camera_net: str = ""
+    look: Callable | None = None
 
 
 def names():

@@ -253,6 +253,7 @@ def stages(config, info):
     models = build_models(config, info)
     mode = config.efl.mode
     encoder = heads.build(config.model, info.num_pids, info.axis_name)  # its parts, for tracklets
+    camera = heads.build(config.model, info.num_cams, info.axis_name)
     lr = parts.schedule(config.optim, info, config.optim.lr)
 
     def init(key, batch):
@@ -270,7 +271,8 @@ def stages(config, info):
 
     def embed(state, image, net):
         if net != "mean":
-            return parts.test_feature(state.nets[net], models.identity, config, image)
+            model = models.camera if net == "cam" else models.identity
+            return parts.test_feature(state.nets[net], model, config, image)
         return sum(
             parts.unit(parts.test_feature(state.nets[n], models.identity, config, image))
             for n in averaged(state)
@@ -282,13 +284,14 @@ def stages(config, info):
 
     def embed_frames(state, image, net):
         names = averaged(state) if net == "mean" else [net]
+        model = camera if net == "cam" else encoder
         return jnp.concatenate(
-            [parts.test_vectors(state.nets[n], encoder, config, image) for n in names], axis=-1
+            [parts.test_vectors(state.nets[n], model, config, image) for n in names], axis=-1
         )
 
     def embed_pooled(state, mean, net):
         if net != "mean":
-            return parts.pooled_feature(state.nets[net], encoder, mean)
+            return parts.pooled_feature(state.nets[net], camera if net == "cam" else encoder, mean)
         names = averaged(state)
         vectors = jnp.split(mean, len(names), axis=-1)
         features = (
@@ -308,5 +311,6 @@ def stages(config, info):
 
     nets = ("m1", "m2", "phi1", "phi2") if mode in ("full", "mmt") else ("phi1",)
     tracklets = dict(embed_frames=embed_frames, embed_pooled=embed_pooled)
+    tracklets["camera_net"] = "cam" if has_camera(mode) else ""
     apart = heads.frames_apart(config.model)
     return {"train": Method(init, step, embed, nets, warm_start, **tracklets, frames_apart=apart)}

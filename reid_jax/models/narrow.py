@@ -34,12 +34,17 @@ class Narrow(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x, train):
+    def __call__(self, x, train, stages=False):
+        """stages: gives the maps of the stem and of every block [...,h,w,C] instead of the vector."""
         x = Conv(self.widths[0], 5, 2, 2, dtype=self.dtype, name="conv1")(x)
         x = nn.relu(BatchNorm(axis_name=self.axis_name, name="bn1")(x, train))
+        maps = [x]
         for i, width in enumerate(self.widths[1:], 1):
             stride = 1 if i == len(self.widths) - 1 else 2
             x = BasicBlock(width, stride, self.dtype, self.axis_name, name=f"layer{i}_0")(x, train)
+            maps.append(x)
+        if stages:
+            return maps
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         x = stripe_pool(x, self.stripes)
         return nn.Dense(self.dim, name="project")(x.reshape(*x.shape[:-2], -1))

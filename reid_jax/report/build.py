@@ -10,8 +10,9 @@ import jinja2
 
 import reid_jax
 from reid_jax.errors import ConfigError, DataError
+from reid_jax.eval import store
+from reid_jax.report import look, sections, strips
 from reid_jax.report import run as runs
-from reid_jax.report import sections, strips
 
 
 def build(workdir, *, data_root=None, queries=12, baseline=""):
@@ -83,11 +84,25 @@ def context(run, baseline, data_root, queries):
         "strips": retrieval(run, baseline, data_root, queries),
         "distance": distance,
         "tsne": sections.tsne(run.last.features, names) if run.last else None,
+        "camera_tsne": camera_tsne(run, names),
+        "looks": look.build(os.path.join(run.workdir, "eval", "look.npz")),
         "cameras": sections.cameras(run.last, distance, names) if run.last and not run.single else None,
         "settings": sections.settings(run.config),
         "today": datetime.date.today().isoformat(),
         "version": reid_jax.__version__,
     }
+
+
+def camera_tsne(run, names):
+    """t-SNE of the camera network's features, None when the run kept none."""
+    path = os.path.join(run.workdir, "eval", "camera.npz")
+    if not os.path.exists(path):
+        return None
+    try:
+        return sections.tsne(store.load(path), names)
+    except DataError as e:
+        run.notes["eval/camera.npz"] = str(e)
+        return None
 
 
 def retrieval(run, baseline, data_root, queries):

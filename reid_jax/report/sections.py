@@ -345,7 +345,7 @@ def _pairs(ranked, columns, distance):
 def tsne(features, names=()):
     """Two t-SNE charts of the same positions: {"by_id", "by_camera", "cameras", "points", "ids"}, or None."""
     rows, ids = tsne_rows(features.pid)
-    if len(rows) < 8:
+    if len(rows) < 8 or np.ptp(features.feature[rows], axis=0).max() < 1e-6:  # all equal: t-SNE would crash
         return None
     points = figures.embed_2d(features.feature[rows], seed=_SEED)
     pid, camid = features.pid[rows], features.camid[rows]

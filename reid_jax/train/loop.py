@@ -16,7 +16,7 @@ from reid_jax import methods
 from reid_jax.data import pipeline, prefetch
 from reid_jax.errors import CheckpointError, ConfigError, TrainingError
 from reid_jax.eval import store
-from reid_jax.train import checkpoint, evaluate, warm, writer
+from reid_jax.train import checkpoint, evaluate, pictures, warm, writer
 
 log = logging.getLogger(__name__)
 
@@ -257,6 +257,8 @@ class Stage:
         final = os.path.join(self.workdir, "eval", "final.json")
         if not os.path.exists(final):  # killed between the last checkpoint and its evaluation's files
             self.evaluate()
+        if self.config.report.enabled:
+            pictures.save(self.config, self.workdir, self.method, self.state, self.runner, self.dataset)
         rate = self.rate.median()
         return {"method": self.method, "seconds": seconds, "step": self.step, "images_per_second": rate}
 

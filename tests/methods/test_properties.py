@@ -1,31 +1,46 @@
 """Properties that every method must have, whatever it is: found by name, one compile, resumable state."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
-from small import difference, info, random_batch, small
+from small import difference, info
 
-from reid_jax import methods
+from reid_jax import compare, methods
+from reid_jax.train import loop
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def random_batch(config, seed=0, size=8):
+    """A batch of random pictures or clips of a method's own size."""
+    batch, rng = loop.example_batch(config, size), np.random.default_rng(seed)
+    batch["image"] = rng.integers(0, 256, batch["image"].shape, np.uint8)
+    batch["pid"] = (np.arange(size) // 2).astype(np.int32)
+    batch["camid"] = rng.integers(0, 3, size).astype(np.int32)
+    batch["flip"] = rng.random(batch["flip"].shape) < 0.5
+    return batch
 
 
 @pytest.fixture(scope="module", params=methods.names())
 def stage(request):
-    """(config, Method, fresh state) of each method's last stage."""
-    config = small()
+    """(config, Method, fresh state) of each method's last stage, by its smoke config."""
+    config = compare.load_config(str(ROOT / "configs" / f"{request.param}.py") + ":smoke")
     method = list(methods.find(request.param).stages(config, info()).values())[-1]
-    return config, method, jax.jit(method.init)(jax.random.key(0), random_batch())
+    return config, method, jax.jit(method.init)(jax.random.key(0), random_batch(config))
 
 
 def test_one_compile_same_structure_and_pure(stage):
     """The step keeps the state's structure and types, compiles once, and equal inputs give equal bits."""
-    _, method, state = stage
+    config, method, state = stage
     step = jax.jit(method.step)
-    new, metrics = step(state, random_batch())
-    again, _ = step(state, random_batch())
+    new, metrics = step(state, random_batch(config))
+    again, _ = step(state, random_batch(config))
     assert difference(new, again) == 0
     spec = jax.tree.map(lambda x: (x.shape, str(x.dtype)), state)
     for i in range(2):
-        new, metrics = step(new, random_batch(i))
+        new, metrics = step(new, random_batch(config, i))
         assert jax.tree.map(lambda x: (x.shape, str(x.dtype)), new) == spec
     assert step._cache_size() == 1 and int(new.step) == 3
     assert all(np.isfinite(v) and v.shape == () for v in metrics.values())
@@ -34,8 +49,8 @@ def test_one_compile_same_structure_and_pure(stage):
 
 def test_padding_rows_never_change_an_embedding(stage):
     """A picture's feature is the same whatever stands beside it in the batch."""
-    _, method, state = stage
-    image = random_batch()["image"]
+    config, method, state = stage
+    image = random_batch(config)["image"]
     padded = np.concatenate([image[:3], np.zeros_like(image)])
     for net in method.nets:
         full = jax.jit(lambda s, x, net=net: method.embed(s, x, net))(state, padded)[:3]
@@ -44,9 +59,6 @@ def test_padding_rows_never_change_an_embedding(stage):
 
 
 def test_every_method_has_a_config_and_a_test():
-    from pathlib import Path
-
-    root = Path(__file__).parent.parent.parent
     for name in methods.names():
-        assert (root / "configs" / f"{name}.py").exists()
-        assert list((root / "tests" / "methods").glob(f"test_{name}*.py"))
+        assert (ROOT / "configs" / f"{name}.py").exists()
+        assert list((ROOT / "tests" / "methods").glob(f"test_{name}*.py"))

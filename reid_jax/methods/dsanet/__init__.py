@@ -22,6 +22,20 @@ from reid_jax.methods.dsanet import nets
 from reid_jax.models import heads
 
 
+METRICS = {  # loss -> its name in metrics.jsonl
+    "total": "loss",
+    "id": "ce",
+    "tri": "triplet",
+    "dis": "disentangle",
+    "ic": "intra_class",
+    "cam": "cam_ce",
+    "lr": "ce_sides",
+    "aug": "ce_switched",
+    "frame": "ce_frames",
+    "w": "frame_weights",
+}
+
+
 def build(config, info):
     """The network of config.model and config.dsanet."""
     d = config.dsanet
@@ -119,7 +133,7 @@ def stages(config, info):
             options = dict(detach_cam=config.dsanet.detach_cam, mutable=["batch_stats"])
             out, changed = net.apply(all_, clip, True, partners, **options)
             found = losses(out, pid, camid, config=config, axis_name=info.axis_name)
-            metrics = {"loss": found["total"], "triplet": found["tri"], **found}
+            metrics = {name: found[key] for key, name in METRICS.items() if key in found}
             metrics["accuracy"] = jnp.mean(out["logits_id"].argmax(-1) == pid)
             return found["total"], (changed["batch_stats"], metrics)
 
@@ -129,10 +143,31 @@ def stages(config, info):
         new = {"net": {"params": params, "batch_stats": stats}}
         return State(state.step + 1, new, {"net": opt}), {**metrics, "lr": lr(state.step)}
 
+    def apply(state, clip):
+        return net.apply(state.nets["net"], parts.plain(config, clip), False)
+
     def embed(state, clip, name):
-        return net.apply(state.nets[name], parts.plain(config, clip), False)["f_test"]
+        return apply(state, clip)["f_cam" if name == "camera" else "f_test"]
+
+    def look(state, clip):
+        """Heat maps, the sum of squares over channels, and the frames' weights."""
+        out = apply(state, clip)
+        maps = {n: jnp.square(out[n]).sum(-1) for n in ("F_ID", "F_t", "F_cam") if n in out}
+        if not config.dsanet.tlm:
+            del maps["F_t"]
+        even = jnp.full(clip.shape[:2], 1 / clip.shape[1])
+        return {f"map/{n}": m for n, m in maps.items()} | {"weight": out.get("w_hat", even)}
+
+    def embed_frames(state, clip, name):
+        """One vector a clip, whose frames are weighted; the neck is affine, so the mean may follow it."""
+        return embed(state, clip, name)[:, None]
+
+    def embed_pooled(state, mean, name):
+        return mean
 
     def warm_start(state, load):
         return state._replace(nets={"net": load("net", state.nets["net"])})
 
-    return {"train": Method(init, step, embed, ("net",), warm_start)}
+    whole = dict(embed_frames=embed_frames, embed_pooled=embed_pooled, frames_apart=False)
+    whole |= dict(look=look, camera_net="camera" if config.dsanet.disentangle else "")
+    return {"train": Method(init, step, embed, ("net",), warm_start, **whole)}

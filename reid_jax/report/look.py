@@ -1,0 +1,56 @@
+"""Where the network looks: heat maps over the frames of a few tracklets, and the frames' weights."""
+
+import base64
+import io
+import zipfile
+
+import matplotlib
+import numpy as np
+from PIL import Image
+
+HEIGHT = 112  # pixels of a frame on the page
+TITLES = {"F_ID": "identity map", "F_cam": "camera map", "F_t": "identity map after localisation"}
+
+
+def read(path):
+    """{name: array} of eval/look.npz, None when there is none or it cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def build(path):
+    """[{"pid", "camid", "rows": [{"title", "frames": [data URI]}], "weights": [percent]}] or None."""
+    stored = read(path)
+    if not stored or not {"image", "pid", "camid"} <= set(stored) or stored["image"].ndim != 5:
+        return None
+    maps = {n.removeprefix("map/"): a for n, a in stored.items() if n.startswith("map/")}
+    items = []
+    for i, frames in enumerate(stored["image"]):
+        rows = [{"title": "frames", "frames": [uri(f) for f in frames]}]
+        for name, values in maps.items():
+            shown = [uri(overlay(f, m)) for f, m in zip(frames, values[i], strict=True)]
+            rows.append({"title": TITLES.get(name, name), "frames": shown})
+        weights = [round(100 * float(w), 1) for w in stored["weight"][i]] if "weight" in stored else []
+        item = {"pid": int(stored["pid"][i]), "camid": int(stored["camid"][i])}
+        items.append({**item, "rows": rows, "weights": weights, "most": max(weights, default=0)})
+    return items
+
+
+def overlay(frame, heat):
+    """u8[H,W,3]: a map f32[h,w] in [0,1], enlarged bilinearly, in jet colours over half of the frame."""
+    size = (frame.shape[1], frame.shape[0])
+    large = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+    colours = matplotlib.colormaps["jet"](np.clip(large, 0, 1))[..., :3] * 255
+    return (0.5 * frame + 0.5 * colours).astype(np.uint8)
+
+
+def uri(frame):
+    """A frame as a data URI, HEIGHT pixels high."""
+    width = max(1, round(HEIGHT * frame.shape[1] / frame.shape[0]))
+    memory = io.BytesIO()
+    picture = Image.fromarray(frame).resize((width, HEIGHT), Image.Resampling.BICUBIC)
+    picture.save(memory, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(memory.getvalue()).decode("ascii")

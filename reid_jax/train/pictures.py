@@ -1,0 +1,58 @@
+"""What a finished run keeps for pictures: camera features, and where the network looks in a few clips."""
+
+import os
+
+import numpy as np
+
+from reid_jax.data import clips, images
+from reid_jax.eval import store
+from reid_jax.train import evaluate
+
+CLIPS = 4  # tracklets shown
+
+
+def save(config, workdir, method, state, runner, dataset):
+    """Writes WORKDIR/eval/camera.npz and look.npz, as far as the method offers what they hold.
+
+    state: as the runner's compiled step returns it.
+    """
+    if not (method.camera_net or (method.look and config.data.frames)):
+        return
+    state, folder = runner.local_state(state), os.path.join(workdir, "eval")
+    query, gallery = evaluate.split_records(config, dataset)
+    if method.camera_net:
+        embedder = evaluate.Embedder(method, method.camera_net, runner)
+        splits = {"query": query, "gallery": gallery}
+        features = evaluate.feature_set(config, embedder, state, splits, dataset.root)
+        store.save(os.path.join(folder, "camera.npz"), features)
+    if method.look and config.data.frames:
+        store.save_arrays(os.path.join(folder, "look.npz"), look(config, method, state, runner, query))
+
+
+def look(config, method, state, runner, query):
+    """{name: array} of CLIPS query tracklets, spread over the list.
+
+    image u8[N,T,H,W,3]; pid, camid i32[N]; map/TITLE f32[N,T,h,w] in [0,1] per frame; weight f32[N,T].
+    """
+    chosen = [query[i] for i in np.unique(np.linspace(0, len(query) - 1, CLIPS).astype(int))]
+    image = np.stack([read_clip(r, config.data) for r in chosen])
+    found = runner.compile_embed(lambda state, image: method.look(state, image))
+    parts = [found(state, np.repeat(clip[None], len(runner.local), 0)) for clip in image]
+    arrays = {"image": image, "pid": np.array([r.pid for r in chosen], np.int32)}
+    arrays["camid"] = np.array([r.camid for r in chosen], np.int32)
+    for name in parts[0]:
+        values = np.stack([np.asarray(p[name], np.float32)[0] for p in parts])
+        arrays[name] = unit_range(values) if name.startswith("map/") else values
+    return arrays
+
+
+def read_clip(record, data):
+    """u8[T,H,W,3]: the first frame of each of T equal parts of a tracklet."""
+    index = clips.rrs_test(len(record), data.frames)
+    return np.stack([images.read(record.frames[i], data.height, data.width) for i in index])
+
+
+def unit_range(maps):
+    """Maps f32[N,T,h,w] stretched to [0,1], frame by frame."""
+    low, high = maps.min((2, 3), keepdims=True), maps.max((2, 3), keepdims=True)
+    return (maps - low) / np.maximum(high - low, 1e-12)

@@ -1,0 +1,57 @@
+"""What a run keeps for pictures, and how the report shows it."""
+
+import numpy as np
+from PIL import Image
+
+from reid_jax import compare
+from reid_jax.data import datasets
+from reid_jax.eval import store
+from reid_jax.report import build, look
+from reid_jax.train import checkpoint, loop, parallel, pictures
+
+
+def test_dsanet_run_shows_where_it_looks(tmp_path):
+    """Heat maps and weights belong to the frames that are shown; camera features to the test images."""
+    config, workdir = compare.load_config("configs/dsanet.py:smoke"), str(tmp_path / "run")
+    config.train.steps = 2
+    checkpoint.claim_workdir(workdir, checkpoint.plain(config))
+    dataset = datasets.load(config.data, workdir)
+    loop.train(config, dataset, workdir, parallel.Runner("jit"))
+    stored = look.read(tmp_path / "run" / "eval" / "look.npz")
+    count, frames = len(stored["pid"]), config.data.frames
+    assert 1 < count <= pictures.CLIPS and stored["image"].shape == (count, frames, 128, 64, 3)
+    for name in ("map/F_ID", "map/F_t", "map/F_cam"):
+        assert stored[name].shape == (count, frames, 8, 4)
+        np.testing.assert_allclose(stored[name].max((2, 3)), 1, atol=1e-6)
+        np.testing.assert_allclose(stored[name].min((2, 3)), 0, atol=1e-6)
+    np.testing.assert_allclose(stored["weight"].sum(1), 1, atol=1e-5)
+    pids = {r.pid: r for r in dataset.query}
+    assert all(int(p) in pids for p in stored["pid"])
+    features = store.load(tmp_path / "run" / "eval" / "camera.npz")
+    final = store.load(tmp_path / "run" / "eval" / "final.npz")
+    np.testing.assert_array_equal(features.path, final.path)
+    assert not np.allclose(features.feature, final.feature)
+    checkpoint.write_json(str(tmp_path / "run" / "summary.json"), {"data_root": dataset.root})
+    page = open(build.build(workdir, queries=1)).read()
+    assert page.count('alt="camera map, frame') == count * frames
+    assert "Where the network looks" in page and "camera network" in page
+
+
+def test_overlay_is_half_frame_half_jet():
+    frame = np.full((8, 4, 3), 100, np.uint8)
+    heat = np.zeros((2, 1), np.float32)
+    heat[0] = 1
+    shown = look.overlay(frame, heat)
+    np.testing.assert_array_equal(
+        shown[0, 0], (0.5 * 100 + 0.5 * 255 * np.array([0.5, 0, 0])).astype(np.uint8)
+    )
+    np.testing.assert_array_equal(
+        shown[-1, 0], (0.5 * 100 + 0.5 * 255 * np.array([0, 0, 0.5])).astype(np.uint8)
+    )
+    middle = np.asarray(Image.fromarray(heat).resize((4, 8), Image.Resampling.BILINEAR))
+    assert 0 < middle[4, 0] < 1
+
+
+def test_a_damaged_file_is_left_out(tmp_path):
+    (tmp_path / "look.npz").write_bytes(b"no archive")
+    assert look.build(tmp_path / "look.npz") is None and look.build(tmp_path / "absent.npz") is None

@@ -21,7 +21,6 @@ from reid_jax.methods import Method, State, parts
 from reid_jax.methods.dsanet import nets
 from reid_jax.models import heads
 
-
 METRICS = {  # loss -> its name in metrics.jsonl
     "total": "loss",
     "id": "ce",

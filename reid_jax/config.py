@@ -249,12 +249,11 @@ def synthetic(tree):
 
 
 def synthetic_video(tree):
-    """Walking tracklets of the embedded generator with a slim ResNet that two CPU cores train in minutes."""
+    """Walking tracklets of the embedded generator with the narrow net; minutes on two CPU cores."""
     synthetic(tree)
-    tree["data"].update(height=128, width=64, ids=6, instances=4, frames=4, stride=2)
+    tree["data"].update(ids=6, instances=4, frames=4, stride=2)
     tree["data"]["synthetic"].update(kind="video", train_ids=60, test_ids=60, cameras=4)
-    tree["model"].update(backbone="slim", pool="max")
-    tree["optim"].update(lr=2e-3)
+    tree["model"].update(narrow_widths=(24, 48, 96, 128))
     tree["train"].update(steps=600)
     tree["eval"].update(net="auto", batch_size=64)
 
@@ -276,9 +275,9 @@ def smoke(tree):
 def smoke_video(tree):
     """`smoke` on tracklets."""
     synthetic_video(tree)
-    tree["data"].update(ids=2, instances=2, frames=2)
+    tree["data"].update(ids=2, instances=2, frames=2, height=32, width=16)
     tree["data"]["synthetic"].update(train_ids=4, test_ids=4, cameras=2, frames=(3, 5), distractors=1, junk=1)
-    tree["model"].update(slim_width=4)
+    tree["model"].update(narrow_widths=(4, 8, 8), narrow_stripes=2, narrow_dim=16)
     tree["optim"].update(warmup_steps=2)
     tree["train"].update(steps=6, eval_every=2, checkpoint_every=1, log_every=2)
     tree["eval"].update(batch_size=16)

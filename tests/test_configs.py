@@ -29,7 +29,21 @@ def get(name, variant):
     return module(next(f for f in FILES if f.stem == name)).get_config(variant)
 
 
-@pytest.mark.parametrize("name, variant", variants())
+SAME_NET = {("efl", v) for v in ("duke", "msmt17", "me_reid", "mars")}  # as market; as mars_ap3d, but smaller
+SAME_NET |= {("baseline", v) for v in ("duke", "msmt17", "me_reid")}
+SAME_NET |= {("dsanet", v) for v in ("duke_video", "ls_vid")}
+
+
+SLOW = {("efl", "mars_ap3d")}
+
+
+def traced():
+    for v in variants():
+        if v not in SAME_NET:
+            yield pytest.param(*v, marks=pytest.mark.slow if v in SLOW else ())
+
+
+@pytest.mark.parametrize("name, variant", traced())
 def test_variant_builds_its_method(name, variant):
     """Networks, optimisers and one step can be traced at the variant's own size."""
     config = get(name, variant)

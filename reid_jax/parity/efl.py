@@ -372,21 +372,25 @@ def step_views(case, i):
 
 def first_gradients(case, state, models, config):
     """Gradients of iteration 0, without weight decay; q's those of its first inner step."""
-    views = step_views(case, 0)
+    views, pid, camid = step_views(case, 0), case.input("pid"), case.input("camid")
     shared = dict(models=models, config=config, axis_name=None)
-    f_cam, cam_grad, _, _ = efl.camera_step(state, views["phi1"], case.input("camid"), **shared)
-    fixed = {
-        "teacher_logits": efl.teacher_logits(state, views, models=models)[0],
-        "f_cam": f_cam,
-        "q": state.nets["q"]["params"],
-        "lambda_mi": config.efl.lambda_mi,
-        "key": jax.random.key(0),
-    }
-    grads, aux = efl.student_grads(state, fixed, views, case.input("pid"), **shared)
-    features = {n: a["feature"] for n, a in aux.items()}
-    q_grad = jax.grad(efl.estimator_loss)(state.nets["q"]["params"], features, f_cam, models=models)
+
+    def gradients(state):
+        f_cam, cam_grad, _, _ = efl.camera_step(state, views["phi1"], camid, **shared)
+        fixed = {
+            "teacher_logits": efl.teacher_logits(state, views, models=models)[0],
+            "f_cam": f_cam,
+            "q": state.nets["q"]["params"],
+            "lambda_mi": config.efl.lambda_mi,
+            "key": jax.random.key(0),
+        }
+        grads, aux = efl.student_grads(state, fixed, views, pid, **shared)
+        features = {n: a["feature"] for n, a in aux.items()}
+        q_grad = jax.grad(efl.estimator_loss)(state.nets["q"]["params"], features, f_cam, models=models)
+        return {**grads, "cam": cam_grad, "q": q_grad}
+
     return {
         f"grad/{net}.{key}": value
-        for net, grad in {**grads, "cam": cam_grad, "q": q_grad}.items()
+        for net, grad in jax.jit(gradients)(state).items()
         for key, value in step_entries({"params": grad}).items()
     }

@@ -20,8 +20,8 @@ ALL_ON = dict.fromkeys(ALL_OFF, True)
 
 def config(**fields):
     tree = c.defaults() | {"dsanet": c.dsanet_defaults()}
-    tree["data"].update(height=32, width=64, ids=4, instances=2, frames=2)
-    tree["model"].update(backbone="slim", slim_width=4, bn_group="global")
+    tree["data"].update(height=16, width=16, ids=4, instances=2, frames=2)
+    tree["model"].update(backbone="narrow", narrow_widths=(4, 6, 8), bn_group="global")
     tree["loss"].update(triplet="euclidean", feature="before_bn")
     tree["optim"].update(eps=1e-3)
     tree["dsanet"].update(fields)
@@ -35,7 +35,7 @@ def info(axis_name=None):
 def batch(seed=0, size=8):
     rng = np.random.default_rng(seed)
     return {
-        "image": rng.integers(0, 256, (size, 2, 32, 64, 3), np.uint8),
+        "image": rng.integers(0, 256, (size, 2, 16, 16, 3), np.uint8),
         "pid": np.repeat(np.arange(size // 2), 2).astype(np.int32) % 5,
         "camid": rng.integers(0, 3, size).astype(np.int32),
         "index": np.arange(size, dtype=np.int32),
@@ -84,8 +84,8 @@ def gradients():
     for loss, tree in jax.jit(jax.jacrev(each))(params).items():
         base = tree["base"]
         parts = {k: v for k, v in tree.items() if k != "base"}
-        parts["stage4"] = {k: v for k, v in base.items() if k.startswith("layer4")}
-        parts["stages1_3"] = {k: v for k, v in base.items() if not k.startswith("layer4")}
+        parts["stage4"] = {k: v for k, v in base.items() if k.startswith("layer2")}  # the last block
+        parts["stages1_3"] = {k: v for k, v in base.items() if not k.startswith("layer2")}
         groups[loss] = {k: max(float(jnp.abs(x).max()) for x in jax.tree.leaves(v)) for k, v in parts.items()}
     return groups
 
@@ -156,4 +156,4 @@ def test_what_cannot_be(monkeypatch):
     method = dsanet.stages(config(), info())["train"]
     with pytest.raises(ConfigError, match="multiple of 64"):
         b = batch()
-        jax.eval_shape(method.init, jax.random.key(0), {**b, "image": b["image"][:, :, :, :32]})
+        jax.eval_shape(method.init, jax.random.key(0), {**b, "image": b["image"][:, :, :, :8]})

@@ -3,10 +3,10 @@
 import numpy as np
 from PIL import Image
 
-from reid_jax import compare
+from reid_jax import compare, report
 from reid_jax.data import datasets
 from reid_jax.eval import store
-from reid_jax.report import build, look
+from reid_jax.report import look
 from reid_jax.train import checkpoint, loop, parallel, pictures
 
 
@@ -19,7 +19,7 @@ def test_dsanet_run_shows_where_it_looks(tmp_path):
     loop.train(config, dataset, workdir, parallel.Runner("jit"))
     stored = look.read(tmp_path / "run" / "eval" / "look.npz")
     count, frames = len(stored["pid"]), config.data.frames
-    assert 1 < count <= pictures.CLIPS and stored["image"].shape == (count, frames, 128, 64, 3)
+    assert 1 < count <= pictures.CLIPS and stored["image"].shape == (count, frames, 32, 16, 3)
     for name in ("map/F_ID", "map/F_t", "map/F_cam"):
         assert stored[name].shape == (count, frames, 8, 4)
         np.testing.assert_allclose(stored[name].max((2, 3)), 1, atol=1e-6)
@@ -32,7 +32,7 @@ def test_dsanet_run_shows_where_it_looks(tmp_path):
     np.testing.assert_array_equal(features.path, final.path)
     assert not np.allclose(features.feature, final.feature)
     checkpoint.write_json(str(tmp_path / "run" / "summary.json"), {"data_root": dataset.root})
-    page = open(build.build(workdir, queries=1)).read()
+    page = open(report.build(workdir, queries=1)).read()
     assert page.count('alt="camera map, frame') == count * frames
     assert "Where the network looks" in page and "camera network" in page
 

@@ -20,3 +20,11 @@ def parsed_flags():
     """Grain's worker processes need parsed absl flags."""
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
+
+
+HEAVY = ("test_efl", "test_main", "test_parity", "test_dsanet", "test_warm")
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take longest come first, so that two processes end together."""
+    items.sort(key=lambda item: HEAVY.index(item.path.stem) if item.path.stem in HEAVY else len(HEAVY))

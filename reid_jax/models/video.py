@@ -45,7 +45,7 @@ class AppearancePreserving(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        inner = x.shape[-1] // 16
+        inner = max(x.shape[-1] // 16, 1)
         conv = functools.partial(Conv, dtype=self.dtype, init=kernel_uniform)
         semantic = _wide(conv(inner, name="semantic_mapping")(x))
         norm = jnp.sqrt(jnp.maximum(jnp.square(semantic).sum(-1, keepdims=True), 1e-24))

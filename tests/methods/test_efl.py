@@ -156,7 +156,7 @@ def run_on(backend, devices, config, steps=3):
 
 
 @pytest.mark.parametrize("backend", ["pmap", "shard_map"])
-@pytest.mark.parametrize("triplet", ["cosine", "euclidean"])
+@pytest.mark.parametrize("triplet", ["cosine", pytest.param("euclidean", marks=pytest.mark.slow)])
 def test_eight_devices_equal_one(backend, triplet):
     """Batch-global triplet, MI and batch norm: the parameters agree to float32 rounding.
 

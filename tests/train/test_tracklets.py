@@ -180,6 +180,7 @@ def mars(folder):
     return trees.mars(folder / "MARS", lengths=(3, 12, 9), pid_color=True, size=(16, 32))
 
 
+@pytest.mark.slow
 def test_efl_trains_and_tests_on_a_mars_tree(tmp_path):
     """python -m reid_jax.main on tracklets, to the report; all frames are tested."""
     fields = fields_of(mars(tmp_path))

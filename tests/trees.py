@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -203,3 +204,8 @@ def folder(root, splits=True):
         parts = [] if not splits else ["train"] if pid < 4 else ["gallery" if i else "query"]
         picture(root, *parts, f"{pid:04d}_c{cam}s1_{i:06d}_00.jpg")
     return str(root)
+
+
+def files(folder):
+    """{path below folder: bytes} of all files in it."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}

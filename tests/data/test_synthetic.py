@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from trees import files
 
 from reid_jax.data.__main__ import main
 from reid_jax.data.synthetic import FOLDER, camera_names, generate, sheet
@@ -24,16 +25,6 @@ NAME = re.compile(r"(-1|\d{4})_c([1-9])s\d_\d{6}_\d{2}\.jpg")
 
 def make(root, **changes):
     return generate(str(root), **{**SMALL, **changes}, progress=False)
-
-
-def files(folder):
-    found = {}
-    for base, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(base, name)
-            with open(path, "rb") as f:
-                found[os.path.relpath(path, folder)] = f.read()
-    return found
 
 
 @pytest.fixture(scope="module")

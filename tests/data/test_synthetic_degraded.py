@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from trees import files
 
 from reid_jax import config
 from reid_jax.data import datasets
@@ -23,16 +24,6 @@ SETTINGS = dict(train_ids=150, test_ids=50, cameras=2, images=2, height=64, widt
 
 def make(root, kind, **changes):
     return generate(str(root), kind=kind, **{**SMALL, **changes}, progress=False)
-
-
-def files(folder):
-    found = {}
-    for base, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(base, name)
-            with open(path, "rb") as f:
-                found[os.path.relpath(path, folder)] = f.read()
-    return found
 
 
 @pytest.fixture(scope="module")

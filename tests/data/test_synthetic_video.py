@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import loadmat
+from trees import files
 
 from reid_jax import config
 from reid_jax.data import datasets
@@ -34,16 +35,6 @@ SETTINGS = dict(
 
 def make(root, **changes):
     return generate(str(root), **{**SMALL, **changes}, progress=False)
-
-
-def files(folder):
-    found = {}
-    for base, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(base, name)
-            with open(path, "rb") as f:
-                found[os.path.relpath(path, folder)] = f.read()
-    return found
 
 
 @pytest.fixture(scope="module")

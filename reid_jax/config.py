@@ -84,6 +84,7 @@ def defaults():
             pool="avg",  # avg | max
             neck="ap3d",  # ap3d | bnneck | none
             dtype="float32",  # compute type: float32 | bfloat16; state is always float32
+            norm="batch",  # batch | aibn: AIBN (IICS) in the last two stages, for ResNets, slim and narrow
             bn_group="device",  # device | global: over what batch norm takes its statistics
             remat=False,  # ResNets: compute activations again in the backward pass, to save memory
             slim_width=8,  # backbone "slim" only, a ResNet: channels of the stem (ResNet-50: 64)
@@ -114,6 +115,7 @@ def defaults():
         train=dict(
             epochs=240,
             steps=0,  # > 0: train this many steps instead of whole epochs
+            only="",  # a stage of the method: train this one alone; "" = all, in order
             backend="pmap",  # pmap | shard_map | jit (one device)
             log_every=20,  # steps
             eval_every=20,  # epochs; 0 = only at the end
@@ -138,7 +140,9 @@ def defaults():
         init=dict(
             weights="",  # .pth, .pt, .safetensors or .npz with weights (see python -m reid_jax.convert)
             run="",  # or the workdir of a finished run: all but its classifiers
+            stages="",  # methods with several stages: finished ones of other runs, "STAGE=WORKDIR,..."
         ),
+        stages=dict(),  # stage -> values of its own for any of the fields above
     )
 
 
@@ -172,6 +176,9 @@ def dsanet_defaults():
         lam=0.1,  # weight of L_aug, L_lr and L_w
         lam_cam=0.1,  # the paper: 0.5 on LS-VID
         lam_frame=0.1,  # of the frame head's own loss; 0: the literal equations
+        lam_dis=1.0,  # of L_dis; the paper has no factor
+        lam_ic=1.0,  # of L_ic; the paper has no factor
+        fwg_std=2**0.5,  # of the frame weights' first kernel; 2**0.5: Kaiming's for one output (fan-out)
         cel_norm=False,  # batch norm in the channel expansion
         cel_pool="max",  # max (time and space) | max_mean (space, then mean over time)
         tlm_softmax="region",  # region | width
@@ -179,6 +186,63 @@ def dsanet_defaults():
         detach_cam=False,  # L_aug passes f_cam no gradient
         lr_average=False,  # left and right features averaged over time first
         ic_reduce="mean",  # mean | sum over features (sum: the printed formula, 2048 times larger)
+    )
+
+
+def adl_defaults():
+    """Fields of the `adl` method (config.adl): IICS, FRIFM and adversarial disentangling."""
+    return dict(
+        rounds=40,  # of clustering and training within cameras, then over all
+        mode="original",  # fixed numbers of clusters | threshold: cut at a quantile of the distances
+        intra=dict(  # within cameras
+            clusters=600,  # of each camera; the width of its classifier in either mode
+            quantile=0.0025,  # threshold mode
+            lr=5e-4,  # of the backbone
+            head_lr=5e-3,  # of everything else
+            epochs=2,  # of a round
+        ),
+        inter=dict(clusters=800, quantile=0.0017, lr=1e-3, head_lr=1e-2, epochs=2),  # over all cameras
+        momentum=0.9,  # SGD; the decay is optim.weight_decay
+        triplet=1.0,  # weight of the triplet loss (inter)
+        # keep | mask: classes that a round leaves without images stay in the softmax, or count for nothing;
+        # auto: keep in mode original, as IICS, mask in mode threshold
+        unused_classes="auto",
+        k1=20,  # re-ranking before clustering: length of the reciprocal lists,
+        k2=6,  # images a set is averaged over,
+        lambda_value=0.3,  # weight of the original distance
+        mix=0.02,  # weight of the classifiers' similarity in round 0,
+        mix_power=0.6,  # falling as (1 - round / rounds) ** mix_power
+        dense_limit=20_000,  # more images are clustered over neighbour lists, see methods/adl/labels.py
+        candidates=100,  # there: nearest images by feature that may become neighbours
+        frifm_stages=(1, 2, 3, 4),  # of the backbone, with a FRIFM behind them; () = none
+        frifm_ratio=16,
+        adversarial_stages=("intra", "inter"),  # phases with the game against E, H and D; () = none
+        lam=0.5,  # weight of L_ADL
+        lam_cam=0.1,  # weight of the camera classifier's loss
+        encoder_input="detached",  # detached | live: whether E's losses reach the backbone through its input
+        transform="exp",  # exp | linear: L_ADL is exp(omega / temperature) or omega
+        temperature=1.0,
+        critic_input_norm="layer",  # layer | none
+        schedule="simultaneous",  # simultaneous | blocks: critic and all others move in turn
+        block=10,  # steps of a turn
+    )
+
+
+def cluster_contrast_defaults():
+    """Fields of the `cluster_contrast` method (config.cluster_contrast)."""
+    return dict(
+        rounds=50,  # of clustering and training
+        steps=200,  # of a round; 400 on MSMT17
+        k1=30,  # Jaccard distance: length of the neighbour lists,
+        k2=6,  # images a set is averaged over
+        eps=0.6,  # DBSCAN: radius,
+        min_samples=4,  # images within it, itself included, that make a core
+        max_clusters=2000,  # places in the memory; a round that finds more keeps the largest clusters
+        momentum=0.1,  # m of c <- m c + (1 - m) q
+        temperature=0.05,
+        hard=False,  # only the query least like its centroid moves it
+        pool="gem",  # gem | avg | max
+        gem_p=3.0,  # exponent that the pooling starts with; it is trained
     )
 
 

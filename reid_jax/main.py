@@ -18,6 +18,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 from tqdm import tqdm
 
+from reid_jax import methods
 from reid_jax.errors import ConfigError, ReidError
 
 log = logging.getLogger("reid_jax")
@@ -47,7 +48,7 @@ def main(argv):
         raise ConfigError("--config is needed, for example --config=configs/efl.py:synthetic")
     prepare_jax()
     from reid_jax.data import datasets
-    from reid_jax.train import checkpoint, loop, parallel
+    from reid_jax.train import checkpoint, parallel, stages
 
     config, workdir = CONFIG.value, WORKDIR.value or default_workdir()
     settings = checkpoint.plain(config)
@@ -55,7 +56,8 @@ def main(argv):
     if MODE.value == "evaluate":
         checkpoint.check_config(workdir, settings)
         return evaluate(config, datasets.load(config.data, workdir), workdir, runner)
-    loop.check_batch(config, runner)
+    for name in stages.to_train(config):
+        stages.check_batch(stages.settings(config, name), runner)
     checkpoint.claim_workdir(workdir, settings)
     return train(config, datasets.load(config.data, workdir), workdir, runner)
 
@@ -69,12 +71,12 @@ def default_workdir():
 
 def train(config, dataset, workdir, runner):
     """Trains to the end, then writes the summary and the report."""
-    from reid_jax.train import checkpoint, loop
+    from reid_jax.train import checkpoint, loop, sequence, stages
 
     log.info("%s", describe(dataset))
     began = time.monotonic()
     try:
-        result = loop.train(config, dataset, workdir, runner)
+        result = sequence.train(config, dataset, workdir, runner)
     except loop.Stopped as stop:
         stage, step = stop.args
         log.info("stopped on request at step %d of stage %r, saved; the same command goes on", step, stage)
@@ -91,7 +93,8 @@ def train(config, dataset, workdir, runner):
         "versions": versions(),
     }
     checkpoint.write_json(os.path.join(workdir, "summary.json"), summary)
-    if config.report.enabled:
+    last = methods.stage_names(config.method)[-1]
+    if config.report.enabled and last in stages.to_train(config):
         write_report(config, dataset, workdir)
     log.info("checkpoints, metrics.jsonl and eval/ are in %s", workdir)
     return 0
@@ -112,21 +115,19 @@ def write_report(config, dataset, workdir):
 
 def evaluate(config, dataset, workdir, runner):
     """Evaluates one checkpoint of workdir; prints the figures, writes WORKDIR/evaluate/."""
-    from reid_jax.train import checkpoint, loop
     from reid_jax.train import evaluate as evaluation
+    from reid_jax.train import stages
 
-    when = loop.plan(config, dataset)
-    stages = loop.method_stages(config, dataset, when, runner.axis_name)
-    name, method = list(stages.items())[-1]
-    checkpoints = checkpoint.Checkpoints(workdir, name)
-    step = checkpoints.choose(CHECKPOINT.value)
-    state, meta = checkpoints.restore(loop.state_shapes(config, method), step)
-    results = evaluation.Evaluator(config, dataset, method, runner)(runner.replicate(state))
+    name, checkpoints = stages.last_begun(workdir)
+    own, method, _ = stages.build(config, dataset, name, runner.axis_name)
+    like = stages.state_shapes(own, method, len(dataset.train))
+    state, meta = checkpoints.restore(like, checkpoints.choose(CHECKPOINT.value))
+    results = evaluation.Evaluator(own, dataset, method, runner)(runner.replicate(state))
     for net, result in results.items():
         print(evaluation.line(f"step {meta['step']} {net}", result.figures))
         if "same_id" in result.figures:
             print(evaluation.table1(result.figures))
-    evaluation.save_final(config, workdir, meta["step"], results, folder="evaluate")
+    evaluation.save_final(own, workdir, meta["step"], results, folder="evaluate")
     checkpoints.close()
     log.info("figures and features: %s", os.path.join(workdir, "evaluate"))
     return 0

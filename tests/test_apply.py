@@ -10,7 +10,7 @@ from reid_jax import compare, cross, embed, evaluate
 from reid_jax.data import datasets, synthetic
 from reid_jax.errors import CheckpointError, ConfigError, DataError
 from reid_jax.eval import store
-from reid_jax.train import checkpoint, loop, parallel
+from reid_jax.train import checkpoint, parallel, sequence
 
 SIZES = dict(height=32, width=16, progress=False)
 
@@ -29,7 +29,7 @@ def run(tmp_path_factory):
     config.train.steps = 4
     checkpoint.claim_workdir(str(workdir / "run"), checkpoint.plain(config))
     dataset = datasets.load(config.data, str(workdir))
-    loop.train(config, dataset, str(workdir / "run"), parallel.Runner("jit"))
+    sequence.train(config, dataset, str(workdir / "run"), parallel.Runner("jit"))
     shutil.move(config.data.root, workdir / "moved")
     return workdir
 

@@ -9,7 +9,7 @@ import pytest
 from reid_jax import config as c
 from reid_jax import methods
 from reid_jax.errors import ConfigError
-from reid_jax.train import checkpoint, loop
+from reid_jax.train import checkpoint, stages
 
 FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -49,8 +49,8 @@ def test_variant_builds_its_method(name, variant):
     config = get(name, variant)
     info = methods.Info(num_pids=20, num_cams=6, steps_per_epoch=10, total_steps=100)
     for method in methods.find(config.method).stages(config, info).values():
-        state = loop.state_shapes(config, method)
-        batch = loop.example_batch(config, 8)
+        state = stages.state_shapes(config, method)
+        batch = stages.example_batch(config, 8)
         new, metrics = jax.eval_shape(method.step, state, batch)
         assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
             lambda x: (x.shape, x.dtype), state

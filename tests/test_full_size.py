@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from reid_jax import methods
-from reid_jax.train import loop
+from reid_jax.train import stages
 
 
 @pytest.mark.slow
@@ -21,7 +21,7 @@ def test_one_full_size_efl_step():
     config = module.get_config("market")
     info = methods.Info(num_pids=751, num_cams=6, steps_per_epoch=100, total_steps=24000)
     method = methods.find("efl").stages(config, info)["train"]
-    batch = loop.example_batch(config, 4)
+    batch = stages.example_batch(config, 4)
     batch["image"] = np.random.default_rng(0).integers(0, 256, batch["image"].shape, np.uint8)
     batch["pid"], batch["camid"] = np.array([0, 0, 1, 1], np.int32), np.array([0, 1, 2, 0], np.int32)
     state = jax.jit(method.init)(jax.random.key(0), batch)

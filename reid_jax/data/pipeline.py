@@ -12,24 +12,36 @@ from absl import flags
 
 from reid_jax.config import choice
 from reid_jax.data.images import Images
-from reid_jax.data.sampler import PKSampler
+from reid_jax.data.sampler import CameraSampler, PKSampler
 from reid_jax.data.tracklets import Tracklets, TrainClips, group, plan_clips
 from reid_jax.data.transforms import Draws
 from reid_jax.errors import ConfigError, DataError
 
-
-def steps_per_epoch(dataset, data):
-    """Batches of one epoch. data: the config's `data` section."""
-    return make_sampler(dataset, data, 0).batches_per_epoch
+KINDS = ("pk", "labels", "cameras")
 
 
-def make_sampler(dataset, data, seed):
-    """The PKSampler of a training set."""
-    return PKSampler([r.pid for r in dataset.train], data.ids, data.instances, seed, data.distinct_ids)
+def steps_per_epoch(dataset, data, kind="pk", labels=None):
+    """Batches of one epoch. data: the config's `data` section; kind, labels: as in train_batches."""
+    return make_sampler(dataset, data, 0, kind, labels).batches_per_epoch
 
 
-def train_batches(dataset, data, *, seed, start_step=0, shard=(0, 1)):
+def make_sampler(dataset, data, seed, kind="pk", labels=None):
+    """The sampler of a training set for batches of `kind`, one of KINDS."""
+    choice("batches", kind, KINDS)
+    if kind == "pk":
+        labels = np.array([r.pid for r in dataset.train])
+    if kind == "cameras":
+        cameras = np.array([r.camid for r in dataset.train])
+        return CameraSampler(cameras, data.instances, seed, labels)
+    return PKSampler(labels, data.ids, data.instances, seed, data.distinct_ids)
+
+
+def train_batches(dataset, data, *, seed, start_step=0, shard=(0, 1), kind="pk", labels=None):
     """Endless iterator of training batches from `start_step` on.
+
+    kind: "pk" (P identities x K images); with pseudo labels i32[N] of dataset.train, which then stand for the
+    identities and leave out images labelled -1: "labels" (P labels x K images), "cameras" (K images of each
+    of P cameras, image j of camera c at row j * P + c).
 
     shard (i, n): the i-th contiguous n-th of every global batch of P*K images. A batch is a dict of numpy
     arrays, B = P*K / n, V = 2 views: image u8[B,H,W,3], with data.frames = T > 0 clips u8[B,T,H,W,3]; pid,
@@ -46,12 +58,17 @@ def train_batches(dataset, data, *, seed, start_step=0, shard=(0, 1)):
     check_kind(dataset, data)
     records, size = dataset.train, (data.height, data.width)
     options = dict(skip=data.on_broken == "skip", cache_bytes=data.cache_mib << 20, decoder=data.decoder)
-    labels = {f: np.array([getattr(r, f) for r in records], np.int32) for f in ("pid", "camid")}
-    given = labels, make_sampler(dataset, data, seed), Draws.of(data, seed), start_step, part
+    known = {f: np.array([getattr(r, f) for r in records], np.int32) for f in ("pid", "camid")}
+    if labels is not None:
+        known["pid"] = np.asarray(labels, np.int32)
+    sampler = make_sampler(dataset, data, seed, kind, labels)
+    given = known, sampler, Draws.of(data, seed), start_step, part
     if data.frames:
         source = ClipSource(Tracklets(records, *size, **options), TrainClips(data, seed), *given)
     else:
-        images = Images([r.path for r in records], labels["pid"], *size, **options)
+        alike = "camid" if labels is not None else "pid"  # what may stand in for a broken image
+        options["group"] = {"camid": "camera", "pid": "identity"}[alike]
+        images = Images([r.path for r in records], known[alike], *size, **options)
         source = TrainSource(images, *given)
     return Batches(source, data, workers)
 

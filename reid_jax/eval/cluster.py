@@ -13,6 +13,7 @@ from scipy.cluster import hierarchy
 from scipy.sparse import csgraph
 from scipy.spatial.distance import squareform
 from sklearn.cluster import DBSCAN
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from tqdm import tqdm
 
 from reid_jax.errors import ConfigError, DataError
@@ -147,6 +148,28 @@ def quantile(distances, share) -> float:
         raise DataError("all distances are 0; there is no threshold to take from them")
     place = min(round(share * len(upper)), len(upper) - 1)
     return float(np.partition(upper, place)[place])
+
+
+def quality(labels, pid, camid=None):
+    """How well pseudo labels i[N] (-1: none) fit identities i[N]: {"clusters", "labelled", "ari", "nmi"}.
+
+    labelled: percent of the images. ari, nmi: adjusted Rand index and normalised mutual information of the
+    labelled ones, in percent. camid i[N]: labels of each camera stand for themselves; ari and nmi are then
+    means over the cameras, weighted by their images, and clusters is the sum.
+    """
+    labels, pid = np.asarray(labels), np.asarray(pid)
+    groups = np.zeros(len(labels), int) if camid is None else np.asarray(camid)
+    clusters, weights, scores = 0, [], []
+    for group in np.unique(groups):
+        kept = (groups == group) & (labels >= 0)
+        if kept.any():
+            given, true = labels[kept], pid[kept]
+            clusters += len(np.unique(given))
+            weights.append(kept.sum())
+            scores.append((adjusted_rand_score(true, given), normalized_mutual_info_score(true, given)))
+    ari, nmi = np.average(scores, 0, weights) if scores else (0.0, 0.0)
+    labelled = 100 * float(np.mean(labels >= 0))
+    return {"clusters": clusters, "labelled": labelled, "ari": 100 * float(ari), "nmi": 100 * float(nmi)}
 
 
 def _count(distances):

@@ -24,7 +24,7 @@ from reid_jax.errors import CheckpointError, ConfigError
 RUNTIME_FIELDS = (
     "data.root", "data.workers", "data.threads", "data.prefetch", "data.cache_mib",
     "data.source", "data.device_prefetch", "data.test_clip", "data.chunk",
-    "train.backend", "train.log_every", "train.eval_every", "train.checkpoint_every",
+    "train.only", "train.backend", "train.log_every", "train.eval_every", "train.checkpoint_every",
     "eval.", "report.",
 )  # fmt: skip
 _SPARE = 2**18  # bytes of a checkpoint beside its arrays
@@ -184,8 +184,7 @@ class Checkpoints:
 
     def _read(self, step, like):
         target = _flat(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like))
-        stored = self.manager.item_metadata(step)["state"]
-        have = {k: tuple(v.shape) for k, v in stored.items()}
+        have = self.shapes(step)
         want = {k: tuple(v.shape) for k, v in target.items()}
         wrong = sorted(k for k in {*have, *want} if have.get(k) != want.get(k))
         if wrong:
@@ -200,6 +199,10 @@ class Checkpoints:
     def read_meta(self, step):
         """What was saved beside the state of a checkpoint."""
         return self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+
+    def shapes(self, step):
+        """{leaf path: shape} of a checkpoint, without reading its arrays."""
+        return {k: tuple(v.shape) for k, v in self.manager.item_metadata(step)["state"].items()}
 
     def read_arrays(self, step):
         """{leaf path: numpy array} of a checkpoint, whatever model it is of."""

@@ -5,6 +5,7 @@ import dataclasses
 import os
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
@@ -152,6 +153,33 @@ def padded(vectors, size):
         part = vectors[start : start + size]
         extra = (0, size - len(part))
         yield {"image": np.pad(part, (extra, (0, 0))), "mask": np.arange(size) < len(part)}
+
+
+def study(config, dataset, method, runner):
+    """Method.study of a method for this run: state of the compiled step -> (figures, arrays), or None."""
+    if method.study is None:
+        return None
+    measure = method.study(dataset, lambda f: Over(f, config.eval.batch_size, runner))
+    return lambda state: measure(runner.local_state(state))
+
+
+class Over:
+    """A pure function (State, arrays of B rows) -> tree of B rows, for any number of rows, in batches."""
+
+    def __init__(self, function, size, runner):
+        self.size = -(-size // len(runner.local)) * len(runner.local)
+        self.compiled = runner.compile_embed(lambda state, rows: function(state, *rows))
+
+    def __call__(self, state, *rows):
+        """Tree of numpy arrays; rows: numpy arrays of the same length."""
+        parts, count = [], len(rows[0])
+        for start in range(0, count, self.size):
+            given = [r[start : start + self.size] for r in rows]
+            extra = self.size - len(given[0])
+            given = tuple(np.pad(g, ((0, extra), *[(0, 0)] * (g.ndim - 1))) for g in given)
+            found = self.compiled(state, given)
+            parts.append(jax.tree.map(lambda x, n=self.size - extra: np.asarray(x)[:n], found))
+        return jax.tree.map(lambda *p: np.concatenate(p), *parts)
 
 
 def choose_protocol(config, custom):

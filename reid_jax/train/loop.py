@@ -1,7 +1,7 @@
 """The training loop. It knows stages, batches, metrics and checkpoints, but no method."""
 
+import contextlib
 import logging
-import math
 import os
 import signal
 import threading
@@ -12,11 +12,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from reid_jax import methods
 from reid_jax.data import pipeline, prefetch
-from reid_jax.errors import CheckpointError, ConfigError, TrainingError
+from reid_jax.errors import CheckpointError, TrainingError
 from reid_jax.eval import store
-from reid_jax.train import checkpoint, evaluate, pictures, warm, writer
+from reid_jax.train import checkpoint, evaluate, pictures, stages, warm, writer
 
 log = logging.getLogger(__name__)
 
@@ -25,158 +24,126 @@ class Stopped(Exception):
     """Training was asked to stop (SIGTERM, SIGINT) and has saved; args: stage, step."""
 
 
-class Plan(NamedTuple):
-    """When things happen, in steps."""
+class Job(NamedTuple):
+    """What a Stage carries out."""
 
-    total: int
-    per_epoch: int
-    log: int
-    evaluate: int  # 0: only at the end
-    checkpoint: int
-
-
-def plan(config, dataset):
-    """The run's length and intervals in steps."""
-    train = config.train
-    per_epoch = pipeline.steps_per_epoch(dataset, config.data)
-    total = train.steps or math.ceil(train.epochs * per_epoch)
-    return Plan(
-        total,
-        per_epoch,
-        max(train.log_every, 1),
-        math.ceil(train.eval_every * per_epoch),
-        max(math.ceil(train.checkpoint_every * per_epoch), 1),
-    )
-
-
-def method_stages(config, dataset, when, axis_name):
-    """{stage: Method} of config.method for this data set."""
-    info = methods.Info(
-        num_pids=dataset.num_train_pids,
-        num_cams=dataset.num_cams,
-        steps_per_epoch=when.per_epoch,
-        total_steps=when.total,
-        axis_name=axis_name,
-    )
-    return methods.find(config.method).stages(config, info)
-
-
-def example_batch(config, size=2):
-    """A training batch of zeros: what init and shape inference need."""
-    d, views = config.data, 2
-    return {
-        "image": np.zeros((size, *([d.frames] if d.frames else []), d.height, d.width, 3), np.uint8),
-        "pid": np.zeros(size, np.int32),
-        "camid": np.zeros(size, np.int32),
-        "index": np.zeros(size, np.int32),
-        "flip": np.zeros((size, views), bool),
-        "crop": np.zeros((size, views, 2), np.int32),
-        "erase": np.zeros((size, views, 4), np.int32),
-    }
-
-
-def state_shapes(config, method):
-    """The State of a method as ShapeDtypeStructs."""
-    return jax.eval_shape(method.init, jax.random.key(config.seed), example_batch(config))
-
-
-def train(config, dataset, workdir, runner):
-    """Runs every stage of the method; returns {"method", "state", "step", "seconds"} of the last.
-
-    config: ConfigDict; dataset: data.records.Dataset; runner: train.parallel.Runner. A run that was
-    interrupted goes on from its newest checkpoint. Raises Stopped after a SIGTERM or SIGINT.
-    """
-    when = plan(config, dataset)
-    check_batch(config, runner)
-    pipeline.check_kind(dataset, config.data)
-    with StopSignal() as stop:
-        for name, method in method_stages(config, dataset, when, runner.axis_name).items():
-            result = Stage(config, dataset, workdir, runner, name, method, when, stop).run()
-    return result
-
-
-def check_batch(config, runner):
-    """Raises ConfigError when the global batch does not fit the devices."""
-    size = config.data.ids * config.data.instances
-    runner.check_batch(size)
-    if size == len(runner.devices) and config.model.bn_group == "device":
-        raise ConfigError(
-            f"{size} images (data.ids x data.instances) on {size} devices leave one to each, and batch norm "
-            "nothing to average: use config.model.bn_group=global, a larger batch or fewer devices"
-        )
+    name: str
+    names: tuple  # of all stages of the method, in order
+    run_config: Any  # of the whole run, kept in checkpoints
+    config: Any  # of this stage
+    method: Any
+    when: Any  # stages.Plan
 
 
 class Stage:
     """One stage in progress."""
 
-    def __init__(self, config, dataset, workdir, runner, name, method, when, stop):
-        self.config, self.dataset, self.workdir, self.runner = config, dataset, workdir, runner
-        self.name, self.method, self.when, self.stop = name, method, when, stop
-        self.checkpoints = checkpoint.Checkpoints(workdir, name)
-        self.evaluator = evaluate.Evaluator(config, dataset, method, runner)
+    unit = "step"
+
+    def __init__(self, job, dataset, workdir, runner, stop):
+        self.job, self.dataset, self.workdir, self.runner, self.stop = job, dataset, workdir, runner, stop
+        self.name, self.config, self.method, self.when = job.name, job.config, job.method, job.when
+        self.folder = os.path.join("eval", *([] if job.name == job.names[-1] else [job.name]))
+        self.label = job.name if len(job.names) > 1 else ""
+        self.checkpoints = checkpoint.Checkpoints(workdir, job.name)
+        self.evaluator = evaluate.Evaluator(job.config, dataset, job.method, runner)
+        self.study = evaluate.study(job.config, dataset, job.method, runner)
         self.pending = []  # (step, device metrics) not fetched yet
+
+    def done(self):
+        """Whether an earlier start finished this stage."""
+        steps = self.checkpoints.steps()
+        final = os.path.join(self.workdir, self.folder, "final.json")
+        return bool(steps) and steps[-1] >= self.when.total and os.path.exists(final)
 
     def run(self):
         """Trains to the end, from the newest checkpoint when there is one."""
-        state, self.step, self.seconds = self.start()
-        self.started, self.rate = time.monotonic(), Rate(self.config.data.ids * self.config.data.instances)
-        self.writer = writer.Writer(self.workdir, self.step)
+        state, meta = self.start()
+        self.step, self.seconds = meta["step"], meta["seconds"]
+        self.started, self.rate = time.monotonic(), Rate()
+        self.writer = writer.Writer(self.workdir, self.step, self.label)
         total = self.when.total
-        bar = tqdm(total=total, initial=self.step, desc=self.name, unit="step", dynamic_ncols=True)
-        compiled = self.runner.compile(self.method.step)
+        bar = tqdm(total=total, initial=self.step, desc=self.name, unit=self.unit, dynamic_ncols=True)
         self.state = self.runner.replicate(state)
         del state
-        batches = self.batches(self.step) if self.step < total else None
         try:
             with bar:
-                while self.step < total:
-                    self.state, metrics = compiled(self.state, next(batches))
-                    self.step += 1
-                    self.pending.append((self.step, metrics))
-                    bar.update()
-                    self.after_step(bar)
+                self.train(bar, meta)
             return self.finish()
         finally:
-            if batches is not None:
-                batches.close()
             self.writer.close()
             self.checkpoints.close()
 
+    def train(self, bar, meta):
+        """All steps that are left."""
+        del meta
+        if self.step == self.when.total:
+            return
+        compiled = self.runner.compile(self.method.step)
+        with contextlib.closing(self.batches(self.config.data, self.config.seed, self.step)) as batches:
+            while self.step < self.when.total:
+                self.one_step(compiled, batches, bar)
+                bar.update()
+                self.after_step(bar)
+
+    def one_step(self, compiled, batches, bar):
+        """Trains on the next batch; fetches metrics when it is time to log."""
+        self.state, metrics = compiled(self.state, next(batches))
+        self.step += 1
+        self.pending.append((self.step, metrics))
+        if self.step % self.when.log == 0:
+            self.flush(bar)
+
     def start(self):
-        """(host state, step, seconds so far): a checkpoint's, or a fresh one."""
-        state, meta = self.checkpoints.restore(state_shapes(self.config, self.method))
+        """(host state, meta): of a checkpoint, or a fresh one."""
+        like = stages.state_shapes(self.config, self.method, len(self.dataset.train))
+        state, meta = self.checkpoints.restore(like)
         if state is not None:
             log.info("going on from step %d of %s", meta["step"], self.workdir)
-            return state, meta["step"], meta["seconds"]
-        state = jax.jit(self.method.init)(jax.random.key(self.config.seed), example_batch(self.config))
-        return warm.start(self.config, self.method, state), 0, 0.0
+            return state, meta
+        example = stages.example_batch(self.config)
+        state = jax.jit(self.method.init)(jax.random.key(self.config.seed), example)
+        state = warm.start(self.config, self.method, state, needed=self.name == self.job.names[0])
+        if self.method.inherit:
+            state = self.method.inherit(state, stages.loader(self.job.run_config, self.workdir))
+        return state, {"step": 0, "seconds": 0.0}
 
-    def batches(self, step):
-        """This host's batches from `step` on, on its devices."""
-        data, shard = self.config.data, (jax.process_index(), jax.process_count())
+    def batches(self, data, seed, step, **kind):
+        """This host's batches from `step` on, on its devices; kind: as in pipeline.train_batches."""
+        shard = jax.process_index(), jax.process_count()
         ahead = pipeline.at_least(data, "device_prefetch", 0)
-        batches = pipeline.train_batches(
-            self.dataset, data, seed=self.config.seed, start_step=step, shard=shard
-        )
+        kind = {"kind": self.method.batches} | kind
+        batches = pipeline.train_batches(self.dataset, data, seed=seed, start_step=step, shard=shard, **kind)
         return prefetch.OnDevice(batches, self.runner.shard, ahead)
 
     def after_step(self, bar):
-        """Logging, evaluation, checkpoint and stop at the step just done."""
+        """Evaluation, checkpoint and stop at the step just done."""
         step, when = self.step, self.when
         last = step == when.total
-        if step % when.log == 0 or last:
-            self.flush(bar)
+        due = last or (when.evaluate and step % when.evaluate == 0)
+        self.rest(bar, due, due or step % when.checkpoint == 0, last)
+
+    def rest(self, bar, due, keep, last):
+        """What comes between steps: evaluation if `due`, checkpoint if `keep` or a signal came, stop."""
         figures = None
-        if last or (when.evaluate and step % when.evaluate == 0):
+        if due:
             self.flush(bar)
-            figures = self.evaluate()
-            self.rate.note(step)
-        if figures or step % when.checkpoint == 0 or self.stop.requested:
+            figures = self.evaluate(last)
+            self.rate.note(self.step, self.batch_size())
+        if keep or self.stop.requested:
             self.flush(bar)
             self.save(figures)
         if self.stop.requested and not last:
             self.checkpoints.wait()
-            raise Stopped(self.name, step)
+            raise Stopped(self.name, self.step)
+
+    def batch_size(self):
+        """Images in a global batch."""
+        return self.config.data.ids * self.config.data.instances
+
+    def epoch(self):
+        """Epochs so far."""
+        return self.step / self.when.per_epoch
 
     def elapsed(self):
         """Training seconds of the whole run, earlier parts included."""
@@ -193,8 +160,8 @@ class Stage:
             if bad:
                 raise self.not_finite(step, bad, metrics)
         mean = {k: float(np.mean([m[k] for _, m in values])) for k in values[0][1]}
-        self.rate.note(self.step)
-        self.writer.write("train", self.step, self.step / self.when.per_epoch, self.elapsed(), mean)
+        self.rate.note(self.step, self.batch_size())
+        self.write("train", mean)
         shown = {k: f"{mean[k]:.3g}" for k in ("loss", "ce", "triplet", "kl", "mi") if k in mean}
         bar.set_postfix({**shown, "img/s": self.rate.recent()})
 
@@ -212,52 +179,64 @@ class Stage:
             "config.efl.lambda_mi, or train in float32 (config.model.dtype), in a new --workdir."
         )
 
-    def evaluate(self):
+    def write(self, kind, values):
+        """A line of metrics.jsonl at the present step."""
+        self.writer.write(kind, self.step, self.epoch(), self.elapsed(), values)
+
+    def evaluate(self, last):
         """Evaluates every network asked for; returns the first one's figures."""
         self.rate.pause()
         results = self.evaluator(self.state)
-        first = os.path.join(self.workdir, "eval", "first.npz")
         for net, result in results.items():
-            self.writer.write(
-                "eval",
-                self.step,
-                self.step / self.when.per_epoch,
-                self.elapsed(),
-                {"net": net, **result.figures},
-            )
-            tqdm.write(evaluate.line(f"step {self.step} {net}", result.figures))
+            self.write("eval", {"net": net, **result.figures})
+            tqdm.write(evaluate.line(f"{self.name} step {self.step} {net}", result.figures))
         chosen = next(iter(results.values()))
-        if self.step < self.when.total and self.first_evaluation():
+        if self.study:
+            figures, arrays = self.study(self.state)
+            self.write("study", figures)
+            pictures.save_study(os.path.join(self.workdir, self.folder), self.step, arrays)
+        first = os.path.join(self.workdir, self.folder, "first.npz")
+        if not last and self.first_evaluation():
             os.makedirs(os.path.dirname(first), exist_ok=True)
             store.save(first, chosen.features)
-        if self.step == self.when.total:
-            evaluate.save_final(self.config, self.workdir, self.step, results)
+        if last:
+            evaluate.save_final(self.config, self.workdir, self.step, results, self.folder)
         return chosen.figures
 
     def first_evaluation(self):
         """Whether no evaluation came before this one."""
         return self.when.evaluate and self.step == self.when.evaluate
 
-    def save(self, figures, wait=False):
+    def save(self, figures):
         """Checkpoint of the present step."""
         meta = {
             "step": self.step,
             "seed": self.config.seed,
             "seconds": self.elapsed(),
-            "config": checkpoint.plain(self.config),
+            "config": checkpoint.plain(self.job.run_config),
             "num_pids": self.dataset.num_train_pids,  # a run is used without its training data
             "num_cams": self.dataset.num_cams,
+            "num_images": len(self.dataset.train),
+            **self.position(),
         }
-        self.checkpoints.save(self.step, self.runner.fetch(self.state), meta, figures, wait)
+        self.checkpoints.save(self.step, self.host_state(), meta, figures)
+
+    def position(self):
+        """Where training is, beside the step."""
+        return {}
+
+    def host_state(self):
+        """The state to keep, as numpy."""
+        return self.runner.fetch(self.state)
 
     def finish(self):
         """Everything on the disk; what the report needs to know of the run."""
         self.checkpoints.wait()
         seconds = self.elapsed()
-        final = os.path.join(self.workdir, "eval", "final.json")
+        final = os.path.join(self.workdir, self.folder, "final.json")
         if not os.path.exists(final):  # killed between the last checkpoint and its evaluation's files
-            self.evaluate()
-        if self.config.report.enabled:
+            self.evaluate(True)
+        if self.config.report.enabled and self.name == self.job.names[-1]:
             pictures.save(self.config, self.workdir, self.method, self.state, self.runner, self.dataset)
         rate = self.rate.median()
         return {"method": self.method, "seconds": seconds, "step": self.step, "images_per_second": rate}
@@ -266,14 +245,14 @@ class Stage:
 class Rate:
     """Images per second between logging points; evaluation and compilation are left out."""
 
-    def __init__(self, batch):
-        self.batch, self.last, self.rates = batch, None, []
+    def __init__(self):
+        self.last, self.rates = None, []
 
-    def note(self, step):
-        """A logging point at `step`."""
+    def note(self, step, batch):
+        """A logging point at `step`; batch: images in a step."""
         now = time.monotonic()
         if self.last and step > self.last[0]:
-            self.rates.append((step - self.last[0]) * self.batch / max(now - self.last[1], 1e-9))
+            self.rates.append((step - self.last[0]) * batch / max(now - self.last[1], 1e-9))
         self.last = step, now
 
     def pause(self):

@@ -1,8 +1,9 @@
-"""What a finished run keeps for pictures: camera features, and where the network looks in a few clips."""
+"""What a run keeps for pictures: camera features, where the network looks in a few clips, studies."""
 
 import os
 
 import numpy as np
+from PIL import Image
 
 from reid_jax.data import clips, images
 from reid_jax.eval import store
@@ -27,6 +28,17 @@ def save(config, workdir, method, state, runner, dataset):
         store.save(os.path.join(folder, "camera.npz"), features)
     if method.look and config.data.frames:
         store.save_arrays(os.path.join(folder, "look.npz"), look(config, method, state, runner, query))
+
+
+def save_study(folder, step, arrays):
+    """Writes FOLDER/study.npz, and FOLDER/grids/TITLE_STEP.png for arrays grid/TITLE u8[R,C,H,W,3]."""
+    grids = {name.removeprefix("grid/"): a for name, a in arrays.items() if name.startswith("grid/")}
+    os.makedirs(os.path.join(folder, "grids") if grids else folder, exist_ok=True)
+    store.save_arrays(os.path.join(folder, "study.npz"), arrays)
+    for title, grid in grids.items():
+        rows, columns, height, width, _ = grid.shape
+        sheet = grid.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
+        Image.fromarray(sheet).save(os.path.join(folder, "grids", f"{title}_{step:06d}.png"))
 
 
 def look(config, method, state, runner, query):

@@ -1,13 +1,12 @@
 """A trained run, ready to embed images, without its training data."""
 
 import contextlib
-import os
 from typing import Any, NamedTuple
 
 from reid_jax import methods
-from reid_jax.config import defaults, namespace
+from reid_jax.config import namespace
 from reid_jax.errors import CheckpointError, ConfigError
-from reid_jax.train import checkpoint, evaluate, loop
+from reid_jax.train import evaluate, stages
 
 
 class Restored(NamedTuple):
@@ -33,25 +32,17 @@ def run(workdir, runner, which="best"):
 
     Raises CheckpointError or ConfigError when there is no such run or checkpoint.
     """
-    config = checkpoint.read_config(workdir)
-    config["data"] = defaults()["data"] | config["data"]  # fields newer than the run
-    config = namespace(config)
-    folder = os.path.join(workdir, "checkpoints")
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    with contextlib.ExitStack() as stack:
-        opened = {n: checkpoint.Checkpoints(workdir, n) for n in names}
-        for checkpoints in opened.values():
-            stack.callback(checkpoints.close)
-        begun = {n: c for n, c in opened.items() if c.steps()}
-        if not begun:
-            raise CheckpointError(f"{workdir} holds no finished checkpoint; train first")
-        meta = next(c.read_meta(c.steps()[-1]) for c in begun.values())
+    config = namespace(stages.of_run(workdir))
+    name, checkpoints = stages.last_begun(workdir)
+    with contextlib.closing(checkpoints):
+        step = checkpoints.choose(which)
+        meta = checkpoints.read_meta(step)
         if "num_pids" not in meta:
             raise CheckpointError(f"{workdir} was made by an older version, which kept no class counts")
+        config = stages.settings(config, name)
         info = methods.Info(meta["num_pids"], meta["num_cams"], 1, 1, runner.axis_name)
-        stages = methods.find(config.method).stages(config, info)
-        name = [n for n in stages if n in begun][-1]
-        step = begun[name].choose(which)
-        state, _ = begun[name].restore(loop.state_shapes(config, stages[name]), step)
+        method = methods.find(config.method).stages(config, info)[name]
+        like = stages.state_shapes(config, method, meta.get("num_images", 0))
+        state, _ = checkpoints.restore(like, step)
     state = runner.local_state(runner.replicate(state))
-    return Restored(config, stages[name], state, step, runner)
+    return Restored(config, method, state, step, runner)

@@ -6,18 +6,19 @@ import os
 import jax.numpy as jnp
 from flax import traverse_util
 
-from reid_jax.errors import ConfigError, WeightsError
+from reid_jax.errors import CheckpointError, ConfigError, WeightsError
 from reid_jax.models import weights
-from reid_jax.train import checkpoint
+from reid_jax.train import stages
 
 log = logging.getLogger(__name__)
 
 
-def start(config, method, state):
+def start(config, method, state, needed=True):
     """`state` with the starting values that config.init names; says what was used and what was not.
 
     Classifiers of another number of identities or cameras stay fresh. Raises WeightsError or
-    CheckpointError when the source does not fit, ConfigError when both sources are given.
+    CheckpointError when the source does not fit, ConfigError when both sources are given, or when the method
+    takes none and `needed` is set.
     """
     init = config.init
     if init.weights and init.run:
@@ -25,6 +26,8 @@ def start(config, method, state):
     if not (init.weights or init.run):
         return state
     if method.warm_start is None:
+        if not needed:
+            return state
         raise ConfigError(
             f"method {config.method!r} cannot start from config.init.weights or config.init.run"
         )
@@ -67,10 +70,11 @@ def run_arrays(workdir):
     folder = os.path.join(workdir, "checkpoints")
     if not os.path.isdir(folder) or not os.listdir(folder):
         raise WeightsError(f"{workdir} holds no checkpoints; name the --workdir of a finished run")
-    checkpoints = checkpoint.Checkpoints(workdir, sorted(os.listdir(folder))[-1])
     try:
-        if not checkpoints.steps():
-            raise WeightsError(f"{workdir} holds no finished checkpoint")
+        _, checkpoints = stages.last_begun(workdir)
+    except CheckpointError as error:
+        raise WeightsError(str(error)) from error
+    try:
         return checkpoints.read_arrays(checkpoints.best())
     finally:
         checkpoints.close()

@@ -8,22 +8,30 @@ class Writer:
     """Appends metric lines to WORKDIR/metrics.jsonl.
 
     On a resume the lines after `step` (written by steps that are now run again) are cut off, so a
-    resumed run leaves the same file as an unbroken one, but for the seconds.
+    resumed run leaves the same file as an unbroken one, but for the seconds. stage: named in every line of
+    a run with several stages; lines of the others stay.
     """
 
-    def __init__(self, workdir, step=0):
+    def __init__(self, workdir, step=0, stage=""):
         self.path = os.path.join(workdir, "metrics.jsonl")
-        kept = [x for x in read(self.path) if x["step"] <= step] if step else []
+        self.stage = {"stage": stage} if stage else {}
+        kept = [x for x in read(self.path) if x.get("stage", "") != stage or 0 < x["step"] <= step]
         part = f"{self.path}.part"
         with open(part, "w") as f:
             f.writelines(json.dumps(x) + "\n" for x in kept)
         os.replace(part, self.path)
         self.file = open(self.path, "a")
-        self.board = _board(os.path.join(workdir, "tensorboard"), step)
+        self.board = _board(os.path.join(workdir, "tensorboard", stage), step)
 
     def write(self, kind, step, epoch, seconds, values):
         """One line; values are numbers or strings."""
-        line = {"kind": kind, "step": step, "epoch": round(epoch, 4), "seconds": round(seconds, 3)}
+        line = {
+            "kind": kind,
+            **self.stage,
+            "step": step,
+            "epoch": round(epoch, 4),
+            "seconds": round(seconds, 3),
+        }
         self.file.write(json.dumps({**line, **values}) + "\n")
         self.file.flush()
         if self.board:

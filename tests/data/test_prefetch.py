@@ -123,7 +123,7 @@ def test_training_is_the_same(tmp_path):
 
     from reid_jax import config as c
     from reid_jax.data import datasets
-    from reid_jax.train import checkpoint, loop
+    from reid_jax.train import checkpoint, sequence
     from reid_jax.train.parallel import Runner
 
     tree = c.defaults()
@@ -135,7 +135,7 @@ def test_training_is_the_same(tmp_path):
     for ahead in (0, 2):
         tree["data"]["device_prefetch"] = ahead
         config, workdir = ml_collections.ConfigDict(tree), str(tmp_path / f"run{ahead}")
-        loop.train(config, datasets.load(config.data, workdir), workdir, Runner("jit"))
+        sequence.train(config, datasets.load(config.data, workdir), workdir, Runner("jit"))
         (stage,) = (tmp_path / f"run{ahead}" / "checkpoints").iterdir()
         checkpoints = checkpoint.Checkpoints(workdir, stage.name)
         states.append(checkpoints.read_arrays(checkpoints.steps()[-1]))

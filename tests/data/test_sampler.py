@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from reid_jax.data.sampler import PKSampler, longest
+from reid_jax.data.sampler import CameraSampler, PKSampler, longest
 from reid_jax.errors import ConfigError, DataError
 
 
@@ -124,3 +124,34 @@ def test_msmt17_size_is_fast():
     begin = time.process_time()
     sampler.epoch(0)
     assert time.process_time() - begin < 0.5
+
+
+def test_camera_batches():
+    """Image j of camera c at row j * C + c; no image twice; the smallest camera ends the epoch."""
+    camids = np.repeat([0, 1, 2], [10, 25, 9])
+    sampler = CameraSampler(camids, 4, seed=3)
+    assert (sampler.ids, sampler.batches_per_epoch) == (3, 2)
+    batches = sampler.epoch(0)
+    assert batches.shape == (2, 12) and batches.dtype == np.int32
+    assert np.array_equal(camids[batches], np.tile([0, 1, 2], (2, 4)))
+    assert len(np.unique(batches)) == 24
+    assert not np.array_equal(batches, sampler.epoch(1))
+    assert np.array_equal(batches, CameraSampler(camids, 4, seed=3).epoch(0))
+
+
+def test_small_and_unlabelled_cameras():
+    camids = np.repeat([0, 1], [2, 12])
+    sampler = CameraSampler(camids, 4)
+    assert sampler.batches_per_epoch == 1  # camera 0 is drawn with replacement
+    assert set(sampler.epoch(0)[0, ::2].tolist()) <= {0, 1}
+    labels = np.where(np.arange(14) < 8, 0, -1)
+    assert CameraSampler(camids, 4, labels=labels).epoch(0).max() < 8
+    with pytest.raises(DataError, match="camera 1 has a label"):
+        CameraSampler(camids, 4, labels=np.where(camids, -1, 0))
+
+
+def test_unlabelled_images_stay_out():
+    labels = np.tile([0, 1, -1, 2], 6)
+    batches = PKSampler(labels, 3, 2).epoch(0)
+    assert batches.shape == (3, 6)
+    assert set(labels[batches].ravel().tolist()) == {0, 1, 2}

@@ -201,3 +201,21 @@ def test_errors(monkeypatch):
     x[3, 1] = np.nan
     with pytest.raises(DataError, match="row 3"):
         cluster.jaccard(x)
+
+
+def test_quality_of_labels():
+    """Perfect, renamed, merged and absent labels; by camera, a label of another camera means nothing."""
+    pid, camid = np.repeat([5, 6, 7], 4), np.tile([0, 1], 6)
+    perfect = cluster.quality(np.repeat([2, 0, 9], 4), pid)
+    assert perfect == {"clusters": 3, "labelled": 100.0, "ari": 100.0, "nmi": pytest.approx(100.0)}
+    merged = cluster.quality(np.repeat([0, 0, 1], 4), pid)
+    # pairs together in both 18 of 66, in the labels 34, in the identities 18: expected 34 * 18 / 66
+    expected = 34 * 18 / 66
+    assert merged["ari"] == pytest.approx(100 * (18 - expected) / ((34 + 18) / 2 - expected))
+    half = cluster.quality(np.where(pid == 5, 0, -1), pid)
+    assert (half["clusters"], half["labelled"]) == (1, pytest.approx(100 / 3))
+    assert cluster.quality(np.full(12, -1), pid)["ari"] == 0
+    mixed = np.where(camid == 0, np.repeat([0, 1, 2], 4), np.repeat([2, 0, 1], 4))
+    assert cluster.quality(mixed, pid)["ari"] < 50
+    by_camera = cluster.quality(mixed, pid, camid)
+    assert (by_camera["clusters"], by_camera["ari"]) == (6, 100.0)

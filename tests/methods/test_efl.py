@@ -8,7 +8,7 @@ from small import difference, info, random_batch, small
 
 from reid_jax import methods
 from reid_jax.methods import efl
-from reid_jax.train import loop, parallel
+from reid_jax.train import parallel, stages
 
 NAMES = {
     "full": {"phi1", "phi2", "m1", "m2", "cam", "q"},
@@ -203,7 +203,7 @@ def test_bfloat16_compute_keeps_float32_state():
 
 
 def test_example_batch_has_the_shapes_of_a_batch():
-    example = loop.example_batch(small(), 16)
+    example = stages.example_batch(small(), 16)
     batch = random_batch()
     assert {k: (v.shape, v.dtype) for k, v in example.items()} == {
         k: (v.shape, v.dtype) for k, v in batch.items()

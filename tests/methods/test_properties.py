@@ -8,14 +8,14 @@ import pytest
 from small import difference, info
 
 from reid_jax import compare, methods
-from reid_jax.train import loop
+from reid_jax.train import stages
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 def random_batch(config, seed=0, size=8):
     """A batch of random pictures or clips of a method's own size."""
-    batch, rng = loop.example_batch(config, size), np.random.default_rng(seed)
+    batch, rng = stages.example_batch(config, size), np.random.default_rng(seed)
     batch["image"] = rng.integers(0, 256, batch["image"].shape, np.uint8)
     batch["pid"] = (np.arange(size) // 2).astype(np.int32)
     batch["camid"] = rng.integers(0, 3, size).astype(np.int32)

@@ -12,7 +12,7 @@ from reid_jax.data import datasets
 from reid_jax.errors import ConfigError
 from reid_jax.eval import store
 from reid_jax.report import run as runs
-from reid_jax.train import checkpoint, evaluate, loop, parallel
+from reid_jax.train import checkpoint, evaluate, parallel, sequence
 
 
 def config(**fields):
@@ -100,7 +100,7 @@ def test_a_run_on_a_single_gallery_set(tmp_path):
     workdir = str(tmp_path / "run")
     checkpoint.claim_workdir(workdir, checkpoint.plain(tree))
     dataset = datasets.load(tree.data, workdir)
-    loop.train(tree, dataset, workdir, parallel.Runner("jit"))
+    sequence.train(tree, dataset, workdir, parallel.Runner("jit"))
     final = json.loads((tmp_path / "run/eval/final.json").read_text())
     (figures,) = final["nets"].values()
     assert final["protocol"] == "single-gallery" and "prop" not in figures

@@ -7,7 +7,7 @@ from jax import lax
 from small import small
 
 from reid_jax.errors import ConfigError
-from reid_jax.train import loop, parallel
+from reid_jax.train import parallel, stages
 
 BACKENDS = parallel.BACKENDS
 
@@ -54,9 +54,9 @@ def test_batch_that_cannot_be_split():
 
 def test_one_image_a_device_needs_global_batch_norm():
     runner = parallel.Runner("pmap")
-    loop.check_batch(small(data__ids=2, data__instances=4, model__bn_group="global"), runner)
+    stages.check_batch(small(data__ids=2, data__instances=4, model__bn_group="global"), runner)
     with pytest.raises(ConfigError, match="bn_group"):
-        loop.check_batch(small(data__ids=2, data__instances=4, model__bn_group="device"), runner)
+        stages.check_batch(small(data__ids=2, data__instances=4, model__bn_group="device"), runner)
 
 
 def test_unknown_backend():

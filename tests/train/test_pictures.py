@@ -7,7 +7,7 @@ from reid_jax import compare, report
 from reid_jax.data import datasets
 from reid_jax.eval import store
 from reid_jax.report import look
-from reid_jax.train import checkpoint, loop, parallel, pictures
+from reid_jax.train import checkpoint, parallel, pictures, sequence
 
 
 def test_dsanet_run_shows_where_it_looks(tmp_path):
@@ -16,7 +16,7 @@ def test_dsanet_run_shows_where_it_looks(tmp_path):
     config.train.steps = 2
     checkpoint.claim_workdir(workdir, checkpoint.plain(config))
     dataset = datasets.load(config.data, workdir)
-    loop.train(config, dataset, workdir, parallel.Runner("jit"))
+    sequence.train(config, dataset, workdir, parallel.Runner("jit"))
     stored = look.read(tmp_path / "run" / "eval" / "look.npz")
     count, frames = len(stored["pid"]), config.data.frames
     assert 1 < count <= pictures.CLIPS and stored["image"].shape == (count, frames, 32, 16, 3)

@@ -19,7 +19,7 @@ from reid_jax.data.records import Record
 from reid_jax.errors import ConfigError
 from reid_jax.eval import store
 from reid_jax.methods import Method, State
-from reid_jax.train import checkpoint, evaluate, loop, parallel
+from reid_jax.train import checkpoint, evaluate, parallel, sequence, stages
 
 ROOT = Path(__file__).parent.parent.parent
 LENGTHS = (5, 1, 21, 8, 3)
@@ -45,7 +45,7 @@ def start(config):
     method = methods.find(config.method).stages(config, small.info())["train"]
     batch = small.random_batch(size=8)
     clip = np.random.default_rng(1).integers(0, 256, (8, 4, 16, 8, 3), np.uint8)
-    state = jax.jit(method.init)(jax.random.key(0), loop.example_batch(config))
+    state = jax.jit(method.init)(jax.random.key(0), stages.example_batch(config))
     state, _ = jax.jit(method.step)(state, {**batch, "image": clip})
     return method, state
 
@@ -112,7 +112,7 @@ def test_run_on_images_takes_all_frames(records):
     """A net of images (data.frames=0) tests tracklets by all frames, and images as before."""
     config = config_of("baseline", data__frames=0)
     method = methods.find("baseline").stages(config, small.info())["train"]
-    state = jax.jit(method.init)(jax.random.key(0), loop.example_batch(config))
+    state = jax.jit(method.init)(jax.random.key(0), stages.example_batch(config))
     got = features(config, method, state, records, "net")
     want = np.stack([by_frames(method, state, r, "net") for r in records])
     np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5)
@@ -213,7 +213,7 @@ def test_baseline_run_resumes_and_embeds_tracklets(tmp_path):
             if steps == 6 and name == "parts":
                 os.remove(os.path.join(workdir, "eval", "final.json"))
             checkpoint.write_json(checkpoint_config(workdir), checkpoint.plain(config))
-            loop.train(config, datasets.load(config.data, workdir), workdir, parallel.Runner("jit"))
+            sequence.train(config, datasets.load(config.data, workdir), workdir, parallel.Runner("jit"))
     whole, parts = (store.load(tmp_path / name / "eval" / "final.npz") for name in ("whole", "parts"))
     np.testing.assert_array_equal(whole.feature, parts.feature)
     old = checkpoint.plain(config)

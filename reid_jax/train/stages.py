@@ -1,0 +1,221 @@
+"""The stages of a run: their order, settings and plans, and what later ones read of earlier ones."""
+
+import copy
+import logging
+import math
+import os
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from reid_jax import methods
+from reid_jax.config import defaults, flatten, namespace, split_label
+from reid_jax.data import pipeline
+from reid_jax.errors import CheckpointError, ConfigError
+from reid_jax.train import checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def settings(config, name):
+    """The config of one stage: config.stages.NAME laid over the rest.
+
+    config: ConfigDict or nested namespace; returned as it is when the stage has no settings of its own.
+    Raises ConfigError for a field that there is not, or a stage that the method does not have.
+    """
+    tree = plain(config)
+    known = methods.stage_names(tree["method"])
+    unknown = sorted(set(tree.get("stages", {})) - set(known))
+    if unknown:
+        raise ConfigError(f"config.stages has {', '.join(unknown)}; {tree['method']} has {', '.join(known)}")
+    own = tree.get("stages", {}).get(name)
+    return namespace(overlay(tree, own, f"stages.{name}.")) if own else config
+
+
+def plain(config):
+    """Nested dict of a ConfigDict, a nested namespace or a nested dict."""
+    if hasattr(config, "to_json_best_effort"):
+        return checkpoint.plain(config)
+    tree = config if isinstance(config, dict) else vars(config)
+    return {k: plain(v) if isinstance(v, dict) or hasattr(v, "__dict__") else v for k, v in tree.items()}
+
+
+def overlay(tree, own, prefix=""):
+    """A copy of nested dict `tree` with the values of `own`; ConfigError for a field that tree lacks."""
+    tree = copy.deepcopy(tree)
+    have = {*flatten(tree)}
+    for field, value in flatten(own).items():
+        if field not in have:
+            raise ConfigError(f"config.{prefix}{field} is no field: there is no config.{field}")
+        *path, last = field.split(".")
+        node = tree
+        for key in path:
+            node = node[key]
+        node[last] = value
+    return tree
+
+
+def to_train(config):
+    """Names of the stages that this run trains: all, or config.train.only; those of other runs left out."""
+    names, only = methods.stage_names(config.method), config.train.only
+    if only and only not in names:
+        raise ConfigError(f"config.train.only is {only!r}; {config.method} has {', '.join(names)}")
+    taken = elsewhere(config)
+    return [n for n in names if n == only or (not only and n not in taken)]
+
+
+def elsewhere(config):
+    """{stage: workdir} of config.init.stages, finished stages of other runs."""
+    found = {}
+    for text in filter(None, config.init.stages.split(",")):
+        stage, workdir = split_label(text)
+        if stage not in methods.stage_names(config.method):
+            known = ", ".join(methods.stage_names(config.method))
+            raise ConfigError(f"config.init.stages has {text!r}; use STAGE=WORKDIR with a stage of {known}")
+        found[stage] = workdir
+    return found
+
+
+def loader(config, workdir):
+    """load(stage, net) -> numpy variables of a network from the newest checkpoint of an earlier stage.
+
+    Looks in config.init.stages, then in workdir. Raises CheckpointError when there is no such thing.
+    """
+    folders, kept = elsewhere(config), {}
+
+    def load(stage, net):
+        folder = folders.get(stage, workdir)
+        if stage not in kept:
+            kept[stage] = newest(folder, stage)
+        found = {k.split("/", 2)[2]: v for k, v in kept[stage].items() if k.startswith(f"nets/{net}/")}
+        if not found:
+            raise CheckpointError(f"stage {stage!r} of {folder} has no network {net!r}")
+        log.info("%s: taken from stage %s of %s", net, stage, folder)
+        return traverse_util.unflatten_dict(found, sep="/")
+
+    return load
+
+
+def newest(workdir, stage):
+    """{leaf path: numpy array} of the newest checkpoint of a stage."""
+    missing = CheckpointError(
+        f"{workdir} holds no checkpoint of stage {stage!r}: train it first, or name a run that has it with "
+        f"--config.init.stages={stage}=WORKDIR"
+    )
+    if not os.path.isdir(os.path.join(workdir, "checkpoints", stage)):
+        raise missing
+    checkpoints = checkpoint.Checkpoints(workdir, stage)
+    try:
+        if not checkpoints.steps():
+            raise missing
+        return checkpoints.read_arrays(checkpoints.steps()[-1])
+    finally:
+        checkpoints.close()
+
+
+def last_begun(workdir):
+    """(name, Checkpoints) of the last stage of a run that has a checkpoint; to be closed.
+
+    Raises CheckpointError when there is none.
+    """
+    folder = os.path.join(workdir, "checkpoints")
+    found = os.listdir(folder) if os.path.isdir(folder) else []
+    for name in reversed(in_order(workdir, found)):
+        checkpoints = checkpoint.Checkpoints(workdir, name)
+        if checkpoints.steps():
+            return name, checkpoints
+        checkpoints.close()
+    raise CheckpointError(f"{workdir} holds no finished checkpoint; train first")
+
+
+def in_order(workdir, found):
+    """Names of stages in the order of the run's method."""
+    if len(found) < 2:
+        return found
+    return [n for n in methods.stage_names(checkpoint.read_config(workdir)["method"]) if n in found]
+
+
+def of_run(workdir):
+    """The config of a run as a nested dict, with fields that are newer than the run."""
+    tree = checkpoint.read_config(workdir)
+    for section, fields in defaults().items():
+        tree[section] = fields | tree.get(section, {}) if isinstance(fields, dict) else tree[section]
+    return tree
+
+
+class Plan(NamedTuple):
+    """When things happen, in steps (of a stage with phases: in rounds)."""
+
+    total: int
+    per_epoch: int
+    log: int
+    evaluate: int  # 0: only at the end
+    checkpoint: int
+
+
+def plan(config, dataset, kind="pk"):
+    """A stage's length and intervals in steps; kind: of its batches."""
+    train = config.train
+    per_epoch = pipeline.steps_per_epoch(dataset, config.data, kind)
+    total = train.steps or math.ceil(train.epochs * per_epoch)
+    return Plan(
+        total,
+        per_epoch,
+        max(train.log_every, 1),
+        math.ceil(train.eval_every * per_epoch),
+        max(math.ceil(train.checkpoint_every * per_epoch), 1),
+    )
+
+
+def plan_rounds(config, rounds):
+    """Plan of a stage with phases, whose epochs are rounds: an interval of 5 means after every 5th round."""
+    every = max(math.ceil(config.train.checkpoint_every), 1)
+    return Plan(rounds, 1, max(config.train.log_every, 1), math.ceil(config.train.eval_every), every)
+
+
+def build(config, dataset, name, axis_name):
+    """(config, Method, Plan) of stage `name`; config: of the whole run."""
+    own = settings(config, name)
+    module = methods.find(config.method)
+    counts = dataset.num_train_pids, dataset.num_cams
+    method = module.stages(own, methods.Info(*counts, 1, 1, axis_name))[name]
+    if method.phases:
+        return own, method, plan_rounds(own, method.rounds)
+    when = plan(own, dataset, method.batches)
+    info = methods.Info(*counts, when.per_epoch, when.total, axis_name)
+    return own, module.stages(own, info)[name], when
+
+
+def example_batch(config, size=2):
+    """A training batch of zeros: what init and shape inference need."""
+    d, views = config.data, 2
+    return {
+        "image": np.zeros((size, *([d.frames] if d.frames else []), d.height, d.width, 3), np.uint8),
+        "pid": np.zeros(size, np.int32),
+        "camid": np.zeros(size, np.int32),
+        "index": np.zeros(size, np.int32),
+        "flip": np.zeros((size, views), bool),
+        "crop": np.zeros((size, views, 2), np.int32),
+        "erase": np.zeros((size, views, 4), np.int32),
+    }
+
+
+def state_shapes(config, method, num_images=0):
+    """The State of a method as ShapeDtypeStructs; num_images: of the training set, for pseudo labels."""
+    state = jax.eval_shape(method.init, jax.random.key(config.seed), example_batch(config))
+    if method.phases:
+        state = state._replace(labels=jax.ShapeDtypeStruct((num_images,), np.int32))
+    return state
+
+
+def check_batch(config, runner):
+    """Raises ConfigError when the global batch does not fit the devices."""
+    size = config.data.ids * config.data.instances
+    runner.check_batch(size)
+    if size == len(runner.devices) and config.model.bn_group == "device":
+        raise ConfigError(
+            f"{size} images (data.ids x data.instances) on {size} devices leave one to each, and batch norm "
+            "nothing to average: use config.model.bn_group=global, a larger batch or fewer devices"
+        )

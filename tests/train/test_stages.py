@@ -1,0 +1,95 @@
+"""Stages of a run: their settings, which are trained, what later ones read of earlier ones."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from reid_jax import methods
+from reid_jax.config import defaults, namespace
+from reid_jax.errors import CheckpointError, ConfigError
+from reid_jax.methods import State
+from reid_jax.train import checkpoint, evaluate, parallel, stages
+
+
+@pytest.fixture
+def config(monkeypatch):
+    """Config of a method with stages one, two and three."""
+    module = types.SimpleNamespace(STAGES=("one", "two", "three"))
+    monkeypatch.setattr(methods, "find", lambda name: module)
+    return namespace(defaults())
+
+
+def test_settings_of_a_stage(config):
+    config.stages = namespace({"two": {"train": {"steps": 7}, "data": {"synthetic": {"train_ids": 3}}}})
+    assert stages.settings(config, "one") is config
+    two = stages.settings(config, "two")
+    assert (two.train.steps, two.data.synthetic.train_ids) == (7, 3)
+    assert (two.data.height, config.train.steps) == (256, 0)
+
+
+def test_settings_with_a_typing_error(config):
+    config.stages = namespace({"two": {"train": {"step": 7}}})
+    with pytest.raises(ConfigError, match=r"config\.stages\.two\.train\.step is no field"):
+        stages.settings(config, "two")
+    config.stages = namespace({"too": {"train": {"steps": 7}}})
+    with pytest.raises(ConfigError, match="config.stages has too; .* has one, two, three"):
+        stages.settings(config, "one")
+
+
+def test_stages_to_train(config):
+    assert stages.to_train(config) == ["one", "two", "three"]
+    config.init.stages = "one=runs/a,two=runs/b"
+    assert stages.to_train(config) == ["three"]
+    config.train.only = "two"
+    assert stages.to_train(config) == ["two"]
+    config.train.only = "four"
+    with pytest.raises(ConfigError, match="train.only is 'four'"):
+        stages.to_train(config)
+    config.init.stages = "runs/a"
+    with pytest.raises(ConfigError, match="STAGE=WORKDIR"):
+        stages.elsewhere(config)
+
+
+def keep(workdir, stage, value):
+    checkpoints = checkpoint.Checkpoints(str(workdir), stage)
+    state = State(np.int32(1), {"e": {"params": {"w": np.full(3, value, np.float32)}}}, {})
+    checkpoints.save(1, state, {"step": 1}, wait=True)
+    checkpoints.close()
+
+
+def test_networks_of_earlier_stages(config, tmp_path):
+    """From this run, or from the one that config.init.stages names."""
+    keep(tmp_path / "here", "one", 1)
+    keep(tmp_path / "there", "one", 2)
+    load = stages.loader(config, str(tmp_path / "here"))
+    assert load("one", "e")["params"]["w"].tolist() == [1, 1, 1]
+    with pytest.raises(CheckpointError, match="no network 'f'"):
+        load("one", "f")
+    with pytest.raises(CheckpointError, match=r"no checkpoint of stage 'two'.*--config.init.stages=two="):
+        load("two", "e")
+    config.init.stages = f"one={tmp_path / 'there'}"
+    assert stages.loader(config, str(tmp_path / "here"))("one", "e")["params"]["w"].tolist() == [2, 2, 2]
+
+
+def test_the_last_stage_begun(config, tmp_path):
+    """Order is the method's, not the alphabet's."""
+    for name in ("one", "two"):
+        keep(tmp_path, name, 0)
+    checkpoint.write_json(str(tmp_path / "config.json"), {"method": "any"})
+    name, checkpoints = stages.last_begun(str(tmp_path))
+    checkpoints.close()
+    assert name == "two"
+
+
+@pytest.mark.parametrize("rows", [1, 4, 11])
+def test_over_any_number_of_rows(rows):
+    """Padding rows do not come back."""
+    over = evaluate.Over(
+        lambda state, a, b: {"sum": a + b * state, "row": a[:, 0]}, 4, parallel.Runner("jit")
+    )
+    a, b = np.random.default_rng(0).standard_normal((2, rows, 3)).astype(np.float32)
+    found = over(jax.numpy.float32(2), a, b)
+    np.testing.assert_allclose(found["sum"], a + 2 * b, rtol=1e-6)
+    assert np.array_equal(found["row"], a[:, 0])

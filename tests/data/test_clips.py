@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from batches import data_config
 
-from reid_jax.config import defaults, namespace
 from reid_jax.data import clips, transforms
 from reid_jax.data.tracklets import TrainClips, group, plan_clips
 from reid_jax.errors import ConfigError
@@ -18,10 +18,7 @@ def recorded(name):
 
 
 def config(**fields):
-    data = namespace(defaults()["data"])
-    for k, v in {"frames": 4, **fields}.items():
-        setattr(data, k, v)
-    return data
+    return data_config(**{"frames": 4, **fields})
 
 
 def test_restricted_random_sampling_equals_the_recorded_case():

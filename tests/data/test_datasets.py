@@ -6,9 +6,10 @@ import pickle
 
 import numpy as np
 import pytest
+from batches import data_config
 from PIL import Image
 
-from reid_jax.config import defaults, namespace
+from reid_jax.config import defaults
 from reid_jax.data import datasets
 from reid_jax.errors import ConfigError, DataError
 
@@ -56,13 +57,6 @@ def me_reid(root, test=(0, 40), cameras=(5, 12)):
                 for i in range(2):
                     picture(os.path.join(root, split, str(pid), str(cam), f"x{i}.png"))
     return str(root)
-
-
-def data_config(**fields):
-    data = namespace(defaults()["data"])
-    for k, v in {"ids": 2, "instances": 2, **fields}.items():
-        setattr(data, k, v)
-    return data
 
 
 def labels(records):

@@ -11,9 +11,9 @@ import types
 import numpy as np
 import pytest
 from absl import flags
+from batches import assert_equal, data_config, take
 from PIL import Image
 
-from reid_jax.config import defaults, namespace
 from reid_jax.data import images, pipeline
 from reid_jax.data.records import Dataset, Record
 from reid_jax.errors import ConfigError, DataError
@@ -33,25 +33,8 @@ def dataset(tmp_path_factory):
 
 
 def config(**fields):
-    data = namespace(defaults()["data"])
-    small = {"height": 16, "width": 8, "ids": 3, "instances": 2, "pad_crop": 2, "threads": 2, "prefetch": 2}
-    for k, v in {**small, **fields}.items():
-        setattr(data, k, v)
-    return data
-
-
-def take(dataset, data, count, seed=0, **kwargs):
-    with pipeline.train_batches(dataset, data, seed=seed, **kwargs) as batches:
-        return list(itertools.islice(batches, count))
-
-
-def assert_equal(a, b):
-    assert len(a) == len(b)
-    for x, y in zip(a, b, strict=True):
-        assert x.keys() == y.keys()
-        for name in x:
-            assert x[name].dtype == y[name].dtype
-            np.testing.assert_array_equal(x[name], y[name], err_msg=name)
+    small = dict(height=16, width=8, ids=3, instances=2, pad_crop=2, threads=2, prefetch=2)
+    return data_config(**{**small, **fields})
 
 
 def test_batch_contents(dataset):

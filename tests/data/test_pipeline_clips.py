@@ -1,7 +1,6 @@
 """The pipeline on tracklets: training clips, broken frames, test clips in bounded chunks."""
 
 import dataclasses
-import itertools
 import logging
 
 import jax
@@ -9,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import video_trees as trees
+from batches import assert_equal, data_config, take
 
-from reid_jax.config import defaults, namespace
 from reid_jax.data import augment, clips, images, pipeline
 from reid_jax.data.records import Dataset, Record
 from reid_jax.errors import ConfigError, DataError
@@ -32,24 +31,8 @@ def dataset(tmp_path_factory):
 
 
 def config(**fields):
-    data = namespace(defaults()["data"])
     small = dict(height=16, width=8, ids=3, instances=2, frames=4, pad_crop=2, threads=2, prefetch=2)
-    for k, v in {**small, **fields}.items():
-        setattr(data, k, v)
-    return data
-
-
-def take(dataset, data, count, seed=0, **kwargs):
-    with pipeline.train_batches(dataset, data, seed=seed, **kwargs) as batches:
-        return list(itertools.islice(batches, count))
-
-
-def assert_equal(a, b):
-    assert len(a) == len(b)
-    for x, y in zip(a, b, strict=True):
-        assert x.keys() == y.keys()
-        for name in x:
-            np.testing.assert_array_equal(x[name], y[name], err_msg=name, strict=True)
+    return data_config(**{**small, **fields})
 
 
 def frame_numbers(record, clip):

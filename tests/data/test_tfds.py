@@ -10,9 +10,9 @@ import threading
 
 import numpy as np
 import pytest
+from batches import data_config
 from PIL import Image
 
-from reid_jax.config import defaults, namespace
 from reid_jax.data import __main__ as command
 from reid_jax.data import datasets, images, pipeline, tfds_sets
 from reid_jax.data.loaders.common import Options
@@ -53,11 +53,8 @@ def built(market, tmp_path_factory):
 
 
 def config(root, **fields):
-    data = namespace(defaults()["data"])
-    small = {"root": root, "height": 48, "width": 24, "ids": 2, "instances": 2, "threads": 2}
-    for k, v in {**small, **fields}.items():
-        setattr(data, k, v)
-    return data
+    small = dict(root=root, height=48, width=24, ids=2, instances=2, threads=2)
+    return data_config(**{**small, **fields})
 
 
 def take(dataset, data, count=5):

@@ -4,9 +4,9 @@ import itertools
 import os
 
 import pytest
+from batches import data_config
 from trees import cuhk01, cuhk02, folder, picture, viper
 
-from reid_jax.config import defaults, namespace
 from reid_jax.data import datasets, union
 from reid_jax.data.records import Dataset, Record
 from reid_jax.errors import ConfigError, DataError
@@ -19,13 +19,6 @@ def market(root):
             picture(root, part, f"{pid:04d}_c{cam}s1_000000_00.jpg")
     picture(root, "bounding_box_test", "0000_c2s1_000009_00.jpg")
     return str(root)
-
-
-def data_config(**fields):
-    data = namespace(defaults()["data"])
-    for k, v in {"ids": 2, "instances": 2, **fields}.items():
-        setattr(data, k, v)
-    return data
 
 
 def test_labels_are_kept_apart(tmp_path):

@@ -114,13 +114,16 @@ def image_names(folder):
     return [n for n in listing(folder) if n.lower().endswith(IMAGES)]
 
 
-def read_flat(folder, pattern=PID_CAMERA):
-    """(records, strange paths) of the images of one folder; pattern: groups pid and camera in their names."""
+def read_flat(folder, pattern=PID_CAMERA, camera=None):
+    """(records, strange paths) of the images of one folder.
+
+    pattern: groups pid and camera in their names; pid alone where all are of one `camera`.
+    """
     records, strange = [], []
     for name in image_names(folder):
         path, match = os.path.join(folder, name), pattern.match(name)
         if match:
-            records.append(Record(path, int(match[1]), int(match[2])))
+            records.append(Record(path, int(match[1]), int(match[2]) if camera is None else camera))
         else:
             strange.append(path)
     return records, strange

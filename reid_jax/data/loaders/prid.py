@@ -3,11 +3,10 @@
 import os
 import re
 
-from reid_jax.data.loaders.common import Layout, Reading, draw_half, image_names, of_ids, without_repeats
-from reid_jax.data.records import Record
+from reid_jax.data.loaders.common import Layout, Reading, draw_half, of_ids, read_flat, without_repeats
 
 SHARED = 200  # higher numbers are different persons in the two cameras
-_NAME = re.compile(r"person_(\d+)\.")
+_NAME = re.compile(r"person_(0*[1-9]\d*)\.")
 
 
 def read(root, options):
@@ -28,13 +27,8 @@ def read(root, options):
 
 def read_view(folder, camera, strange):
     """Records of one camera."""
-    records = []
-    for name in image_names(folder):
-        path, match = os.path.join(folder, name), _NAME.match(name)
-        if match and int(match[1]):
-            records.append(Record(path, int(match[1]), camera))
-        else:
-            strange.append(path)
+    records, odd = read_flat(folder, _NAME, camera)
+    strange += odd
     return without_repeats(records, strange)
 
 

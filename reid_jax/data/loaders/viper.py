@@ -9,12 +9,20 @@ from reid_jax.data.loaders.common import (
     both_ways,
     draw_half,
     from_one,
-    image_names,
     of_ids,
+    read_flat,
     without_repeats,
 )
-from reid_jax.data.records import Record
 
+COUNTS = {
+    "train ids": 316,
+    "train images": 632,
+    "query ids": 316,
+    "query images": 316,
+    "gallery ids": 316,
+    "gallery images": 316,
+    "cameras": 2,
+}
 _NAME = re.compile(r"(\d+)_\d+\.")
 
 
@@ -33,13 +41,8 @@ def read(root, options):
 
 def read_view(folder, camera, strange):
     """Records of one camera."""
-    records = []
-    for name in image_names(folder):
-        path, match = os.path.join(folder, name), _NAME.match(name)
-        if match:
-            records.append(Record(path, int(match[1]), camera))
-        else:
-            strange.append(path)
+    records, odd = read_flat(folder, _NAME, camera)
+    strange += odd
     return without_repeats(records, strange)
 
 
@@ -51,15 +54,7 @@ LAYOUTS = {
         (("cam_a", "cam_b"),),
         "VIPeR/\n    cam_a/000_45.bmp\n    cam_b/000_90.bmp",
         "Its page: https://vision.soe.ucsc.edu/node/178",
-        {
-            "train ids": 316,
-            "train images": 632,
-            "query ids": 316,
-            "query images": 316,
-            "gallery ids": 316,
-            "gallery images": 316,
-            "cameras": 2,
-        },
+        COUNTS,
         terms="not stated; ask its authors (Gray, Brennan and Tao, 2007)",
         protocol="single-gallery",
         num_splits=20,

@@ -6,21 +6,12 @@ import os
 import jax
 import numpy as np
 import pytest
+from loaded import labels, load
 from PIL import Image
 from trees import caviar, cuhk03, damage, mlr, picture, viper
 
-from reid_jax.data import datasets
 from reid_jax.data.loaders import mlr as reader
-from reid_jax.data.loaders.common import Options
 from reid_jax.errors import ConfigError, DataError
-
-
-def load(name, root, **options):
-    return datasets.load_folder(name, root, Options(**options))
-
-
-def labels(records):
-    return [(r.pid, r.camid) for r in records]
 
 
 def tree(root):

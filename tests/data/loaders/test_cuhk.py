@@ -6,25 +6,12 @@ import sys
 
 import numpy as np
 import pytest
+from loaded import files, labels, load
 from PIL import Image
 from trees import cuhk01, cuhk02, cuhk03, cuhk03_names, cuhk03_pixels, picture
 
-from reid_jax.data import datasets
 from reid_jax.data.loaders import cuhk03 as reader
-from reid_jax.data.loaders.common import Options
 from reid_jax.errors import ConfigError, DataError
-
-
-def load(name, root, **options):
-    return datasets.load_folder(name, root, Options(**options))
-
-
-def labels(records):
-    return [(r.pid, r.camid) for r in records]
-
-
-def files(records):
-    return [os.path.basename(r.path) for r in records]
 
 
 def test_cuhk01(tmp_path, caplog):

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from loaded import labels
 from trees import folder, picture
 
 from reid_jax.config import defaults, namespace
@@ -13,10 +14,6 @@ from reid_jax.errors import ConfigError, DataError
 
 def load(root, **options):
     return datasets.load_folder("folder", root, Options(**options))
-
-
-def labels(records):
-    return [(r.pid, r.camid) for r in records]
 
 
 def write_csv(root, lines, name="labels.csv"):

@@ -4,25 +4,13 @@ import os
 
 import numpy as np
 import pytest
+from loaded import files, labels, load
 from scipy import io
 from trees import airport, damage, grid, ilids, picture, prid, viper
 
 from reid_jax.data import datasets
 from reid_jax.data.images import Images
-from reid_jax.data.loaders.common import Options
 from reid_jax.errors import DataError
-
-
-def load(name, root, **options):
-    return datasets.load_folder(name, root, Options(**options))
-
-
-def labels(records):
-    return [(r.pid, r.camid) for r in records]
-
-
-def files(records):
-    return [os.path.basename(r.path) for r in records]
 
 
 def test_viper_pairs_by_identity(tmp_path):

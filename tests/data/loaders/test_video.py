@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 import video_trees as trees
+from loaded import labels
 from scipy.io import loadmat, savemat
 
 from reid_jax.config import defaults, namespace
@@ -30,10 +31,6 @@ def build(name, root, **options):
     if name == "ls_vid":
         pytest.importorskip("h5py")
     return SETS[name](root, **options)
-
-
-def labels(records):
-    return [(r.pid, r.camid) for r in records]
 
 
 def names(record):

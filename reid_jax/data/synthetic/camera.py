@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from reid_jax.data.synthetic import scene as scenes
+from reid_jax.data.synthetic import sketch
 from reid_jax.data.synthetic.figure import Pose, View, draw_figure, unit
 
 ENVIRONMENTS = tuple(scenes.PLACES)
@@ -202,7 +203,7 @@ def _heading(rng, settings, strength):
 def draw_shot(rng, camera, *, cropped=False):
     """A random Shot for `camera`; cropped: a bad detection box that cuts or misses the person."""
     standing = rng.random() < 0.1
-    slack = scenes.LONG - camera.width / camera.height
+    slack = sketch.LONG - camera.width / camera.height
     zoom, dx, dy = rng.normal(1, 0.035), rng.normal(0, 0.022), rng.normal(0, 0.014)
     if cropped:
         zoom = rng.uniform(1.2, 1.9) if rng.random() < 0.6 else rng.uniform(0.3, 0.55)
@@ -218,7 +219,7 @@ def draw_shot(rng, camera, *, cropped=False):
         nod=float(abs(rng.normal(0, 0.012))),
         zoom=float(np.clip(zoom, 0.3, 2)),
         shift=(float(dx), float(dy)),
-        window=(float(rng.uniform(0, slack)), float(rng.uniform(0.05, scenes.TALL - 1.02))),
+        window=(float(rng.uniform(0, slack)), float(rng.uniform(0.05, sketch.TALL - 1.02))),
         gain=float(np.exp(rng.normal(0, 0.07))),
         tint=tuple(float(v) for v in np.exp(rng.normal(0, 0.025, 3))),
         front=int(rng.integers(count)) if rng.random() < 0.12 else -1,

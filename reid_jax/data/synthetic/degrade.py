@@ -11,11 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFilter
 
+from reid_jax.data.degrade import Ranges, darkening
 from reid_jax.data.synthetic.camera import ENVIRONMENTS
 
 TABLE = "degradation.csv"
 RATIOS = (2, 3, 4)
-GAMMA, GAIN = (2.0, 3.5), (0.75, 1.0)  # DI-REID's self-degradation
+_RANGES = Ranges()
 _LEVEL, _GRAIN = 8, 9  # names of random streams
 
 
@@ -63,7 +64,11 @@ def level_of(shot, s):
     if s["kind"] == "lowlight":
         if shot.split == "gallery" or (shot.split == "train" and rng.random() < 0.5):
             return Level()
-        return Level(gamma=_uniform(rng, *GAMMA), gain=_uniform(rng, *GAIN), noise=_uniform(rng, 3, 8))
+        return Level(
+            gamma=_uniform(rng, *_RANGES.gamma),
+            gain=_uniform(rng, *_RANGES.gain),
+            noise=_uniform(rng, 3, 8),
+        )
     if shot.cam:
         return Level()
     if s["kind"] == "lowres":
@@ -98,11 +103,6 @@ def jpeg(shot, s):
     if s["kind"] == "caviar" and shot.cam == 0:
         return dict(quality=80)
     return dict(quality=95, subsampling=0)
-
-
-def darkening(gamma, gain):
-    """Table of 256 levels: v -> trunc(255.999 gain (v / 255)^gamma), DI-REID's."""
-    return [int(255.999 * gain * (v / 255) ** gamma) for v in range(256)]
 
 
 def _noisy(rng, values, deviation):

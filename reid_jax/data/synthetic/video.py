@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from reid_jax.data.synthetic import scene
+from reid_jax.data.synthetic import sketch, things
 from reid_jax.data.synthetic.camera import (
     BODY,
     MIDDLE,
@@ -274,7 +274,7 @@ def track(frame, s):
 
 def _place(rng, x):
     """Shift that puts a way `x` into the panorama; a longer way is centred."""
-    low, high = 0.35 - x.min(), scene.LONG - 0.35 - x.max()
+    low, high = 0.35 - x.min(), sketch.LONG - 0.35 - x.max()
     return float(rng.uniform(low, high)) if low < high else (low + high) / 2
 
 
@@ -292,10 +292,10 @@ def _obstacles(rng, camera, walk):
     if kind == "person":
         return (_passer(rng, walk, at),), None, nowhere
     if kind == "pole":
-        return (), scene.lone_post(rng, camera.height), nowhere + walk.x[at] - 0.06
+        return (), things.lone_post(rng, camera.height), nowhere + walk.x[at] - 0.06
     length = rng.uniform(1.4, 1.9)
-    base = min(walk.y[at] + rng.uniform(0.04, 0.09), scene.TALL - 0.01)
-    car = scene.lone_car(rng, camera.height, length, base, 0.7 if camera.name == "night" else 1.0)
+    base = min(walk.y[at] + rng.uniform(0.04, 0.09), sketch.TALL - 0.01)
+    car = things.lone_car(rng, camera.height, length, base, 0.7 if camera.name == "night" else 1.0)
     speed = rng.choice((-1, 1)) * rng.uniform(0.08, 0.2)
     end = rng.choice((0.1, 0.1 + length))  # its front or its rear is at the person in frame `at`
     return (), car, walk.x[at] - end + speed * (np.arange(n) - at)

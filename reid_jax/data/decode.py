@@ -48,6 +48,12 @@ def with_pil(contents, height, width):
         return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
 
 
+def original(contents):
+    """Decodes with PIL, without resizing: u8[h,w,3]."""
+    with Image.open(io.BytesIO(contents)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
 def with_cv2(contents, height, width):
     """Decodes with OpenCV; resizes by `resize`."""
     cv2 = load("cv2")

@@ -25,8 +25,18 @@ def read(path, height, width, decoder=decode.with_pil):
 
     Raises DataError naming the file when it is missing, empty, cut short or no image.
     """
+    return readable(path, lambda contents: decoder(contents, height, width))
+
+
+def original(path):
+    """u8[h,w,3] RGB of an image file at its own size, by PIL; errors as in `read`."""
+    return readable(path, decode.original)
+
+
+def readable(path, function):
+    """function(contents of an image file); DataError naming the file when that fails."""
     try:
-        return decoder(contents(path), height, width)
+        return function(contents(path))
     except FileNotFoundError as e:
         raise DataError(f"{path} does not exist") from e
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:

@@ -11,13 +11,15 @@ import numpy as np
 from absl import flags
 
 from reid_jax.config import choice
-from reid_jax.data.images import Images
+from reid_jax.data import degrade
+from reid_jax.data.images import Images, original
 from reid_jax.data.sampler import CameraSampler, PKSampler
 from reid_jax.data.tracklets import Tracklets, TrainClips, group, plan_clips
-from reid_jax.data.transforms import Draws
+from reid_jax.data.transforms import Draws, generator
+from reid_jax.data.triples import TripleSampler, TripleSource
 from reid_jax.errors import ConfigError, DataError
 
-KINDS = ("pk", "labels", "cameras")
+KINDS = ("pk", "labels", "cameras", "triples")
 
 
 def steps_per_epoch(dataset, data, kind="pk", labels=None):
@@ -30,9 +32,11 @@ def make_sampler(dataset, data, seed, kind="pk", labels=None):
     choice("batches", kind, KINDS)
     if kind == "pk":
         labels = np.array([r.pid for r in dataset.train])
+    cameras = np.array([r.camid for r in dataset.train])
     if kind == "cameras":
-        cameras = np.array([r.camid for r in dataset.train])
         return CameraSampler(cameras, data.instances, seed, labels)
+    if kind == "triples":
+        return TripleSampler(cameras, data, seed)
     return PKSampler(labels, data.ids, data.instances, seed, data.distinct_ids)
 
 
@@ -41,7 +45,8 @@ def train_batches(dataset, data, *, seed, start_step=0, shard=(0, 1), kind="pk",
 
     kind: "pk" (P identities x K images); with pseudo labels i32[N] of dataset.train, which then stand for the
     identities and leave out images labelled -1: "labels" (P labels x K images), "cameras" (K images of each
-    of P cameras, image j of camera c at row j * P + c).
+    of P cameras, image j of camera c at row j * P + c). "triples": P * K times an image, its synthetic
+    degradation and another image, see data.triples, whose batches differ from what follows.
 
     shard (i, n): the i-th contiguous n-th of every global batch of P*K images. A batch is a dict of numpy
     arrays, B = P*K / n, V = 2 views: image u8[B,H,W,3], with data.frames = T > 0 clips u8[B,T,H,W,3]; pid,
@@ -63,13 +68,17 @@ def train_batches(dataset, data, *, seed, start_step=0, shard=(0, 1), kind="pk",
         known["pid"] = np.asarray(labels, np.int32)
     sampler = make_sampler(dataset, data, seed, kind, labels)
     given = known, sampler, Draws.of(data, seed), start_step, part
-    if data.frames:
+    if kind == "triples":
+        source = TripleSource(records, data, seed, known, sampler, start_step, part)
+    elif data.frames:
         source = ClipSource(Tracklets(records, *size, **options), TrainClips(data, seed), *given)
     else:
         alike = "camid" if labels is not None else "pid"  # what may stand in for a broken image
         options["group"] = {"camid": "camera", "pid": "identity"}[alike]
         images = Images([r.path for r in records], known[alike], *size, **options)
         source = TrainSource(images, *given)
+        if data.degrade.share:
+            source = DegradedSource(degrade.Settings.of(data.degrade), seed, images, *given)
     return Batches(source, data, workers)
 
 
@@ -159,6 +168,23 @@ class TrainSource(grain.MapDataset):
         del position
         image = np.empty((len(rows), self.images.height, self.images.width, 3), np.uint8)
         return image, self.images.fill(rows, image)
+
+
+class DegradedSource(TrainSource):
+    """TrainSource that degrades some images; settings: a degrade.Settings."""
+
+    def __init__(self, settings, seed, *given):
+        super().__init__(*given)
+        self.settings, self.seed = settings, seed
+
+    def read(self, rows, position):
+        image, used = super().read(rows, position)
+        for i, row in enumerate(used):
+            rng = generator(self.seed, 0x64656772, position + i)
+            if rng.random() < self.settings.share:
+                picture = self.settings.draw(rng, original(self.images.paths[row]))
+                image[i] = degrade.enlarge(picture, *image[i].shape[:2])
+        return image, used
 
 
 class ClipSource(TrainSource):

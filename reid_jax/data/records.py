@@ -1,6 +1,8 @@
 """What a loaded data set is: records of train, query and gallery."""
 
 import dataclasses
+import hashlib
+import os
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,3 +49,12 @@ class Dataset:
     def num_cams(self):
         """C, the number of training cameras."""
         return 1 + max(r.camid for r in self.train)
+
+    def fingerprint(self):
+        """Text that differs when the records do, wherever the root lies."""
+        found = hashlib.sha256()
+        for split in ("train", "query", "gallery", "val_query", "val_gallery"):
+            for r in getattr(self, split):
+                found.update(repr((os.path.relpath(r.path, self.root), r.pid, r.camid, len(r))).encode())
+            found.update(split.encode())
+        return found.hexdigest()

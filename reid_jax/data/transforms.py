@@ -26,6 +26,12 @@ def uniforms(seed, purpose, first, count, width):
     return rng.random((count, width))
 
 
+def generator(seed, purpose, position):
+    """numpy Generator of one position, for draws of any number; purpose as in `uniforms`."""
+    key = np.random.SeedSequence((seed % 2**64, purpose)).generate_state(2, np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=position << 64))
+
+
 def clip_uniforms(seed, first, count, frames):
     """f64[count,frames] in [0, 1): what the clips at positions first .. first + count - 1 are drawn with."""
     return uniforms(seed, 0x636C6970, first, count, -(-frames // 4) * 4)[:, :frames]

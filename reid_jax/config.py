@@ -49,6 +49,21 @@ def defaults():
             erase_area=(0.02, 0.4),  # share of the image
             erase_aspect=0.3,  # h / w uniform in (a, 1 / a)
             erase_fill=(0.485, 0.456, 0.406),  # in the NORMALISED image, as MMT does
+            # Degradation of training images before they are resized, in the manner of DI-REID: res
+            # (down-sampled) | ill (dark) | jpeg | blur | noise. Each range is drawn from uniformly.
+            degrade=dict(
+                kind="res",
+                share=0.0,  # probability that a training image is degraded, as an augmentation
+                ratio=(2.0, 4.0),
+                gamma=(2.0, 3.5),
+                gain=(0.75, 1.0),
+                quality=(10, 20),
+                radius=(3, 6),
+                deviation=(10, 10),
+            ),
+            # Real partners in triples: un (another camera) | semi (good with poor images, by camera)
+            pairs="un",
+            poor_cameras=(0,),  # semi: cameras of poor images, counted from 0
             mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225),
             workers=0,  # reader processes; 0 = threads of this process
@@ -246,6 +261,90 @@ def cluster_contrast_defaults():
     )
 
 
+def direid_defaults():
+    """Fields of the `direid` method (config.direid): the paper's; see `direid_preset` for the journal's."""
+    return dict(
+        preset="paper",  # paper | journal: what the fields below were set for
+        # degradation
+        degradation="res",  # res | ill, or an extra: jpeg | blur | noise
+        res_range=(2.0, 4.0),  # the journal: (3, 5)
+        gamma_range=(2.0, 3.5),
+        gain_range=(0.75, 1.0),  # (1, 1): gamma alone, as the paper's text has it
+        pair_mode="auto",  # auto | semi (good and poor images known) | un: pairs of the cross phase
+        # networks
+        share_degradation_trunk=False,  # E_d and E'_d have one trunk
+        multi_scale=True,  # content encoder on all of the stem's maps, else on the last one
+        content_dim=128,
+        content_scale_dim=64,  # channels of each scale before they are joined
+        aspp_dim=128,
+        feature_dim=2048,  # of f_inv
+        neck_dim=512,  # of the test features
+        dropout=0.5,  # before every classifier
+        code_dim=128,  # of degradation codes
+        code_width=64,  # channels of the degradation encoder's first layers
+        mlp_dim=512,  # hidden layers of the generator's MLPs
+        generator_blocks=4,
+        discriminator_width=32,
+        discriminator_blocks=4,
+        reality_scales=3,
+        degradation_scales=0,  # of D_d; 0: 1 for res, else 3
+        # first stage: DDGAN
+        gan_form="ls",  # ls | log
+        gradient_penalty=0.01,
+        rank_margin=1.0,
+        degraded_recon=False,  # self phase: x_jj and x_ij are to equal x_j as well
+        reality_self="synthetic",  # synthetic (x_ij, x_jj) | swapped (x_ij, x_ji): D_r's fakes, self phase
+        rank_generator="inputs",  # inputs | generated: what generated images are ranked against
+        w_real=1.0,
+        w_deg=1.0,
+        w_recon=10.0,
+        w_cycle=0.0,  # the journal: 10
+        w_inv=5.0,
+        w_pre=0.5,  # identity preservation by E_id; the journal: 0
+        w_id=0.5,
+        self_kl=False,  # w_id times KL of the predictions on x_i and x_j, self phase
+        without_self=(),  # terms left out: inv, self_rec, rec, pre, id, real, deg
+        without_cross=(),
+        sync_prob=-1.0,  # probability of a self phase; -1: the phases take turns
+        gan_milestones=(10000, 15000, 17500),  # iterations; the longer schedule: 20000, 30000, 35000
+        # second stage: DFEN
+        dfen="dual",  # dual (E_c and E_id have a backbone each) | shared (one stem)
+        attention_input="score",  # score | feature (of D_d) | code (of E_d) | self (f_sen) | none
+        attention_form="sigmoid",  # sigmoid | softmax | guided
+        attention_dim=256,
+        w_fuse=1.0,
+        w_inv_reid=0.5,
+        w_sen_reid=0.5,
+        replay="off",  # off | bank | shuffle: images with other degradations
+        replay_loss="kl_detach",  # kl | kl_detach | js | js_detach
+        w_replay=5.0,
+    )
+
+
+_DIREID_JOURNAL = dict(
+    preset="journal",
+    res_range=(3.0, 5.0),
+    share_degradation_trunk=True,
+    degraded_recon=True,
+    reality_self="swapped",
+    rank_generator="generated",
+    w_cycle=10.0,
+    w_pre=0.0,
+    dfen="shared",
+    attention_input="none",
+    replay="bank",
+)
+
+
+def direid_preset(name):
+    """Fields of config.direid for the "paper" (CVPR 2020) or the "journal" version (IJCV 2022, its code).
+
+    The journal also erases at random: config.data.erase.
+    """
+    choice("direid.preset", name, ("paper", "journal"))
+    return direid_defaults() | (_DIREID_JOURNAL if name == "journal" else {})
+
+
 def namespace(tree):
     """Nested dict -> nested SimpleNamespace, a config for use without ml_collections."""
     if isinstance(tree, dict):
@@ -318,7 +417,7 @@ def synthetic_video(tree):
     tree["data"].update(ids=6, instances=4, frames=4, stride=2)
     tree["data"]["synthetic"].update(kind="video", train_ids=60, test_ids=60, cameras=4)
     tree["model"].update(narrow_widths=(24, 48, 96, 128))
-    tree["train"].update(steps=600)
+    tree["train"].update(steps=400)
     tree["eval"].update(net="auto", batch_size=64)
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from reid_jax.data import pipeline, prefetch
 from reid_jax.errors import CheckpointError, TrainingError
 from reid_jax.eval import store
-from reid_jax.train import checkpoint, evaluate, pictures, stages, warm, writer
+from reid_jax.train import checkpoint, evaluate, pictures, processes, stages, warm, writer
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +61,16 @@ class Stage:
         state, meta = self.start()
         self.step, self.seconds = meta["step"], meta["seconds"]
         self.started, self.rate = time.monotonic(), Rate()
-        self.writer = writer.Writer(self.workdir, self.step, self.label)
-        total = self.when.total
-        bar = tqdm(total=total, initial=self.step, desc=self.name, unit=self.unit, dynamic_ncols=True)
+        first, total = processes.first(), self.when.total
+        self.writer = writer.Writer(self.workdir, self.step, self.label) if first else writer.Silent()
+        bar = tqdm(
+            total=total,
+            initial=self.step,
+            desc=self.name,
+            unit=self.unit,
+            dynamic_ncols=True,
+            disable=not first,
+        )
         self.state = self.runner.replicate(state)
         del state
         try:
@@ -101,12 +108,12 @@ class Stage:
         if state is not None:
             log.info("going on from step %d of %s", meta["step"], self.workdir)
             return state, meta
-        example = stages.example_batch(self.config)
+        example = stages.example_batch(self.config, kind=self.method.batches)
         state = jax.jit(self.method.init)(jax.random.key(self.config.seed), example)
         state = warm.start(self.config, self.method, state, needed=self.name == self.job.names[0])
         if self.method.inherit:
             state = self.method.inherit(state, stages.loader(self.job.run_config, self.workdir))
-        return state, {"step": 0, "seconds": 0.0}
+        return processes.arrays_from_first(state), {"step": 0, "seconds": 0.0}
 
     def batches(self, data, seed, step, **kind):
         """This host's batches from `step` on, on its devices; kind: as in pipeline.train_batches."""
@@ -125,15 +132,15 @@ class Stage:
 
     def rest(self, bar, due, keep, last):
         """What comes between steps: evaluation if `due`, checkpoint if `keep` or a signal came, stop."""
-        figures = None
+        figures, stop = None, self.stop.due(self.step)
         if due:
             self.flush(bar)
             figures = self.evaluate(last)
             self.rate.note(self.step, self.batch_size())
-        if keep or self.stop.requested:
+        if keep or stop:
             self.flush(bar)
             self.save(figures)
-        if self.stop.requested and not last:
+        if stop and not last:
             self.checkpoints.wait()
             raise Stopped(self.name, self.step)
 
@@ -189,19 +196,25 @@ class Stage:
         results = self.evaluator(self.state)
         for net, result in results.items():
             self.write("eval", {"net": net, **result.figures})
-            tqdm.write(evaluate.line(f"{self.name} step {self.step} {net}", result.figures))
+            log.info("%s", evaluate.line(f"{self.name} step {self.step} {net}", result.figures))
         chosen = next(iter(results.values()))
         if self.study:
             figures, arrays = self.study(self.state)
             self.write("study", figures)
-            pictures.save_study(os.path.join(self.workdir, self.folder), self.step, arrays)
-        first = os.path.join(self.workdir, self.folder, "first.npz")
+        if processes.first():
+            self.keep_evaluation(last, results, arrays if self.study else None)
+        return chosen.figures
+
+    def keep_evaluation(self, last, results, arrays):
+        """Files of an evaluation; arrays: of the method's study."""
+        folder = os.path.join(self.workdir, self.folder)
+        if arrays is not None:
+            pictures.save_study(folder, self.step, arrays)
         if not last and self.first_evaluation():
-            os.makedirs(os.path.dirname(first), exist_ok=True)
-            store.save(first, chosen.features)
+            os.makedirs(folder, exist_ok=True)
+            store.save(os.path.join(folder, "first.npz"), next(iter(results.values())).features)
         if last:
             evaluate.save_final(self.config, self.workdir, self.step, results, self.folder)
-        return chosen.figures
 
     def first_evaluation(self):
         """Whether no evaluation came before this one."""
@@ -234,10 +247,11 @@ class Stage:
         self.checkpoints.wait()
         seconds = self.elapsed()
         final = os.path.join(self.workdir, self.folder, "final.json")
-        if not os.path.exists(final):  # killed between the last checkpoint and its evaluation's files
+        if processes.from_first(lambda: not os.path.exists(final)):  # killed before they were written
             self.evaluate(True)
-        if self.config.report.enabled and self.name == self.job.names[-1]:
+        if self.config.report.enabled and self.name == self.job.names[-1] and processes.first():
             pictures.save(self.config, self.workdir, self.method, self.state, self.runner, self.dataset)
+        processes.wait()  # the next stage reads what this one leaves
         rate = self.rate.median()
         return {"method": self.method, "seconds": seconds, "step": self.step, "images_per_second": rate}
 
@@ -269,7 +283,10 @@ class Rate:
 
 
 class StopSignal:
-    """Notes SIGTERM and SIGINT, so that the loop can save and leave; a second signal ends at once."""
+    """Notes SIGTERM and SIGINT, so that the loop can save and leave; a second signal ends at once.
+
+    With several processes JAX notes SIGTERM, and all leave after the same step.
+    """
 
     def __init__(self):
         self.requested: Any = None
@@ -277,9 +294,20 @@ class StopSignal:
     def __enter__(self):
         self.old = {}
         if threading.current_thread() is threading.main_thread():
-            for s in (signal.SIGTERM, signal.SIGINT):
-                self.old[s] = signal.signal(s, self.note)
+            several = processes.several()
+            self.old[signal.SIGINT] = signal.signal(signal.SIGINT, self.hand_on if several else self.note)
+            if not several:
+                self.old[signal.SIGTERM] = signal.signal(signal.SIGTERM, self.note)
         return self
+
+    def due(self, step):
+        """Whether to save and leave after this step; to be asked after every one."""
+        return processes.stop_due(step) if processes.several() else bool(self.requested)
+
+    def hand_on(self, signum, frame):
+        """Signal handler: SIGINT to where JAX notes it."""
+        del signum, frame
+        signal.raise_signal(signal.SIGTERM)
 
     def note(self, signum, frame):
         """Signal handler."""

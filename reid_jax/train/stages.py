@@ -188,9 +188,13 @@ def build(config, dataset, name, axis_name):
     return own, module.stages(own, info)[name], when
 
 
-def example_batch(config, size=2):
-    """A training batch of zeros: what init and shape inference need."""
+def example_batch(config, size=2, kind="pk"):
+    """A training batch of zeros: what init and shape inference need; kind: of batches, see data.pipeline."""
     d, views = config.data, 2
+    if kind == "triples":
+        names = ("pid", "camid", "index", "pid_k", "camid_k", "index_k")
+        image = np.zeros((size, 3, d.height, d.width, 3), np.uint8)
+        return {"image": image, **{n: np.zeros(size, np.int32) for n in names}}
     return {
         "image": np.zeros((size, *([d.frames] if d.frames else []), d.height, d.width, 3), np.uint8),
         "pid": np.zeros(size, np.int32),
@@ -204,7 +208,7 @@ def example_batch(config, size=2):
 
 def state_shapes(config, method, num_images=0):
     """The State of a method as ShapeDtypeStructs; num_images: of the training set, for pseudo labels."""
-    state = jax.eval_shape(method.init, jax.random.key(config.seed), example_batch(config))
+    state = jax.eval_shape(method.init, jax.random.key(config.seed), example_batch(config, kind=method.batches))
     if method.phases:
         state = state._replace(labels=jax.ShapeDtypeStruct((num_images,), np.int32))
     return state

@@ -1,6 +1,8 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: makes .venv beside the README and installs reid_jax with EXTRAS into it.
 # usage: source launch/setup.sh EXTRAS      (EXTRAS: comma-separated extras of setup.cfg, may be empty)
-# PYTHON chooses the interpreter (default: the first of python3.13, 3.12, 3.11, python3 that is new enough).
+# PYTHON chooses the interpreter (default: the first of python3, python3.13, 3.12, 3.11 that is new enough).
+# REID_JAX_INSTALL=0 takes the environment that is active as it is. DRY_RUN=1 does too, and `run` only prints.
 
 set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -40,6 +42,19 @@ install() {
   fi
 }
 
-install "${1:-}"
-export PATH="$ROOT/.venv/bin:$PATH"
+# Runs a command; with DRY_RUN=1 prints it, quoted for a shell.
+run() {
+  if [ "${DRY_RUN:-0}" = 0 ]; then
+    "$@"
+  else
+    [ "$1" = exec ] && shift
+    printf '%q ' "$@"
+    echo
+  fi
+}
+
+if [ "${DRY_RUN:-0}" = 0 ] && [ "${REID_JAX_INSTALL:-1}" = 1 ]; then
+  install "${1:-}"
+  export PATH="$ROOT/.venv/bin:$PATH"
+fi
 cd "$ROOT"

@@ -131,6 +131,7 @@ def defaults():
             epochs=240,
             steps=0,  # > 0: train this many steps instead of whole epochs
             only="",  # a stage of the method: train this one alone; "" = all, in order
+            skip=(),  # stages left out, where the method can do without
             backend="pmap",  # pmap | shard_map | jit (one device)
             log_every=20,  # steps
             eval_every=20,  # epochs; 0 = only at the end
@@ -138,7 +139,7 @@ def defaults():
         ),
         eval=dict(
             split="test",  # test | val (held-out training identities, data.val_ids)
-            net="auto",  # auto | mean | all | one of the method's networks
+            net="auto",  # auto | all | one of the method's networks (EFL with teachers also: mean)
             batch_size=64,
             distance="cosine",  # cosine | euclidean
             # auto (the data set's own) | market (images of the query's identity and camera are left out) |
@@ -212,11 +213,14 @@ def adl_defaults():
         intra=dict(  # within cameras
             clusters=600,  # of each camera; the width of its classifier in either mode
             quantile=0.0025,  # threshold mode
+            instances=8,  # images of each camera in a batch
             lr=5e-4,  # of the backbone
             head_lr=5e-3,  # of everything else
             epochs=2,  # of a round
         ),
-        inter=dict(clusters=800, quantile=0.0017, lr=1e-3, head_lr=1e-2, epochs=2),  # over all cameras
+        inter=dict(  # over all cameras; batches are data.ids x data.instances
+            clusters=800, quantile=0.0017, lr=1e-3, head_lr=1e-2, epochs=2
+        ),
         momentum=0.9,  # SGD; the decay is optim.weight_decay
         triplet=1.0,  # weight of the triplet loss (inter)
         # keep | mask: classes that a round leaves without images stay in the softmax, or count for nothing;
@@ -265,12 +269,6 @@ def direid_defaults():
     """Fields of the `direid` method (config.direid): the paper's; see `direid_preset` for the journal's."""
     return dict(
         preset="paper",  # paper | journal: what the fields below were set for
-        # degradation
-        degradation="res",  # res | ill, or an extra: jpeg | blur | noise
-        res_range=(2.0, 4.0),  # the journal: (3, 5)
-        gamma_range=(2.0, 3.5),
-        gain_range=(0.75, 1.0),  # (1, 1): gamma alone, as the paper's text has it
-        pair_mode="auto",  # auto | semi (good and poor images known) | un: pairs of the cross phase
         # networks
         share_degradation_trunk=False,  # E_d and E'_d have one trunk
         multi_scale=True,  # content encoder on all of the stem's maps, else on the last one
@@ -323,7 +321,6 @@ def direid_defaults():
 
 _DIREID_JOURNAL = dict(
     preset="journal",
-    res_range=(3.0, 5.0),
     share_degradation_trunk=True,
     degraded_recon=True,
     reality_self="swapped",
@@ -339,10 +336,21 @@ _DIREID_JOURNAL = dict(
 def direid_preset(name):
     """Fields of config.direid for the "paper" (CVPR 2020) or the "journal" version (IJCV 2022, its code).
 
-    The journal also erases at random: config.data.erase.
+    The journal also erases at random (config.data.erase) and down-samples by 3 to 5 (data.degrade.ratio).
     """
     choice("direid.preset", name, ("paper", "journal"))
     return direid_defaults() | (_DIREID_JOURNAL if name == "journal" else {})
+
+
+def update(tree, values):
+    """Puts the values of a nested dict into another, in place; ConfigError for a field that is not there."""
+    for key, value in values.items():
+        if key not in tree:
+            raise ConfigError(f"{key} is no field; there are {', '.join(tree)}")
+        if isinstance(value, dict):
+            update(tree[key], value)
+        else:
+            tree[key] = value
 
 
 def namespace(tree):
@@ -362,6 +370,31 @@ def flatten(tree, prefix=""):
         else:
             flat[name] = list(value) if isinstance(value, tuple) else value
     return flat
+
+
+def misfit(tree, known=None, prefix=""):
+    """What is wrong with the types of a config that was read from a file, "" when nothing is.
+
+    known: what to compare with, the defaults. Fields that it does not have are passed over.
+    """
+    if not isinstance(tree, dict):
+        return f"{prefix.rstrip('.') or 'the config'} is {tree!r} instead of a set of fields"
+    for name, default in (defaults() if known is None else known).items():
+        value = tree.get(name, default)
+        if isinstance(default, dict):
+            if wrong := misfit(value, default, f"{prefix}{name}."):
+                return wrong
+        elif not _alike(value, default):
+            return f"{prefix}{name} is {value!r}, which cannot stand for {default!r}"
+    return ""
+
+
+def _alike(value, default):
+    """Whether a value read from JSON has the type of a default."""
+    for kind in (str, int | float, tuple | list):
+        if isinstance(default, kind):
+            return isinstance(value, kind)
+    return True
 
 
 def choice(field, value, allowed):

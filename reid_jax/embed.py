@@ -60,7 +60,7 @@ def parse(argv):
 def add_run_flags(parser):
     """Flags of every command that applies a run."""
     parser.add_argument("--checkpoint", default="best", help="best, latest or a step (default: best)")
-    parser.add_argument("--net", default="auto", help="auto, mean or a network of the method (default: auto)")
+    parser.add_argument("--net", default="auto", help="auto or a network of the method (default: auto)")
     parser.add_argument("--batch", type=int, default=0, help="images at a time (default: the run's)")
     parser.add_argument("--backend", default="pmap", help="pmap, shard_map or jit (default: pmap)")
 

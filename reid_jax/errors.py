@@ -21,5 +21,9 @@ class TrainingError(ReidError):
     """Training cannot go on (a loss that is not finite, say)."""
 
 
+class ProcessError(ReidError):
+    """A process cannot join the others of its run; the exit code is 1: starting again may help."""
+
+
 class WeightsError(ReidError):
     """A weight file cannot be read or does not fit the model."""

@@ -2,14 +2,20 @@
 
 Modes: "train" goes on from the newest checkpoint of --workdir, or starts; at the end it evaluates and
 writes WORKDIR/report.html. "evaluate" tests the best (or --checkpoint) checkpoint of --workdir.
+
+Exit codes: 0 finished; 2 something the user has to change, running again is no use; 75 stopped on request
+(SIGTERM, SIGINT) and saved, the same command goes on; anything else is a failure after which the same
+command may be tried again, and goes on from the newest checkpoint.
 """
 
 import errno
 import logging
 import os
 import platform
+import signal
 import sys
 import time
+import traceback
 from importlib import metadata
 
 import jax
@@ -18,8 +24,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from reid_jax import methods
-from reid_jax.errors import ConfigError, ReidError
+from reid_jax.errors import ConfigError, ProcessError, ReidError
 
 log = logging.getLogger("reid_jax")
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and variant: configs/efl.py:market")
@@ -30,6 +35,22 @@ MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "best", "Mode evaluate: best | latest | a step number of --workdir."
 )
+DISTRIBUTED = flags.DEFINE_boolean(
+    "distributed",
+    None,
+    "Join the other processes of this run, as Slurm, Open MPI, a TPU pod or Kubernetes tell them. Default: "
+    "yes where --coordinator is given or srun or mpirun started several.",
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, where nothing tells the processes of each other."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many there are.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which one this is, from 0.")
+JOIN_TIMEOUT = flags.DEFINE_integer("join_timeout", 300, "Seconds to wait for all processes to join.")
+LOST_TIMEOUT = flags.DEFINE_integer(
+    "lost_timeout", 60, "Seconds after which a process that is not heard of is lost, which ends the others."
+)
+USER_ERROR, STOPPED = 2, 75  # exit codes, see above
 
 
 class TqdmHandler(logging.Handler):
@@ -47,19 +68,50 @@ def main(argv):
     if CONFIG.value is None:
         raise ConfigError("--config is needed, for example --config=configs/efl.py:synthetic")
     prepare_jax()
-    from reid_jax.data import datasets
-    from reid_jax.train import checkpoint, parallel, stages
+    join()
+    from reid_jax.train import checkpoint, parallel, processes, stages
 
     config, workdir = CONFIG.value, WORKDIR.value or default_workdir()
     settings = checkpoint.plain(config)
+    processes.check_same_config(settings)
     runner = parallel.Runner(config.train.backend)
     if MODE.value == "evaluate":
         checkpoint.check_config(workdir, settings)
-        return evaluate(config, datasets.load(config.data, workdir), workdir, runner)
-    for name in stages.to_train(config):
-        stages.check_batch(stages.settings(config, name), runner)
-    checkpoint.claim_workdir(workdir, settings)
-    return train(config, datasets.load(config.data, workdir), workdir, runner)
+        code = evaluate(config, load(config, workdir), workdir, runner)
+    else:
+        for name in stages.to_train(config):
+            stages.check_batch(stages.settings(config, name), runner)
+        processes.from_first(lambda: checkpoint.claim_workdir(workdir, settings))
+        processes.check_shared(os.path.join(workdir, "config.json"))
+        code = train(config, load(config, workdir), workdir, runner)
+    processes.leave()
+    return code
+
+
+def join():
+    """Joins the other processes of this run, if there are to be any; they log warnings only."""
+    from reid_jax.train import processes
+
+    given = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
+    wanted = DISTRIBUTED.value
+    if wanted is None:
+        wanted = given != (None, None, None) or processes.started_by_a_launcher()
+    if not wanted:
+        return
+    processes.join(*given, JOIN_TIMEOUT.value, LOST_TIMEOUT.value)
+    if not processes.first():
+        log.setLevel(logging.WARNING)
+        absl_logging.set_verbosity(absl_logging.ERROR)
+
+
+def load(config, workdir):
+    """The data set, first on process 0, which may have to write it; the same one on all."""
+    from reid_jax.data import datasets
+    from reid_jax.train import processes
+
+    dataset = processes.first_then_all(lambda: datasets.load(config.data, workdir))
+    processes.check_same_data(dataset)
+    return dataset
 
 
 def default_workdir():
@@ -71,7 +123,7 @@ def default_workdir():
 
 def train(config, dataset, workdir, runner):
     """Trains to the end, then writes the summary and the report."""
-    from reid_jax.train import checkpoint, loop, sequence, stages
+    from reid_jax.train import loop, processes, sequence
 
     log.info("%s", describe(dataset))
     began = time.monotonic()
@@ -80,24 +132,35 @@ def train(config, dataset, workdir, runner):
     except loop.Stopped as stop:
         stage, step = stop.args
         log.info("stopped on request at step %d of stage %r, saved; the same command goes on", step, stage)
-        return 0
+        return STOPPED
+    if processes.first():
+        finish(config, dataset, workdir, runner, result, time.monotonic() - began)
+    return 0
+
+
+def finish(config, dataset, workdir, runner, result, wall_seconds):
+    """Writes WORKDIR/summary.json and the report of a finished run."""
+    from reid_jax.train import checkpoint, stages
+
+    trained = stages.to_train(config)[-1]
     summary = {
         "seconds": result["seconds"],
-        "wall_seconds": time.monotonic() - began,
+        "wall_seconds": wall_seconds,
         "steps": result["step"],
+        "parameters": stages.parameters(stages.settings(config, trained), result["method"]),
         "images_per_second": result["images_per_second"],
         "data_root": dataset.root,
         "camera_names": list(dataset.camera_names),
+        "processes": jax.process_count(),
         "devices": f"{len(runner.devices)} x {runner.devices[0].device_kind}",
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
         "versions": versions(),
     }
     checkpoint.write_json(os.path.join(workdir, "summary.json"), summary)
-    last = methods.stage_names(config.method)[-1]
+    last = stages.of_config(config)[-1]
     if config.report.enabled and last in stages.to_train(config):
         write_report(config, dataset, workdir)
     log.info("checkpoints, metrics.jsonl and eval/ are in %s", workdir)
-    return 0
 
 
 def write_report(config, dataset, workdir):
@@ -116,19 +179,21 @@ def write_report(config, dataset, workdir):
 def evaluate(config, dataset, workdir, runner):
     """Evaluates one checkpoint of workdir; prints the figures, writes WORKDIR/evaluate/."""
     from reid_jax.train import evaluate as evaluation
-    from reid_jax.train import stages
+    from reid_jax.train import processes, stages
 
     name, checkpoints = stages.last_begun(workdir)
     own, method, _ = stages.build(config, dataset, name, runner.axis_name)
     like = stages.state_shapes(own, method, len(dataset.train))
     state, meta = checkpoints.restore(like, checkpoints.choose(CHECKPOINT.value))
     results = evaluation.Evaluator(own, dataset, method, runner)(runner.replicate(state))
+    checkpoints.close()
+    if not processes.first():
+        return 0
     for net, result in results.items():
         print(evaluation.line(f"step {meta['step']} {net}", result.figures))
         if "same_id" in result.figures:
             print(evaluation.table1(result.figures))
     evaluation.save_final(own, workdir, meta["step"], results, folder="evaluate")
-    checkpoints.close()
     log.info("figures and features: %s", os.path.join(workdir, "evaluate"))
     return 0
 
@@ -189,19 +254,25 @@ def run(argv=None):
     log.propagate = False
     try:
         app.run(main, argv=argv, flags_parser=parse_flags)
-    except ReidError as e:
-        sys.exit(fail(str(e)))
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = f" ({e.filename})" if e.filename else ""
-        sys.exit(fail(f"no space left on the device{where}; free some and run the same command again"))
+    except (Exception, KeyboardInterrupt) as e:
+        from reid_jax.train import processes
+
+        processes.fail(tell(e))
 
 
-def fail(message):
+def tell(error):
     """Says what went wrong; the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    message = str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" ({error.filename})" if error.filename else ""
+        message = f"no space left on the device{where}; free some and run the same command again"
+    elif not isinstance(error, ReidError):
+        traceback.print_exception(error)
+        return 1
     sys.stderr.write(f"error: {message}\n")
-    return 2
+    return 1 if isinstance(error, ProcessError) else USER_ERROR
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections import Counter
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -134,8 +135,11 @@ def save_drawn(dataset, workdir):
         return
     os.makedirs(workdir, exist_ok=True)
     path = os.path.join(workdir, "split.json")
+    text = json.dumps({"name": dataset.name, **dataset.drawn})
+    if os.path.exists(path) and Path(path).read_text(errors="replace") == text:
+        return  # written by an earlier start, or by another process of this one
     with open(path, "w") as f:
-        json.dump({"name": dataset.name, **dataset.drawn}, f)
+        f.write(text)
     log.info("%s has no published split of this kind; the drawn one is in %s", dataset.name, path)
 
 

@@ -7,6 +7,7 @@ others cannot read without a warning is left to it, so a broken file fails in th
 import functools
 import importlib
 import io
+import os
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,8 @@ from reid_jax.config import choice
 from reid_jax.errors import ConfigError
 
 JPEG = b"\xff\xd8"  # first bytes of the format
+MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # of a picture: where PIL refuses; a small file can claim any size
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MOST_PIXELS))  # read when cv2 is loaded
 
 
 def find(name):
@@ -71,8 +74,12 @@ def with_simplejpeg(contents, height, width):
     """Decodes JPEG with simplejpeg and other formats with OpenCV; resizes by `resize`."""
     if not contents.startswith(JPEG):
         return with_cv2(contents, height, width)
+    simplejpeg = load("simplejpeg")
     try:
-        picture = load("simplejpeg").decode_jpeg(contents, "RGB", strict=True)
+        rows, columns, *_ = simplejpeg.decode_jpeg_header(contents)
+        if rows * columns > MOST_PIXELS:
+            return with_pil(contents, height, width)  # which refuses it
+        picture = simplejpeg.decode_jpeg(contents, "RGB", strict=True)
     except ValueError:
         return with_pil(contents, height, width)
     return resize(picture, height, width)

@@ -21,8 +21,8 @@ def lower(images, ratio, *, most=1):
     """`degrade.shrink` by ratio f32[B] >= 1 and `enlarge` to the old size: u8[B,H,W,3] -> u8[B,H,W,3].
 
     most: the smallest ratio that occurs, which bounds the arrays in between. At most two levels beside the
-    host's, which are rounded after each of its passes too: one value in 300 differs, one in 6 at sizes where
-    PIL takes rows before columns.
+    host's at sides of 2 to 1, where one value in 300 differs. At sizes where PIL takes rows before columns
+    the roundings between the passes differ: one value in 6, by a level, in noise by up to five.
     """
     height, width = images.shape[1:3]
     sizes = [(side, jnp.maximum(jnp.floor(side / ratio), 1), int(side / most)) for side in (height, width)]

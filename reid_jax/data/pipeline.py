@@ -113,7 +113,11 @@ def eval_clips(records, data, batch_size, *, pad=True, multiple=1):
 
 
 def check_kind(dataset, data):
-    """ConfigError when data.frames does not suit the training set."""
+    """ConfigError when data.frames does not suit the training set, or pictures cannot be as data says."""
+    Draws.of(data, 0)
+    for field in ("mean", "std", "erase_fill"):
+        if len(getattr(data, field)) != 3:
+            raise ConfigError(f"config.data.{field} is {getattr(data, field)}; it must be three numbers, RGB")
     if data.frames and dataset.kind != "video":
         raise ConfigError(
             f"config.data.frames is {data.frames}, but {dataset.name} holds images: set it to 0"

@@ -51,7 +51,7 @@ class Draws:
     seed: int = 0
 
     def __post_init__(self):
-        low, high = self.erase_area
+        low, high = self.erase_area if len(self.erase_area) == 2 else (0, 0)
         for field, fine in (
             ("height", self.height >= 1),
             ("width", self.width >= 1),

@@ -3,9 +3,8 @@
 import contextlib
 import dataclasses
 import os
+import sys
 import tempfile
-import zipfile
-import zlib
 
 import numpy as np
 
@@ -79,11 +78,14 @@ def load(path):
             missing = [name for name in _KINDS if name not in stored.files]
             if missing:
                 raise ValueError(f"it has no array {', '.join(missing)}")
-            features = FeatureSet(**{name: stored[name] for name in _KINDS})
+            arrays = {name: stored[name] for name in _KINDS}
+            if not all(isinstance(a, np.ndarray) for a in arrays.values()):
+                raise ValueError("it holds something else than arrays")
     except FileNotFoundError as e:
         raise DataError(f"there are no stored features at {path}; run the evaluation first") from e
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as e:
+    except Exception as e:  # damaged bytes make zipfile and numpy fail in many ways
         raise DataError(f"{path} is no readable feature file ({e}); delete it and evaluate again") from e
+    features = FeatureSet(**arrays)
     _check(path, features)
     return features
 
@@ -99,6 +101,16 @@ def _check(path, features):
                 f"{features.feature.shape}; "
                 "a feature set has feature f32[N,D], pid, camid i32[N], path, split str[N]"
             )
+    if not all(_is_text(getattr(features, name)) for name in ("path", "split")):
+        raise DataError(f"{path}: its names are damaged; evaluate again")
+    if len(features) and features.camid.min() < 0:
+        raise DataError(f"{path}: a camid is {features.camid.min()}; cameras count from 0")
+
+
+def _is_text(array):
+    """Whether all code points of str[N] exist; numpy does not look."""
+    native = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("=")))
+    return not native.itemsize or not native.size or native.view(np.uint32).max() <= sys.maxunicode
 
 
 def _umask():

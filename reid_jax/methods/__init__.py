@@ -4,7 +4,8 @@
 `State`, free of any knowledge of files, loops or devices (but for the name of the device axis,
 `info.axis_name`). A module with several stages lists them in order in `STAGES`; each has its own
 checkpoints, its own settings (config.stages.NAME, laid over the config that `stages` then gets) and may take
-over networks of earlier ones (`inherit`). A stage that trains on pseudo labels has `phases` instead of a step.
+over networks of earlier ones (`inherit`). A stage that trains on pseudo labels has `phases` instead of a
+step.
 """
 
 import importlib
@@ -23,6 +24,7 @@ class Info(NamedTuple):
     steps_per_epoch: int
     total_steps: int  # 0: not known ahead (a stage with phases)
     axis_name: str | None = None  # device axis inside pmap / shard_map, None on one device
+    num_images: int = 0  # of the training set
 
 
 class State(NamedTuple):
@@ -69,12 +71,13 @@ class Method(NamedTuple):
                 variables of network `name` with pretrained weights filled in (those of network
                 `fallback` when the source has none of that name)
     batches:    what step takes, one of data.pipeline.KINDS: "pk" | "triples"
-    inherit:    None, or (State, load) -> State, outside jit: takes over networks of earlier stages;
-                load(stage, net) -> variables as numpy. Comes after warm_start
+    inherit:    None, or (State, load, extract) -> State, outside jit, after warm_start: takes over networks
+                of earlier stages, load(stage, net) -> variables as numpy. extract(f, variables) ->
+                f(variables, image u8[B,H,W,3]) of all training images, numpy [N,D]
     study:      None, or (dataset, over) -> (State -> ({name: figure}, {name: array})): measurements of the
                 stage's own on the test images, taken at every evaluation. over(f) makes a pure function
-                (State, arrays of B rows) -> tree into one for any number of rows, run in batches. Arrays called
-                grid/TITLE u8[R,C,H,W,3] become pictures
+                (State, arrays of B rows) -> tree into one for any number of rows, run in batches. Arrays
+                called grid/TITLE u8[R,C,H,W,3] become pictures
     phases:     None, or {name: Phase}, gone through in each of `rounds` rounds; step is None then
     rounds:     see phases
 
@@ -125,13 +128,13 @@ def stage_names(name):
 
 
 def choose_net(method, net):
-    """Resolves config.eval.net to a list of network names ("mean" is one of them)."""
+    """Resolves config.eval.net (auto, all or a network's name) to a list of names."""
     if net == "auto":
         return [method.nets[0]]
     if net == "all":
-        return [*method.nets, *(["mean"] if len(method.nets) > 1 else [])]
-    if net == "mean" or net in method.nets:
+        return list(method.nets)
+    if net in method.nets:
         return [net]
     raise ConfigError(
-        f"config.eval.net is {net!r}; this method and mode have auto, mean, all, {', '.join(method.nets)}"
+        f"config.eval.net is {net!r}; this method and mode have auto, all, {', '.join(method.nets)}"
     )

@@ -309,7 +309,7 @@ def stages(config, info):
                 nets[teacher] = jax.tree.map(jnp.copy, nets[student])
         return state._replace(nets=nets)
 
-    nets = ("m1", "m2", "phi1", "phi2") if mode in ("full", "mmt") else ("phi1",)
+    nets = ("m1", "m2", "phi1", "phi2", "mean") if mode in ("full", "mmt") else ("phi1",)
     tracklets = dict(embed_frames=embed_frames, embed_pooled=embed_pooled)
     tracklets["camera_net"] = "cam" if has_camera(mode) else ""
     apart = heads.frames_apart(config.model)

@@ -17,8 +17,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from reid_jax.config import flatten
+from reid_jax.config import flatten, misfit
 from reid_jax.errors import CheckpointError, ConfigError
+from reid_jax.train import processes
 
 # Fields that change how a run is carried out, not what it computes.
 RUNTIME_FIELDS = (
@@ -69,11 +70,14 @@ def read_config(workdir):
     path = os.path.join(workdir, "config.json")
     try:
         with open(path) as f:
-            return json.load(f)
+            tree = json.load(f)
+        if wrong := misfit(tree):
+            raise ValueError(wrong)
     except FileNotFoundError:
         raise CheckpointError(f"{workdir} holds no run: {path} is missing; train there first") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise CheckpointError(f"{path} is damaged ({e}); remove it or use another --workdir") from e
+    return tree
 
 
 def write_json(path, tree):
@@ -86,18 +90,29 @@ def write_json(path, tree):
 
 
 class Checkpoints:
-    """The checkpoints of one stage, in WORKDIR/checkpoints/STAGE."""
+    """The checkpoints of one stage, in WORKDIR/checkpoints/STAGE.
+
+    With several processes the first one writes; all read.
+    """
 
     def __init__(self, workdir, stage):
         self.folder = os.path.abspath(os.path.join(workdir, "checkpoints", stage))
         keep = policies.AnyPreservationPolicy(
             [policies.LatestN(1), policies.BestN(get_metric_fn=lambda m: m[_METRIC], n=1)]
         )
+        me = jax.process_index()  # the state is the same everywhere, so no manager waits for another
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+        )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep,
             best_fn=lambda m: m[_METRIC],  # makes the manager read metrics back
-            enable_async_checkpointing=True,
+            enable_async_checkpointing=processes.first(),
+            multiprocessing_options=alone,
+            read_only=not processes.first(),
+            create=False,  # orbax makes no folder for a part of the processes
         )
+        os.makedirs(self.folder, exist_ok=True)
         handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
         self.manager = ocp.CheckpointManager(epath.Path(self.folder), options=options, item_handlers=handlers)
 
@@ -123,10 +138,12 @@ class Checkpoints:
         raise ConfigError(f"checkpoint {wanted!r}: use best, latest or one of {steps} ({self.folder})")
 
     def save(self, step, state, meta, metrics=None, wait=False):
-        """Saves asynchronously (`wait`: until it is on the disk); `state` is host numpy.
+        """Saves asynchronously (`wait`: until it is on the disk); `state` is host numpy. Process 0 does it.
 
         Raises CheckpointError when this or the previous save failed, a full disk above all.
         """
+        if not processes.first():
+            return
         flat = _flat(state)
         self._check_space(step, sum(np.asarray(x).nbytes for x in flat.values()))
         items = {"state": ocp.args.StandardSave(flat), "meta": ocp.args.JsonSave(meta)}
@@ -166,13 +183,26 @@ class Checkpoints:
         """(state like `like` as numpy, meta) of `step`, or of the newest readable checkpoint.
 
         like: tree of arrays or ShapeDtypeStructs. A damaged newest checkpoint is passed over with a
-        warning. Returns (None, None) when there is no checkpoint at all.
+        warning. Returns (None, None) when there is no checkpoint at all. Process 0 chooses for all.
         """
+        kept = {}
+
+        def choose():
+            chosen, kept["state"] = self._newest_readable(like, step)
+            return chosen
+
+        chosen = processes.from_first(choose)
+        if chosen is None:
+            return None, None
+        return kept.get("state") or self._read(chosen, like)
+
+    def _newest_readable(self, like, step):
+        """(step, (state, meta)) of a checkpoint that can be read, (None, None) when there is none at all."""
         steps = [step] if step is not None else list(reversed(self.steps()))
         problems = []
         for s in steps:
             try:
-                return self._read(s, like)
+                return s, self._read(s, like)
             except CheckpointError:
                 raise
             except Exception as e:

@@ -15,6 +15,7 @@ from reid_jax.config import choice
 from reid_jax.data import pipeline, tracklets
 from reid_jax.errors import ConfigError
 from reid_jax.eval import embed, probe, protocols, ranking, scoring, store
+from reid_jax.train import processes
 from reid_jax.train.checkpoint import write_json
 
 
@@ -59,7 +60,7 @@ class Evaluator:
     def features(self, embedder, state):
         """FeatureSet of query and gallery."""
         splits = {"query": self.query, "gallery": self.gallery}
-        return feature_set(self.config, embedder, state, splits, self.root)
+        return feature_set(self.config, embedder, state, splits, self.root, shared=True)
 
 
 class Embedder:
@@ -81,24 +82,18 @@ class Embedder:
         return jnp.where(clips["frames"][..., None], vectors.astype(jnp.float32), 0).sum(1)
 
 
-def feature_set(config, embedder, state, splits, root, progress=False):
+def feature_set(config, embedder, state, splits, root, progress=False, shared=False):
     """FeatureSet of {split: records} by an Embedder and a state, paths relative to root.
 
-    Tracklets are tested as config.data.test_clip says; a run on images takes all their frames.
+    Tracklets are tested as config.data.test_clip says; a run on images takes all their frames. shared: all
+    processes call this; each embeds its part of the records, and all get the whole.
     """
     records = [r for part in splits.values() for r in part]
-    size = -(-config.eval.batch_size // embedder.multiple) * embedder.multiple
-    if not config.data.frames and not any(r.frames for r in records):
-        with contextlib.closing(pipeline.eval_batches(records, config.data, size)) as batches:
-            shown = tqdm(batches, total=-(-len(records) // size), unit="batch", disable=not progress)
-            feature = embed.embed(lambda image: embedder.image(state, image), shown)
-    elif config.data.test_clip in tracklets.ONE_CLIP:
-        with contextlib.closing(clip_batches(config, embedder, records)) as batches:
-            shown = tqdm(batches, unit="batch", disable=not progress)
-            feature = embed.embed(lambda image: embedder.image(state, image), shown)
+    if shared and len(records) >= jax.process_count():
+        part = records[processes.parts(len(records))[jax.process_index()]]
+        feature = processes.gather(embed_records(config, embedder, state, part, progress), len(records))
     else:
-        mean = mean_vectors(config, embedder, state, records, progress)
-        feature = embed.embed(lambda vectors: embedder.pooled(state, vectors), padded(mean, size))
+        feature = embed_records(config, embedder, state, records, progress)
     return store.FeatureSet(
         feature=feature,
         pid=np.array([r.pid for r in records], np.int32),
@@ -106,6 +101,21 @@ def feature_set(config, embedder, state, splits, root, progress=False):
         path=np.array([os.path.relpath(r.path, root) for r in records]),
         split=np.repeat(list(splits), [len(part) for part in splits.values()]),
     )
+
+
+def embed_records(config, embedder, state, records, progress=False):
+    """f32[N,D] of records by an Embedder and a state, on this process alone."""
+    size = -(-config.eval.batch_size // embedder.multiple) * embedder.multiple
+    if not config.data.frames and not any(r.frames for r in records):
+        with contextlib.closing(pipeline.eval_batches(records, config.data, size)) as batches:
+            shown = tqdm(batches, total=-(-len(records) // size), unit="batch", disable=not progress)
+            return embed.embed(lambda image: embedder.image(state, image), shown)
+    if config.data.test_clip in tracklets.ONE_CLIP:
+        with contextlib.closing(clip_batches(config, embedder, records)) as batches:
+            shown = tqdm(batches, unit="batch", disable=not progress)
+            return embed.embed(lambda image: embedder.image(state, image), shown)
+    mean = mean_vectors(config, embedder, state, records, progress)
+    return embed.embed(lambda vectors: embedder.pooled(state, vectors), padded(mean, size))
 
 
 def clip_batches(config, embedder, records):

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from reid_jax.data import pipeline, prefetch
 from reid_jax.errors import CheckpointError, TrainingError
-from reid_jax.eval import store
+from reid_jax.eval import embed, store
 from reid_jax.train import checkpoint, evaluate, pictures, processes, stages, warm, writer
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Stage:
         self.step, self.seconds = meta["step"], meta["seconds"]
         self.started, self.rate = time.monotonic(), Rate()
         first, total = processes.first(), self.when.total
-        self.writer = writer.Writer(self.workdir, self.step, self.label) if first else writer.Silent()
+        self.writer = self.open_writer(meta) if first else writer.Silent()
         bar = tqdm(
             total=total,
             initial=self.step,
@@ -80,6 +80,10 @@ class Stage:
         finally:
             self.writer.close()
             self.checkpoints.close()
+
+    def open_writer(self, meta):
+        """Writer of this stage; meta: of the checkpoint this run goes on from."""
+        return writer.Writer(self.workdir, meta["step"], self.label)
 
     def train(self, bar, meta):
         """All steps that are left."""
@@ -112,8 +116,18 @@ class Stage:
         state = jax.jit(self.method.init)(jax.random.key(self.config.seed), example)
         state = warm.start(self.config, self.method, state, needed=self.name == self.job.names[0])
         if self.method.inherit:
-            state = self.method.inherit(state, stages.loader(self.job.run_config, self.workdir))
+            load = stages.loader(self.job.run_config, self.workdir)
+            state = self.method.inherit(state, load, self.extract)
         return processes.arrays_from_first(state), {"step": 0, "seconds": 0.0}
+
+    def extract(self, function, variables):
+        """f32[N,D] of all training images by function(variables, image u8[B,H,W,3])."""
+        compiled = self.runner.compile_embed(function)
+        variables = self.runner.local_state(self.runner.replicate(variables))
+        multiple = len(self.runner.local)
+        size = -(-self.config.eval.batch_size // multiple) * multiple
+        with pipeline.eval_batches(self.dataset.train, self.config.data, size) as batches:
+            return embed.embed(lambda image: compiled(variables, image), batches)
 
     def batches(self, data, seed, step, **kind):
         """This host's batches from `step` on, on its devices; kind: as in pipeline.train_batches."""
@@ -132,11 +146,12 @@ class Stage:
 
     def rest(self, bar, due, keep, last):
         """What comes between steps: evaluation if `due`, checkpoint if `keep` or a signal came, stop."""
-        figures, stop = None, self.stop.due(self.step)
+        figures = None
         if due:
             self.flush(bar)
             figures = self.evaluate(last)
             self.rate.note(self.step, self.batch_size())
+        stop = self.stop.due(self.step)
         if keep or stop:
             self.flush(bar)
             self.save(figures)
@@ -196,7 +211,8 @@ class Stage:
         results = self.evaluator(self.state)
         for net, result in results.items():
             self.write("eval", {"net": net, **result.figures})
-            log.info("%s", evaluate.line(f"{self.name} step {self.step} {net}", result.figures))
+            if processes.first():
+                tqdm.write(evaluate.line(f"{self.name} step {self.step} {net}", result.figures))
         chosen = next(iter(results.values()))
         if self.study:
             figures, arrays = self.study(self.state)

@@ -18,13 +18,16 @@ BACKENDS = ("pmap", "shard_map", "jit")
 class Runner:
     """Runs per-device functions over `devices` (default: all) with one of BACKENDS.
 
-    axis_name is what steps must use for collectives: AXIS, or None under "jit" (one device).
+    axis_name is what steps must use for collectives: AXIS, or None under "jit" (one device). Devices are
+    ordered by process, so process i holds the i-th part of every global batch.
     """
 
     def __init__(self, backend="pmap", devices=None):
         self.backend = choice("train.backend", backend, BACKENDS)
-        self.devices = list(devices or jax.devices())
+        self.devices = list(devices or sorted(jax.devices(), key=lambda d: (d.process_index, d.id)))
         if backend == "jit":
+            if jax.process_count() > 1:
+                raise ConfigError("config.train.backend=jit is for one device; use pmap or shard_map")
             self.devices = jax.local_devices()[:1] if devices is None else self.devices[:1]
         self.local = [d for d in self.devices if d.process_index == jax.process_index()]
         self.axis_name = None if backend == "jit" else AXIS
@@ -75,7 +78,13 @@ class Runner:
 
     def compile(self, step, donate=True):
         """(state, batch) -> (state, metrics), compiled for all devices; the state is donated."""
-        donate_argnums = (0,) if donate else ()
+        compiled = self._compile(step, (0,) if donate else ())
+        if jax.process_count() > 1 and self.devices[0].platform == "cpu":
+            # Queued steps of several processes with several CPU devices each can deadlock.
+            return lambda state, batch: jax.block_until_ready(compiled(state, batch))
+        return compiled
+
+    def _compile(self, step, donate_argnums):
         if self.backend == "jit":
             return jax.jit(step, donate_argnums=donate_argnums)
         if self.backend == "pmap":

@@ -1,4 +1,4 @@
-"""What a run keeps for pictures: camera features, where the network looks in a few clips, studies."""
+"""What a run keeps for pictures: camera features, where the network looks, tracklets' frames, studies."""
 
 import os
 
@@ -9,18 +9,22 @@ from reid_jax.data import clips, images
 from reid_jax.eval import store
 from reid_jax.train import evaluate
 
-CLIPS = 4  # tracklets shown
+CLIPS = 4  # tracklets whose heat maps are shown
+FRAMES = 4  # of a tracklet in a retrieval strip
 
 
 def save(config, workdir, method, state, runner, dataset):
     """Writes WORKDIR/eval/camera.npz and look.npz, as far as the method offers what they hold.
 
-    state: as the runner's compiled step returns it.
+    On tracklets frames.npz too. state: as the runner's compiled step returns it.
     """
+    folder = os.path.join(workdir, "eval")
+    query, gallery = evaluate.split_records(config, dataset)
+    if config.data.frames:
+        store.save_arrays(os.path.join(folder, "frames.npz"), frames([*query, *gallery], dataset.root))
     if not (method.camera_net or (method.look and config.data.frames)):
         return
-    state, folder = runner.local_state(state), os.path.join(workdir, "eval")
-    query, gallery = evaluate.split_records(config, dataset)
+    state = runner.local_state(state)
     if method.camera_net:
         embedder = evaluate.Embedder(method, method.camera_net, runner)
         splits = {"query": query, "gallery": gallery}
@@ -28,6 +32,13 @@ def save(config, workdir, method, state, runner, dataset):
         store.save(os.path.join(folder, "camera.npz"), features)
     if method.look and config.data.frames:
         store.save_arrays(os.path.join(folder, "look.npz"), look(config, method, state, runner, query))
+
+
+def frames(records, root):
+    """{path: str[N], frames: str[N,FRAMES]}: the first frame of each of FRAMES equal parts of tracklets."""
+    parts = [[r.frames[i] for i in clips.rrs_test(len(r), FRAMES)] for r in records]
+    relative = [[os.path.relpath(p, root) for p in row] for row in parts]
+    return {"path": np.array([os.path.relpath(r.path, root) for r in records]), "frames": np.array(relative)}
 
 
 def save_study(folder, step, arrays):

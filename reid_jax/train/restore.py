@@ -21,7 +21,7 @@ class Restored(NamedTuple):
     def features(self, splits, root, net="auto", progress=False):
         """FeatureSet of {split: records} by one network of the state; paths relative to root."""
         if net == "all":
-            raise ConfigError("one network at a time: auto, mean or a network's name, not 'all'")
+            raise ConfigError("one network at a time: auto or a network's name, not 'all'")
         (name,) = methods.choose_net(self.method, net)
         embedder = evaluate.Embedder(self.method, name, self.runner)
         return evaluate.feature_set(self.config, embedder, self.state, splits, root, progress)
@@ -40,9 +40,10 @@ def run(workdir, runner, which="best"):
         if "num_pids" not in meta:
             raise CheckpointError(f"{workdir} was made by an older version, which kept no class counts")
         config = stages.settings(config, name)
-        info = methods.Info(meta["num_pids"], meta["num_cams"], 1, 1, runner.axis_name)
+        images = meta.get("num_images", 0)
+        info = methods.Info(meta["num_pids"], meta["num_cams"], 1, 1, runner.axis_name, images)
         method = methods.find(config.method).stages(config, info)[name]
-        like = stages.state_shapes(config, method, meta.get("num_images", 0))
+        like = stages.state_shapes(config, method, images)
         state, _ = checkpoints.restore(like, step)
     state = runner.local_state(runner.replicate(state))
     return Restored(config, method, state, step, runner)

@@ -8,7 +8,7 @@ import numpy as np
 from reid_jax.data import pipeline
 from reid_jax.errors import DataError
 from reid_jax.eval import cluster
-from reid_jax.train import evaluate, loop
+from reid_jax.train import evaluate, loop, processes, writer
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,21 @@ class RoundStage(loop.Stage):
         steps = self.checkpoints.steps()
         return bool(steps) and self.checkpoints.read_meta(steps[-1])["round"] >= self.when.total
 
+    def open_writer(self, meta):
+        return writer.Writer(self.workdir, meta["step"], self.label, lambda line: self.written(line, meta))
+
+    def written(self, line, meta):
+        """Whether a line of metrics.jsonl is older than the checkpoint; the step alone does not tell."""
+        if "round" not in meta or line["step"] > meta["step"]:
+            return False
+        if line.get("kind") != "labels":
+            return line["step"] > 0 and line.get("epoch", 0) <= meta["round"]
+        names = list(self.method.phases)
+        if line.get("phase") not in names:
+            return False
+        place, here = (line.get("round", 0) - 1, names.index(line["phase"])), (meta["round"], meta["phase"])
+        return place < here or (place == here and meta["taken"] > 0)
+
     def train(self, bar, meta):
         """All rounds that are left; meta: of the checkpoint this run goes on from."""
         self.round, self.phase, self.taken = (meta.get(k, 0) for k in ("round", "phase", "taken"))
@@ -58,13 +73,26 @@ class RoundStage(loop.Stage):
         """New labels, and the state that the phase starts from."""
         local = self.runner.local_state(self.state)
         log.info("round %d, %s: features of %d training images", self.round + 1, name, len(self.pid))
+        splits = {"train": self.dataset.train}
         feature = evaluate.feature_set(
-            self.config, self.embedder, local, {"train": self.dataset.train}, self.dataset.root, True
+            self.config, self.embedder, local, splits, self.dataset.root, processes.first(), shared=True
         ).feature
         host = self.runner.fetch(self.state)
-        self.labels = np.asarray(phase.refresh(feature, self.camid, host, self.round), np.int32)
-        self.state = self.runner.replicate(phase.begin(host, feature, self.labels, self.camid, self.round))
+        if processes.first():  # another processor's rounding could tip a cluster over
+            self.labels = np.asarray(phase.refresh(feature, self.camid, host, self.round), np.int32)
+        self.labels = processes.arrays_from_first(self.labels)
         self.rate_labels(name)
+        if self.length(phase)[0]:
+            state = phase.begin(host, feature, self.labels, self.camid, self.round)
+            self.state = self.runner.replicate(processes.arrays_from_first(state))
+
+    def length(self, phase):
+        """(steps of the phase, ""), or (0, why its labels allow none)."""
+        try:
+            epoch = pipeline.steps_per_epoch(self.dataset, phase.data, phase.batches, self.labels)
+        except DataError as error:
+            return 0, str(error)
+        return phase.steps or phase.epochs * epoch, ""
 
     def rate_labels(self, name):
         """Writes how well the labels fit the identities (which training never sees)."""
@@ -76,13 +104,11 @@ class RoundStage(loop.Stage):
 
     def train_phase(self, name, phase, bar):
         """The steps of the phase that are left."""
-        kind = dict(kind=phase.batches, labels=self.labels)
-        try:
-            epoch = pipeline.steps_per_epoch(self.dataset, phase.data, **kind)
-        except DataError as error:
-            log.warning("round %d, %s: no training on these labels: %s", self.round + 1, name, error)
+        total, why = self.length(phase)
+        if not total:
+            log.warning("round %d, %s: no training on these labels: %s", self.round + 1, name, why)
             return
-        total = phase.steps or phase.epochs * epoch
+        kind = dict(kind=phase.batches, labels=self.labels)
         seed = np.random.SeedSequence((self.config.seed % 2**64, self.round, self.phase))
         seed = int(seed.generate_state(1, np.uint64)[0])
         self.size = phase.data.ids * phase.data.instances
@@ -91,7 +117,7 @@ class RoundStage(loop.Stage):
                 self.taken += 1
                 self.one_step(self.compiled[name], batches, bar)
                 bar.set_description(f"{self.name} {name} {self.taken}/{total}")
-                if self.stop.requested:
+                if self.taken < total and self.stop.due(self.step):
                     self.rest(bar, False, True, False)
         self.flush(bar)  # the next phase has other metrics
 

@@ -3,7 +3,7 @@
 import logging
 
 from reid_jax.data import pipeline
-from reid_jax.train import loop, rounds, stages
+from reid_jax.train import loop, processes, rounds, stages
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +22,9 @@ def train(config, dataset, workdir, runner):
             stages.check_batch(own, runner)
             pipeline.check_kind(dataset, own.data)
             kind = rounds.RoundStage if method.phases else loop.Stage
-            job = loop.Job(name, names, config, own, method, when)
+            job = loop.Job(name, stages.of_config(config), config, own, method, when)
             stage = kind(job, dataset, workdir, runner, stop)
-            if name != names[-1] and stage.done():
+            if name != names[-1] and processes.from_first(stage.done):
                 stage.checkpoints.close()
                 log.info("stage %s is done", name)
                 continue

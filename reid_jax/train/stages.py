@@ -57,11 +57,19 @@ def overlay(tree, own, prefix=""):
     return tree
 
 
+def of_config(config):
+    """Names of the stages of a run in order: the method's without those of config.train.skip."""
+    known, skip = methods.stage_names(config.method), tuple(config.train.skip)
+    if set(skip) - set(known) or len(set(skip)) == len(known):
+        raise ConfigError(f"config.train.skip is {skip}; {config.method} has {', '.join(known)}")
+    return [n for n in known if n not in skip]
+
+
 def to_train(config):
     """Names of the stages that this run trains: all, or config.train.only; those of other runs left out."""
-    names, only = methods.stage_names(config.method), config.train.only
+    names, only = of_config(config), config.train.only
     if only and only not in names:
-        raise ConfigError(f"config.train.only is {only!r}; {config.method} has {', '.join(names)}")
+        raise ConfigError(f"config.train.only is {only!r}; this run has {', '.join(names)}")
     taken = elsewhere(config)
     return [n for n in names if n == only or (not only and n not in taken)]
 
@@ -141,7 +149,8 @@ def of_run(workdir):
     """The config of a run as a nested dict, with fields that are newer than the run."""
     tree = checkpoint.read_config(workdir)
     for section, fields in defaults().items():
-        tree[section] = fields | tree.get(section, {}) if isinstance(fields, dict) else tree[section]
+        own = tree.get(section, fields)
+        tree[section] = fields | own if isinstance(fields, dict) else own
     return tree
 
 
@@ -179,12 +188,12 @@ def build(config, dataset, name, axis_name):
     """(config, Method, Plan) of stage `name`; config: of the whole run."""
     own = settings(config, name)
     module = methods.find(config.method)
-    counts = dataset.num_train_pids, dataset.num_cams
-    method = module.stages(own, methods.Info(*counts, 1, 1, axis_name))[name]
+    counts, images = (dataset.num_train_pids, dataset.num_cams), len(dataset.train)
+    method = module.stages(own, methods.Info(*counts, 1, 1, axis_name, images))[name]
     if method.phases:
         return own, method, plan_rounds(own, method.rounds)
     when = plan(own, dataset, method.batches)
-    info = methods.Info(*counts, when.per_epoch, when.total, axis_name)
+    info = methods.Info(*counts, when.per_epoch, when.total, axis_name, images)
     return own, module.stages(own, info)[name], when
 
 
@@ -208,10 +217,17 @@ def example_batch(config, size=2, kind="pk"):
 
 def state_shapes(config, method, num_images=0):
     """The State of a method as ShapeDtypeStructs; num_images: of the training set, for pseudo labels."""
-    state = jax.eval_shape(method.init, jax.random.key(config.seed), example_batch(config, kind=method.batches))
+    batch = example_batch(config, kind=method.batches)
+    state = jax.eval_shape(method.init, jax.random.key(config.seed), batch)
     if method.phases:
         state = state._replace(labels=jax.ShapeDtypeStruct((num_images,), np.int32))
     return state
+
+
+def parameters(config, method):
+    """Number of parameters of all networks of a stage, heads included; config: the stage's."""
+    leaves = jax.tree_util.tree_leaves_with_path(state_shapes(config, method).nets)
+    return sum(x.size for path, x in leaves if any(getattr(k, "key", None) == "params" for k in path))
 
 
 def check_batch(config, runner):

@@ -4,18 +4,30 @@ import json
 import os
 
 
+class Silent:
+    """What processes that are not the first have for a Writer."""
+
+    def write(self, kind, step, epoch, seconds, values):
+        """Writes nothing."""
+
+    def close(self):
+        """Nothing is open."""
+
+
 class Writer:
     """Appends metric lines to WORKDIR/metrics.jsonl.
 
     On a resume the lines after `step` (written by steps that are now run again) are cut off, so a
     resumed run leaves the same file as an unbroken one, but for the seconds. stage: named in every line of
-    a run with several stages; lines of the others stay.
+    a run with several stages; lines of the others stay. keep: function of a line of this stage, another rule
+    of what stays.
     """
 
-    def __init__(self, workdir, step=0, stage=""):
+    def __init__(self, workdir, step=0, stage="", keep=None):
         self.path = os.path.join(workdir, "metrics.jsonl")
         self.stage = {"stage": stage} if stage else {}
-        kept = [x for x in read(self.path) if x.get("stage", "") != stage or 0 < x["step"] <= step]
+        keep = keep or (lambda line: 0 < line["step"] <= step)
+        kept = [x for x in read(self.path) if x.get("stage", "") != stage or keep(x)]
         part = f"{self.path}.part"
         with open(part, "w") as f:
             f.writelines(json.dumps(x) + "\n" for x in kept)
@@ -56,14 +68,23 @@ def _board(folder, step):
 
 
 def read(path):
-    """The complete lines of a metrics.jsonl as dicts; a last line cut by a kill is left out."""
+    """The lines of a metrics.jsonl as dicts, up to the first that a kill or a full disk has damaged."""
     if not os.path.exists(path):
         return []
     lines = []
     with open(path, errors="replace") as f:
         for text in f:
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
+            line = parse(text)
+            if line is None:
                 break
+            lines.append(line)
     return lines
+
+
+def parse(text):
+    """A line of metrics.jsonl as a dict, None when it is damaged."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None

@@ -1,12 +1,14 @@
 """What a run keeps for pictures, and how the report shows it."""
 
+import os
+
 import numpy as np
 from PIL import Image
 
 from reid_jax import compare, report
 from reid_jax.data import datasets
 from reid_jax.eval import store
-from reid_jax.report import look
+from reid_jax.report import look, strips
 from reid_jax.train import checkpoint, parallel, pictures, sequence
 
 
@@ -30,11 +32,17 @@ def test_dsanet_run_shows_where_it_looks(tmp_path):
     features = store.load(tmp_path / "run" / "eval" / "camera.npz")
     final = store.load(tmp_path / "run" / "eval" / "final.npz")
     np.testing.assert_array_equal(features.path, final.path)
+    shown = strips.read_frames(tmp_path / "run" / "eval" / "frames.npz")
+    assert set(shown) == set(final.path)
+    for record in [*dataset.query, *dataset.gallery]:
+        absolute = [os.path.join(dataset.root, p) for p in shown[os.path.relpath(record.path, dataset.root)]]
+        assert len(absolute) == pictures.FRAMES and absolute == sorted(absolute)
+        assert absolute[0] == record.path and set(absolute) <= set(record.frames)
     assert not np.allclose(features.feature, final.feature)
     checkpoint.write_json(str(tmp_path / "run" / "summary.json"), {"data_root": dataset.root})
     page = open(report.build(workdir, queries=1)).read()
     assert page.count('alt="camera map, frame') == count * frames
-    assert "Where the network looks" in page and "camera network" in page
+    assert "four frames of each" in page and "Where the network looks" in page and "camera network" in page
 
 
 def test_overlay_is_half_frame_half_jet():

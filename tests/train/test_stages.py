@@ -93,3 +93,17 @@ def test_over_any_number_of_rows(rows):
     found = over(jax.numpy.float32(2), a, b)
     np.testing.assert_allclose(found["sum"], a + 2 * b, rtol=1e-6)
     assert np.array_equal(found["row"], a[:, 0])
+
+
+def test_parameters_are_those_of_the_networks():
+    """Neither statistics nor the optimiser's moments count."""
+
+    def init(key, batch):
+        net = {
+            "params": {"kernel": jax.numpy.zeros((3, 4)), "bias": jax.numpy.zeros(4)},
+            "batch_stats": {"m": jax.numpy.ones(9)},
+        }
+        return State(jax.numpy.int32(0), {"a": net, "b": net}, {"a": {"params": net["params"]}})
+
+    method = types.SimpleNamespace(init=init, phases=None, batches="pk")
+    assert stages.parameters(namespace(defaults()), method) == 2 * 16

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from reid_jax.data.loaders import matfile
 from reid_jax.data.records import Record
 from reid_jax.errors import ConfigError, DataError
 
@@ -176,15 +177,13 @@ def check_present(paths, folder):
 
 def read_mat(path, *wanted):
     """Arrays of the named variables of a MATLAB file (before v7.3); DataError when it cannot be read."""
-    from scipy import io
-
     try:
-        found = io.loadmat(path, variable_names=wanted)
-        return [found[name] for name in wanted]
-    except KeyError as e:
-        raise DataError(f"{path} has no variable {e}; copy the file again") from e
-    except Exception as e:  # scipy raises whatever a damaged byte leads to
+        found = matfile.load(path, wanted)
+    except (OSError, ValueError) as e:
         raise DataError(f"cannot read {path} ({e}); copy the file again") from e
+    if missing := [name for name in wanted if name not in found]:
+        raise DataError(f"{path} has no variable {', '.join(map(repr, missing))}; copy the file again")
+    return [found[name] for name in wanted]
 
 
 def from_one(splits):

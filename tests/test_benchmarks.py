@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from reid_jax.benchmarks import eval as eval_benchmark
+from reid_jax.benchmarks import step as step_benchmark
 from reid_jax.eval import ranking
 
 
@@ -22,6 +23,16 @@ def test_eval(capsys, distance):
     assert got["numpy_ap_difference"] < 0.01  # near ties may fall the other way
     assert 0 < got["mINP"] < got["mAP"] < got["rank1"] < 1 and np.isfinite(got["extra_mib"])
     assert "scaled up from 40 queries" in capsys.readouterr().out
+
+
+def test_step_compiled_only(capsys):
+    """Twice the frames, about twice the work and more memory."""
+    options = ["--size=narrow", "--steps=dsanet", "--compile-only", "--batch=16"]
+    one, two = (step_benchmark.main([*options, f"--frames={n}"])["steps"]["dsanet"] for n in (1, 2))
+    assert one["batch"] == two["batch"] == 16 and "seconds" not in one
+    assert 1.6 < two["gflop"] / one["gflop"] < 2.4
+    assert 0 < one["xla_temp_mib"] < two["xla_temp_mib"]
+    assert "memory, MiB: xla_temp" in capsys.readouterr().out
 
 
 SMALL = {

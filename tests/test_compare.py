@@ -10,9 +10,11 @@ def figures(rank1, seconds=60.0):
     return {
         "rank1": rank1,
         "mAP": rank1 / 2,
+        "other_id_same_cam": 10.0,
         "prop": 20.0,
         "camera_probe": 70.0,
         "net": "m1",
+        "parameters": 1_234_567,
         "seconds": seconds,
     }
 
@@ -25,9 +27,16 @@ def test_table_has_means_spreads_and_paired_gains(tmp_path):
     text = compare.write(results, tmp_path)
     base, efl = text.splitlines()[2:]
     assert "| 55.0 ± 7.1 |" in base and "| - |" in base
-    assert "| 57.0 ± 1.4 |" in efl and "| 2.0 ± 5.7 (up in 1 of 2) |" in efl and "| 2.0 |" in efl
-    assert (tmp_path / "table.csv").read_text().splitlines()[1] == "baseline,0,50.0,25.0,20.0,70.0,m1,60.0"
+    assert "| 57.0 ± 1.4 |" in efl and "| 2.0 ± 5.7 (up in 1 of 2) |" in efl
+    assert efl.endswith("| 2 | 1.23 | 2.0 |")
+    row = (tmp_path / "table.csv").read_text().splitlines()[1]
+    assert row == "baseline,0,50.0,25.0,10.0,20.0,70.0,m1,1234567,60.0"
     assert (tmp_path / "table.md").read_text() == text
+
+
+def test_runs_of_older_versions_have_no_parameters(tmp_path):
+    text = compare.table({"a": {0: figures(50.0) | {"parameters": None}}}, "a")
+    assert text.splitlines()[2].endswith("| 1 | - | 1.0 |")
 
 
 def test_arguments():
@@ -39,3 +48,15 @@ def test_arguments():
         compare.labelled("configs/efl.py:smoke")
     with pytest.raises(ConfigError, match="does not exist"):
         compare.load_config("configs/nothing.py")
+
+
+def test_quality_of_pseudo_labels_is_the_last_rounds(tmp_path):
+    lines = ['{"kind": "train", "step": 1}', '{"kind": "labels", "step": 1, "ari": 3.0}',
+             '{"kind": "labels", "step": 2, "ari": 7.0}', '{"kind": "train", "step": 3}']  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    assert compare.label_quality(tmp_path) == {"ari": 7.0}
+    results = {"a": {0: figures(50.0) | {"ari": 30.0}}, "b": {0: figures(60.0) | {"ari": 40.0}}}
+    head, _, *rows = compare.write(results, tmp_path).splitlines()
+    assert "| label ARI |" in head and "| 30.0 |" in rows[0] and "| 40.0 |" in rows[1]
+    (tmp_path / "metrics.jsonl").write_text(lines[0] + "\n")
+    assert compare.label_quality(tmp_path) == {}

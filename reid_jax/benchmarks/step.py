@@ -4,7 +4,9 @@ Ours and PyTorch's runs take turns, PyTorch's in a process of its own that idles
 neither's threads or memory weigh on the other and a change of the machine's load hits both. CPU seconds
 (all threads of the process) are given too: they move less than wall time when others use the machine.
 Ours starts from uint8 images and includes normalisation and augmented views; PyTorch's starts from ready
-float images.
+float images. DSANet's step has clips for images, and no PyTorch form.
+
+With --compile-only nothing is allocated or run: FLOPs and memory are what XLA plans for the compiled step.
 """
 
 import argparse
@@ -22,14 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from reid_jax import methods
-from reid_jax.config import defaults, efl_defaults, namespace
-from reid_jax.models import cpu
+from reid_jax.config import defaults, dsanet_defaults, efl_defaults, namespace
+from reid_jax.models import cpu, layers
 
-SIZES = {  # model fields, image size, batch of (extract, baseline, efl)
-    "full": ({"backbone": "resnet50"}, (256, 128), (32, 16, 8)),
-    "narrow": ({"backbone": "narrow"}, (64, 32), (64, 32, 32)),
+STEPS = ("extract", "baseline", "efl", "dsanet")
+SIZES = {  # model fields, image size, batch of each of STEPS
+    "full": ({"backbone": "resnet50"}, (256, 128), (32, 16, 8, 32)),
+    "narrow": ({"backbone": "narrow"}, (64, 32), (64, 32, 32, 32)),
 }
-STEPS = ("extract", "baseline", "efl")
 NUM_PIDS, NUM_CAMS = 751, 6
 
 
@@ -47,6 +49,9 @@ def main(argv):
     }
     result |= {"cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()}
     result |= {"dtype": args.dtype, "size": args.size, "repeats": args.repeats}
+    if args.compile_only:
+        result["steps"] = {name: compiled_only(name, args) for name in args.steps}
+        return result
     result["matmul_gflops"] = round(matmul_peak(args.dtype), 1)
     print(f"{result['device']}, {args.dtype}, matmul {result['matmul_gflops']:.0f} GFLOP/s", flush=True)
     result["steps"] = {}
@@ -64,11 +69,20 @@ def parse(argv):
     parser.add_argument(
         "--steps",
         type=lambda s: s.split(","),
-        default=list(STEPS),
-        help="comma-separated: " + ", ".join(STEPS),
+        default=["extract", "baseline", "efl"],
+        help="comma-separated: " + ", ".join(STEPS) + "; default: all but dsanet",
     )
     parser.add_argument(
-        "--batch", type=int, default=0, help="images; default 32 (extract), 16 (baseline), 8 (efl)"
+        "--batch",
+        type=int,
+        default=0,
+        help="images; default 32 (extract), 16 (baseline), 8 (efl); clips: 32 (dsanet)",
+    )
+    parser.add_argument("--frames", type=int, default=8, help="of a clip (dsanet); default 8")
+    parser.add_argument("--remat", action="store_true", help="config.model.remat")
+    parser.add_argument("--compile-only", action="store_true", help="memory by XLA's plan, nothing is run")
+    parser.add_argument(
+        "--plain", action="store_true", help="the operations that GPUs and TPUs get, also on a CPU"
     )
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of each, taken in turns")
     parser.add_argument("--no-torch", action="store_true", help="do not time PyTorch")
@@ -87,18 +101,20 @@ def parse(argv):
 def config_of(name, args):
     fields, (height, width), batches = SIZES[args.size]
     batch = args.batch or batches[STEPS.index(name)]
-    tree = defaults() | {"efl": efl_defaults()}
-    tree["model"] |= fields | {"dtype": args.dtype}
+    tree = defaults() | {"efl": efl_defaults(), "dsanet": dsanet_defaults()}
+    tree["model"] |= fields | {"dtype": args.dtype, "remat": args.remat}
     tree["data"] |= {"height": height, "width": width, "ids": max(batch // 4, 1), "instances": min(4, batch)}
+    tree["data"]["frames"] = args.frames if name == "dsanet" else 0
     return namespace(tree), batch
 
 
 def random_batch(data, size):
-    """A batch as the input pipeline gives it: random images and draws."""
+    """A batch as the input pipeline gives it: random images or clips, and draws."""
     rng = np.random.default_rng(0)
+    shape = (size, *([data.frames] if data.frames else []), data.height, data.width, 3)
     erase = np.tile(np.array([10, 10, data.height // 4, data.width // 4], np.int32), (size, 2, 1))
     return {
-        "image": rng.integers(0, 256, (size, data.height, data.width, 3), np.uint8),
+        "image": rng.integers(0, 256, shape, np.uint8),
         "pid": np.arange(size, dtype=np.int32) // 4 % NUM_PIDS,
         "camid": np.arange(size, dtype=np.int32) % NUM_CAMS,
         "index": np.arange(size, dtype=np.int32),
@@ -114,16 +130,22 @@ class Ours:
     def __init__(self, name, args):
         config, self.batch_size = config_of(name, args)
         info = methods.Info(NUM_PIDS, NUM_CAMS, steps_per_epoch=100, total_steps=1000)
-        method = methods.find("efl" if name == "efl" else "baseline").stages(config, info)["train"]
-        self.batch = jax.device_put(random_batch(config.data, self.batch_size))
-        self.state = jax.jit(method.init)(jax.random.key(0), self.batch)
+        method = name if name in ("efl", "dsanet") else "baseline"
+        method = methods.find(method).stages(config, info)["train"]
+        self.batch = random_batch(config.data, self.batch_size)
+        if args.compile_only:
+            self.state = jax.eval_shape(method.init, jax.random.key(0), self.batch)
+        else:
+            self.batch = jax.device_put(self.batch)
+            self.state = jax.jit(method.init)(jax.random.key(0), self.batch)
         start = time.perf_counter()
         if name == "extract":
             function = jax.jit(lambda state, batch: method.embed(state, batch["image"], method.nets[0]))
         else:
             function = jax.jit(method.step, donate_argnums=0)
         self.trains = name != "extract"
-        self.compiled = function.lower(self.state, self.batch).compile()
+        with layers.form("plain" if args.plain else "auto"):
+            self.compiled = function.lower(self.state, self.batch).compile()
         self.compile_seconds = time.perf_counter() - start
 
     def run(self):
@@ -213,7 +235,7 @@ def torch_python(args):
 def peers_of(name, args, batch, stack):
     """The PyTorch forms of a step: {name: Peer}, closed with `stack`."""
     python, peers = torch_python(args), {}
-    if python is None:
+    if python is None or name == "dsanet":
         return peers
     _, (height, width), _ = SIZES[args.size]
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
@@ -265,6 +287,16 @@ def summary(ours, rounds, peak):
     return figures
 
 
+def compiled_only(name, args):
+    """Figures of the compiled step, printed; with --compile-only."""
+    ours = Ours(name, args)
+    figures = {"batch": ours.batch_size, "compile_seconds": round(ours.compile_seconds, 2)}
+    figures |= {k: v for k, v in ours.costs().items() if k == "gflop" or k.startswith("xla_")}
+    print(f"{name}, batch {ours.batch_size}: {figures['gflop']:.0f} GFLOP")
+    print_memory(figures)
+    return figures
+
+
 def print_step(name, figures):
     seconds = figures["seconds"]
     print(f"\n{name}, batch {figures['batch']}: {figures['images_per_second']:.1f} images/s")
@@ -276,7 +308,9 @@ def print_step(name, figures):
         print(f"  {route:20s} {times}{note}")
     share = f"{figures['gflops']:.0f} GFLOP/s, {100 * figures['share_of_matmul']:.0f} % of the matmul"
     print(f"  {figures['gflop']:.0f} GFLOP, {share}; compiled in {figures['compile_seconds']:.1f} s")
-    print(
-        "  memory, MiB: " + ", ".join(f"{k[:-4]} {v}" for k, v in figures.items() if k.endswith("_mib")),
-        flush=True,
-    )
+    print_memory(figures)
+
+
+def print_memory(figures):
+    shown = ", ".join(f"{k[:-4]} {v}" for k, v in figures.items() if k.endswith("_mib"))
+    print(f"  memory, MiB: {shown}", flush=True)

@@ -62,6 +62,7 @@ def context(run, baseline, data_root, queries):
     levels = sections.chance(run)
     names = [str(n) for n in run.summary.get("camera_names", [])]
     eval_charts, eval_nets = sections.evaluations(run, levels)
+    label_charts, label_phases = sections.labels(run)
     cmc, cmc_labels = sections.cmc(run, baseline)
     distance = run.config.get("eval", {}).get("distance", "cosine")
     return {
@@ -76,6 +77,8 @@ def context(run, baseline, data_root, queries):
         "curves": sections.curves(run),
         "evaluations": eval_charts,
         "eval_nets": eval_nets,
+        "label_charts": label_charts,
+        "label_phases": label_phases,
         "cmc": cmc,
         "cmc_labels": cmc_labels,
         "figure_names": [title for title, _ in sections.FIGURES.values()],
@@ -112,13 +115,15 @@ def retrieval(run, baseline, data_root, queries):
     before, before_name = run.first, "first evaluation"
     if baseline and baseline.last:
         before, before_name = baseline.last, sections.name(baseline)
-    items, thumbs, counts = strips.build(run.last, before, queries, run.data_root(data_root))
+    frames = strips.read_frames(os.path.join(run.workdir, "eval", "frames.npz"))
+    items, thumbs, counts = strips.build(run.last, before, queries, run.data_root(data_root), frames)
     return {
         "strips": items,
         "uris": thumbs.uris,
         "missing": thumbs.missing,
         "counts": counts,
         "before": before_name if before else None,
+        "tracklets": bool(frames),
     }
 
 

@@ -2,23 +2,37 @@
 
 import base64
 import io
-import zipfile
 
 import matplotlib
 import numpy as np
 from PIL import Image
 
-HEIGHT = 112  # pixels of a frame on the page
-TITLES = {"F_ID": "identity map", "F_cam": "camera map", "F_t": "identity map after localisation"}
+HEIGHT = 160  # pixels of a frame on the page
+TITLES = {"F_ID": "identity map", "F_t": "identity map after localisation", "F_cam": "camera map"}  # in order
 
 
 def read(path):
     """{name: array} of eval/look.npz, None when there is none or it cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            arrays = {name: stored[name] for name in stored.files}
+        return arrays if fits(arrays) else None
+    except Exception:  # damaged bytes make zipfile and numpy fail in many ways
         return None
+
+
+def fits(stored):
+    """Whether the arrays are those that train.pictures.look makes."""
+    image = stored["image"]
+    clips, kinds = image.shape[:2], {"image": "u", "pid": "i", "camid": "i"}
+    shapes = {"image": (*clips, *image.shape[2:4], 3), "pid": clips[:1], "camid": clips[:1], "weight": clips}
+    for name, array in stored.items():
+        shape = shapes.get(name)
+        if name.startswith("map/") and array.ndim == 4:
+            shape = (*clips, *array.shape[2:])
+        if array.shape != shape or not array.size or array.dtype.kind != kinds.get(name, "f"):
+            return False
+    return stored["pid"].size > 0 and stored["camid"].min() >= 0
 
 
 def build(path):
@@ -27,6 +41,7 @@ def build(path):
     if not stored or not {"image", "pid", "camid"} <= set(stored) or stored["image"].ndim != 5:
         return None
     maps = {n.removeprefix("map/"): a for n, a in stored.items() if n.startswith("map/")}
+    maps = {n: maps[n] for n in sorted(maps, key=[*TITLES, *maps].index)}
     items = []
     for i, frames in enumerate(stored["image"]):
         rows = [{"title": "frames", "frames": [uri(f) for f in frames]}]

@@ -2,17 +2,21 @@
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from reid_jax.config import misfit
 from reid_jax.errors import DataError
 from reid_jax.eval import protocols, ranking, store
 
 TOP = 10  # gallery images in a retrieval strip
 _BOOKKEEPING = ("kind", "step", "epoch", "seconds", "net")
+_SUMMARY = {
+    **{"seconds": int | float, "images_per_second": int | float, "devices": str, "machine": str},
+    **{"data_root": str, "camera_names": list, "versions": dict},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Run:
     summary: dict  # summary.json, {} when absent
     train: list  # metrics.jsonl, lines of kind "train"
     evals: list  # lines of kind "eval"
+    labels: list  # lines of kind "labels": pseudo labels, one line for each phase of each round
     last: Ranked | None  # eval/final.npz
     first: Ranked | None  # eval/first.npz
     notes: dict  # file -> why it was not used
@@ -71,6 +76,11 @@ class Run:
         return {}, None
 
     @property
+    def unit(self):
+        """What the run's epochs are called."""
+        return "round" if self.labels else "epoch"
+
+    @property
     def synthetic(self):
         """Whether the pictures are computer-made."""
         return self.config.get("data", {}).get("name") == "synthetic"
@@ -84,8 +94,7 @@ class Run:
 
 def numbers(line):
     """The metrics of a line of metrics.jsonl that are finite numbers."""
-    kept = {k: v for k, v in line.items() if k not in _BOOKKEEPING and isinstance(v, int | float)}
-    return {k: v for k, v in kept.items() if math.isfinite(v)}
+    return {k: v for k, v in line.items() if k not in _BOOKKEEPING and _number(v)}
 
 
 def read(workdir, keep_features=True) -> Run:
@@ -95,35 +104,39 @@ def read(workdir, keep_features=True) -> Run:
     The other files are optional; `notes` says why one is not there.
     """
     workdir = Path(workdir)
-    config, final = _needed(workdir, "config.json"), _needed(workdir, "eval/final.json")
-    _check_final(workdir / "eval/final.json", final)
+    config = _needed(workdir, "config.json", misfit)
+    final = _needed(workdir, "eval/final.json", _misfit_of_final)
     notes = {}
-    train, evals = _metrics(workdir, notes)
+    train, evals, labels = _metrics(workdir, notes)
     options = {"distance": _distance(config), "camera_filter": final.get("protocol") != "all-pairs"}
     return Run(
         workdir=workdir,
         config=config,
         final=final,
-        summary=_optional(workdir, "summary.json", notes),
+        summary=_summary(_optional(workdir, "summary.json", notes)),
         train=train,
         evals=evals,
+        labels=labels,
         last=_ranked(workdir, "eval/final.npz", options, notes, keep_features),
         first=_ranked(workdir, "eval/first.npz", options, notes, False),
         notes=notes,
     )
 
 
-def _needed(workdir, name):
-    """A JSON object that the report cannot do without."""
+def _needed(workdir, name, misfit_of):
+    """A JSON object that the report cannot do without; misfit_of: what is wrong with it, or ""."""
     path = workdir / name
     try:
-        return _json_object(path)
+        tree = _json_object(path)
+        if wrong := misfit_of(tree):
+            raise ValueError(wrong)
+        return tree
     except FileNotFoundError:
         raise DataError(
             f"{path} is missing, so there is no finished run to report; train it to the end with "
             f"`python -m reid_jax.main --config=CONFIG --workdir={workdir}`"
         ) from None
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise DataError(f"{path} cannot be read ({e}); run the training command of this workdir again") from e
 
 
@@ -133,7 +146,7 @@ def _optional(workdir, name, notes):
         return _json_object(workdir / name)
     except FileNotFoundError:
         notes[name] = f"{name} is not in the workdir"
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         notes[name] = f"{name} cannot be read ({e})"
     return {}
 
@@ -145,10 +158,31 @@ def _json_object(path):
     return tree
 
 
-def _check_final(path, final):
-    nets = final.get("nets")
-    if not isinstance(nets, dict) or not isinstance(nets.get(final.get("net")), dict):
-        raise DataError(f"{path} has no figures of its network {final.get('net')!r}; evaluate the run again")
+def _misfit_of_final(final):
+    """What is wrong with the content of eval/final.json, "" when nothing is."""
+    nets, net = final.get("nets"), final.get("net")
+    if not isinstance(net, str) or not isinstance(nets, dict) or net not in nets:
+        return f"it has no figures of its network {net!r}; evaluate the run again"
+    figures = {**nets, "random": final.get("random") or {}}
+    for name, values in figures.items():
+        if not isinstance(values, dict):
+            return f"{name} is {values!r} instead of figures"
+        for figure, value in values.items():
+            if not all(map(_number, value if isinstance(value, list) else [value])):
+                return f"{figure} of {name} is {value!r}"
+    if final.get("protocol", "market") not in protocols.PROTOCOLS:
+        return f"protocol is {final['protocol']!r}"
+    return "" if isinstance(final.get("step", 0), int) else f"step is {final['step']!r}"
+
+
+def _number(value):
+    return isinstance(value, int | float) and abs(value) < 1e300
+
+
+def _summary(found):
+    """The fields of summary.json that the report shows, as far as they are what they should be."""
+    kept = {k: v for k, v in found.items() if isinstance(v, _SUMMARY.get(k, object))}
+    return {k: v for k, v in kept.items() if _number(v) or not isinstance(v, float | int)}
 
 
 def _distance(config):
@@ -157,20 +191,28 @@ def _distance(config):
 
 
 def _metrics(workdir, notes):
-    """(training lines, evaluation lines) of metrics.jsonl; lines that a kill cut are left out."""
-    name, kinds = "metrics.jsonl", {"train": [], "eval": []}
+    """(training, evaluation, label lines) of metrics.jsonl; lines that a kill cut are left out."""
+    name, kinds = "metrics.jsonl", {"train": [], "eval": [], "labels": []}
     try:
         with open(workdir / name, encoding="utf-8", errors="replace") as f:
             for text in f:
                 try:
                     line = json.loads(text)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
-                if isinstance(line, dict) and line.get("kind") in kinds and isinstance(line.get("step"), int):
+                if _usable(line) and line["kind"] in kinds:
                     kinds[line["kind"]].append(line)
     except OSError:
         notes[name] = f"{name} is not in the workdir"
-    return kinds["train"], kinds["eval"]
+    return kinds["train"], kinds["eval"], kinds["labels"]
+
+
+def _usable(line):
+    """Whether a line of metrics.jsonl says when and what was measured."""
+    if not isinstance(line, dict) or not isinstance(line.get("kind"), str):
+        return False
+    step, epoch = line.get("step"), line.get("epoch", 0)
+    return isinstance(step, int) and _number(step) and _number(epoch) and isinstance(line.get("net", ""), str)
 
 
 def _ranked(workdir, name, options, notes, keep_features):

@@ -20,6 +20,18 @@ FIGURES = {  # name in the files: (title, what it means)
     "prop": ("prop.", "errors that show the query's own camera"),
     "camera_probe": ("Camera probe", "cameras a linear classifier reads off the features"),
 }
+LABELS = {  # of pseudo labels: (title, unit)
+    "ari": ("Adjusted Rand index", "%"),
+    "nmi": ("Normalised mutual information", "%"),
+    "clusters": ("Clusters", ""),
+    "labelled": ("Images with a label", "%"),
+}
+ADL_ROWS = {  # (FRIFM, adversarial game)
+    (True, True): "ADL",
+    (True, False): "IICS with FRIFM",
+    (False, True): "IICS with ADL's game",
+    (False, False): "IICS",
+}
 LOWER_IS_BETTER = ("prop", "camera_probe")
 METRICS = {  # training metrics: readable titles
     "loss": "Total loss",
@@ -35,6 +47,15 @@ METRICS = {  # training metrics: readable titles
     "cam_ce": "Camera cross entropy",
     "cam_triplet": "Camera triplet",
     "cam_accuracy": "Camera accuracy",
+    "loss_stage": "Loss on pseudo labels",
+    "adl": "Adversarial loss",
+    "omega": "Critic's value omega",
+    "disentangle": "Cosine of identity and camera",
+    "intra_class": "Spread within identities",
+    "ce_sides": "Left and right cross entropy",
+    "ce_switched": "Switched cross entropy",
+    "ce_frames": "Frame cross entropy",
+    "frame_weights": "Error of the frame weights",
     "lr": "Learning rate",
 }
 DATA_SETS = {name: layout.title for name, layout in LAYOUTS.items()} | {"synthetic": "synthetic data"}
@@ -65,11 +86,15 @@ def duration(seconds):
 
 
 def name(run):
-    """'EFL', 'EFL, mode mmt', 'Baseline'."""
+    """'EFL', 'EFL, mode mmt', 'Baseline'; rows of ADL's Table 4 by what they have."""
     method = str(run.config.get("method", "unknown method"))
-    mode = run.config.get(method, {}).get("mode") if isinstance(run.config.get(method), dict) else None
-    title = method.upper() if len(method) < 5 else method.capitalize()
-    return title + (f", mode {mode}" if mode and mode != "full" else "")
+    own = run.config.get(method) if isinstance(run.config.get(method), dict) else {}
+    mode = own.get("mode")
+    if method == "adl":
+        method = ADL_ROWS[bool(own.get("frifm_stages")), bool(own.get("adversarial_stages"))]
+    known = {"dsanet": "DSANet", "cluster_contrast": "Cluster contrast"} | {x: x for x in ADL_ROWS.values()}
+    title = known.get(method) or (method.upper() if len(method) < 5 else method.capitalize())
+    return title + (f", mode {mode}" if mode and mode not in ("full", "original") else "")
 
 
 def data_set(run):
@@ -102,7 +127,7 @@ def tiles(run, baseline, levels):
     others = [
         ("random features", run.final.get("random") or {}),
         ("chance", levels),
-        ("first test" if epoch is None else f"epoch {epoch:.3g}", first),
+        ("first test" if epoch is None else f"{run.unit} {epoch:.3g}", first),
         *([(name(baseline), baseline.figures)] if baseline else []),
     ]
     shown = [k for k in FIGURES if isinstance(run.figures.get(k), int | float)]
@@ -154,6 +179,7 @@ def facts(run):
     s, c, f = run.summary, run.config, run.figures
     rate = s.get("images_per_second")
     network = str(c.get("model", {}).get("backbone", "")) or None
+    kind = "tracklets" if c.get("data", {}).get("frames") else "images"
     found = [
         ("Network tested", run.net),
         ("Backbone", network),
@@ -165,7 +191,7 @@ def facts(run):
         ("Machine", s.get("machine")),
         ("Protocol", PROTOCOLS.get(run.protocol)),
         ("Queries", f"{f['num_query']:,}" if "num_query" in f else None),
-        ("Gallery", f"{f['num_gallery']:,} images" if "num_gallery" in f else None),
+        ("Gallery", f"{f['num_gallery']:,} {kind}" if "num_gallery" in f else None),
     ]
     return [(k, v) for k, v in found if v not in (None, "")]
 
@@ -212,13 +238,36 @@ def evaluations(run, levels):
         lines = [line for line in lines if len(line.x)]
         if lines:
             level = levels.get(figure)
-            label = f"{title} over epochs, percent"
+            label = f"{title} over {run.unit}s, percent"
             svg = figures.chart(
-                lines[::-1], label, level=level, xlabel="epoch", markers=True, size=(3.6, 2.1)
+                lines[::-1], label, level=level, xlabel=run.unit, markers=True, size=(3.6, 2.1)
             )
             last = lines[0].y[-1] if lines[0].strong else None
             charts.append({"title": title, "code": "", "last": percent(last), "level": level, "svg": svg})
     return charts, list(enumerate(nets))
+
+
+def labels(run):
+    """Charts of the fit of pseudo labels to identities, a line for each phase: ([{title, svg}], phases)."""
+    phases = list(dict.fromkeys(str(line.get("phase", "")) for line in run.labels))
+    charts = []
+    for figure, (title, unit) in LABELS.items():
+        lines = [_label_line(run, phase, figure, i) for i, phase in enumerate(phases)]
+        lines = [line for line in lines if len(line.x)]
+        if lines:
+            text = f"{title} of the pseudo labels over rounds"
+            svg = figures.chart(lines, text, xlabel="round", markers=True, size=(3.6, 2.1))
+            last = lines[-1].y[-1]
+            shown = f"{percent(last)} {unit}" if unit else f"{last:,.0f}"
+            charts.append({"title": title, "last": shown, "svg": svg})
+    return charts, list(enumerate(phases))
+
+
+def _label_line(run, phase, figure, series):
+    found = [(numbers(line), line) for line in run.labels if str(line.get("phase", "")) == phase]
+    points = [(n.get("round", line["step"]), n[figure]) for n, line in found if figure in n]
+    x, y = zip(*points, strict=True) if points else ((), ())
+    return figures.Line(x, y, series)
 
 
 def _evaluation_line(run, net, figure, series):
@@ -251,7 +300,7 @@ def cmc(run, baseline):
 def networks(run, baseline):
     """Rows of the table of all evaluated networks: [{label, note, chosen, values}]."""
     first, epoch = run.first_figures
-    when = "" if epoch is None else f", epoch {epoch:.3g}"
+    when = "" if epoch is None else f", {run.unit} {epoch:.3g}"
     nets = run.final["nets"]
     sides = [(str(n), "", n == run.net, nets[n]) for n in sorted(nets, key=lambda n: n != run.net)]
     if first:
@@ -274,7 +323,7 @@ def table1(run, baseline):
     if run.single:
         return []
     first, epoch = run.first_figures
-    sides = [("First evaluation", "" if epoch is None else f"epoch {epoch:.3g}", first)] if first else []
+    sides = [("First evaluation", "" if epoch is None else f"{run.unit} {epoch:.3g}", first)] if first else []
     if baseline:
         sides.append((name(baseline), "comparison run", baseline.figures))
     sides.append((name(run), "this run", run.figures))

@@ -6,6 +6,7 @@ query's own camera: the mistake EFL is about) or "other_cam" (other identity, ot
 
 import base64
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from reid_jax.errors import DataError
 
 KINDS = ("same_id", "same_cam", "other_cam")
 _THUMB = (96, 192)  # width, height in pixels: sharp at twice the size shown
+_FRAME, _GAP = (84, 168), 4  # of a tracklet's frame, and between its frames
 _SHARE = {"fixed": 0.5, "still": 0.25, "right": 0.25}  # of the strips
 
 
@@ -88,13 +90,14 @@ def _distinct(rows, pids):
     return [rows[i] for i in np.argsort(turn, kind="stable")]
 
 
-def build(after, before, count, root):
+def build(after, before, count, root, frames=None):
     """Strips for the page: (strips, thumbnails, counts of the groups).
 
-    after, before: Ranked, before may be None. root: folder of the pictures or None. A strip is a dict
-    with group, query and rows; a row has a list of entries, each with thumb, kind, score, pid, camid.
+    after, before: Ranked, before may be None. root: folder of the pictures or None. frames: see
+    `Thumbnails`. A strip is a dict with group, query and rows; a row has a list of entries, each with
+    thumb, kind, score, pid, camid.
     """
-    thumbs = Thumbnails(root)
+    thumbs = Thumbnails(root, frames)
     found = groups(after, before)
     now = kinds(after)
     if before is not None:
@@ -127,10 +130,12 @@ def _picture(features, row, thumbs):
 class Thumbnails:
     """Small JPEG data URIs of pictures below `root` (or in a built set, tfds:FOLDER), each picture once.
 
+    frames: {path of a tracklet: paths of its frames to show}, None for images.
     uris: {number: data URI}; missing: {path: reason} of pictures that could not be shown.
     """
 
-    def __init__(self, root):
+    def __init__(self, root, frames=None):
+        self.frames = frames or {}
         self.built = str(root) if str(root).startswith(tfds_sets.PREFIX) else ""
         self.root = Path(root).resolve() if root and not self.built else None
         self.uris, self.missing, self._numbers = {}, {}, {}
@@ -143,7 +148,10 @@ class Thumbnails:
 
     def _load(self, path):
         try:
-            data = _jpeg(self._stored(path) if self.built else self._inside(path))
+            if path in self.frames:
+                data = _jpeg(sheet([_picture_of(self._file(p), _FRAME) for p in self.frames[path]]))
+            else:
+                data = _jpeg(_picture_of(self._file(path), _THUMB))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, DataError) as e:
             self.missing[path] = _reason(e)
             return None
@@ -151,9 +159,11 @@ class Thumbnails:
         self.uris[number] = "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
         return number
 
-    def _stored(self, path):
-        """The picture's bytes as a file, from a built set (data.tfds_sets)."""
-        return io.BytesIO(tfds_sets.contents(f"{self.built}//{path}"))
+    def _file(self, path):
+        """The picture's file: one below the root, or its bytes from a built set (data.tfds_sets)."""
+        if self.built:
+            return io.BytesIO(tfds_sets.contents(f"{self.built}//{path}"))
+        return self._inside(path)
 
     def _inside(self, path):
         """The resolved file; ValueError when it is not below the root (links are followed first)."""
@@ -175,12 +185,37 @@ def _reason(error):
     return "not a readable picture"
 
 
-def _jpeg(file):
-    """The picture as JPEG bytes, at most _THUMB large."""
+def _picture_of(file, size):
+    """The picture, at most `size` large."""
     with Image.open(file) as image:
-        image.draft("RGB", _THUMB)
+        image.draft("RGB", size)
         image = ImageOps.exif_transpose(image).convert("RGB")
-    image.thumbnail(_THUMB, Image.Resampling.LANCZOS)
+    image.thumbnail(size, Image.Resampling.LANCZOS)
+    return image
+
+
+def _jpeg(image):
     out = io.BytesIO()
     image.save(out, "JPEG", quality=82, optimize=True)
     return out.getvalue()
+
+
+def sheet(pictures):
+    """Pictures of one size, row by row in an almost square sheet with white gaps."""
+    columns = math.ceil(math.sqrt(len(pictures)))
+    rows = math.ceil(len(pictures) / columns)
+    width, height = (max(sides) for sides in zip(*(p.size for p in pictures), strict=True))
+    whole = (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP)
+    paper = Image.new("RGB", whole, "white")
+    for i, picture in enumerate(pictures):
+        paper.paste(picture, (i % columns * (width + _GAP), i // columns * (height + _GAP)))
+    return paper
+
+
+def read_frames(path):
+    """{tracklet: paths of its frames to show} of eval/frames.npz, {} when there is none."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(zip(stored["path"].tolist(), stored["frames"].tolist(), strict=True))
+    except Exception:  # damaged bytes make zipfile and numpy fail in many ways
+        return {}

@@ -123,6 +123,32 @@ def test_intra_class_is_the_loop():
         np.testing.assert_allclose(got, want / scale, rtol=1e-5)
 
 
+def test_factors_of_the_losses():
+    rng = np.random.default_rng(0)
+    sizes = {"f_id": 6, "f_test": 6, "f_cam": 6, "logits_id": 4, "logits_cam": 3}
+    out = {name: jnp.asarray(np.abs(rng.standard_normal((8, n))), jnp.float32) for name, n in sizes.items()}
+    pid, camid = jnp.arange(8) // 2, jnp.arange(8) % 3
+    plain = dsanet.losses(out, pid, camid, config=config())
+    assert plain["dis"] > 0 and plain["ic"] > 0
+    for field, name in (("lam_dis", "dis"), ("lam_ic", "ic"), ("lam_cam", "cam")):
+        own = getattr(config().dsanet, field)
+        changed = dsanet.losses(out, pid, camid, config=config(**{field: own + 2}))
+        np.testing.assert_allclose(changed["total"] - plain["total"], 2 * plain[name], rtol=1e-5)
+
+
+def test_spread_of_the_frame_weights_at_the_start():
+    """The kernel's standard deviation: Kaiming's for one output by default."""
+    f_t = jnp.asarray(np.random.default_rng(0).standard_normal((64, 4, 512)), jnp.float32)
+    for std, largest in ((2**0.5, (0.9, 1)), (0.001, (0.25, 0.27))):
+        module = dsanet.nets.FrameWeights(std)
+        variables = module.init(jax.random.key(0), f_t)
+        assert abs(variables["params"]["conv"]["kernel"].std() / std - 1) < 0.1
+        w = module.apply(variables, f_t)["w_hat"]
+        assert largest[0] < w.max(1).mean() < largest[1]
+    built = dsanet.build(config(fwg_std=0.5), info())
+    assert (built.fwg_std, dsanet.build(config(), info()).fwg_std) == (0.5, 2**0.5)
+
+
 def test_running_statistics_belong_to_f_id():
     """Switched features do not move neck_id's running statistics."""
     m, b = config(), batch()

@@ -327,6 +327,24 @@ def test_thumbnails_are_small_jpegs(tmp_path):
     assert np.abs(np.asarray(image)[5, 5].astype(int) - (200, 10, 10)).max() < 8
 
 
+def test_tracklets_show_their_frames_in_order(tmp_path):
+    """Four frames of one colour each, left to right and top to bottom; one is missing: no sheet."""
+    colours = [(250, 10, 10), (10, 250, 10), (10, 10, 250), (10, 10, 10)]
+    names = [f"f{i}.png" for i in range(4)]
+    for name, colour in zip(names, colours, strict=True):
+        Image.new("RGB", (20, 40), colour).save(tmp_path / name)
+    np.savez(tmp_path / "frames.npz", path=["f0.png", "f1.png"], frames=[names, [*names[:3], "gone.png"]])
+    thumbs = strips.Thumbnails(tmp_path, strips.read_frames(tmp_path / "frames.npz"))
+    assert thumbs.add("f0.png") == 0 and thumbs.add("f1.png") is None
+    assert thumbs.missing == {"f1.png": "no such file"}
+    image = Image.open(io.BytesIO(base64.b64decode(thumbs.uris[0].partition(",")[2])))
+    assert image.size == (44, 84)
+    pixels = np.asarray(image).astype(int)
+    for (y, x), colour in zip([(20, 10), (20, 34), (64, 10), (64, 34)], colours, strict=True):
+        assert np.abs(pixels[y, x] - colour).max() < 30
+    assert strips.read_frames(tmp_path / "none.npz") == {}
+
+
 def test_moved_pictures_leave_placeholders(workdir, data, tmp_path, no_tsne):
     _, text = read(workdir, data_root=str(tmp_path / "nowhere"), queries=2)
     assert "data:image/jpeg" not in text and "no such file" in text and 'class="im none"' in text

@@ -4,7 +4,8 @@ One network (`nets.py`) with an identity and a camera feature. `losses` is the p
 module; what a row of its Table 2 leaves out is not built:
 
     config.dsanet     builds                              loss terms
-    disentangle       CEL, camera head                    L_dis, lambda_cam L_cam, L_ic (if intra_class)
+    disentangle       CEL, camera head                    lambda_dis L_dis, lambda_cam L_cam, lambda_ic L_ic
+                                                          (if intra_class)
     tlm (+ loss_lr)   attention (+ left/right head)       lambda L_lr
     fwg (+ loss_w)    frame weights (+ frame head)        lambda L_w, lambda_frame L_frame
     sao               nothing                             lambda L_aug
@@ -50,6 +51,7 @@ def build(config, info):
         fwg=d.fwg,
         frames=d.loss_w,
         tlm_softmax=choice("dsanet.tlm_softmax", d.tlm_softmax, ("region", "width")),
+        fwg_std=d.fwg_std,
         cel_norm=d.cel_norm,
         cel_pool=choice("dsanet.cel_pool", d.cel_pool, ("max", "max_mean")),
         neck=d.neck,
@@ -87,10 +89,10 @@ def losses(out, pid, camid, *, config, axis_name=None):
     total = total_ce + tri
     if "f_cam" in out:
         found["dis"] = disentangle.cosine_hinge(out["f_id"], out["f_cam"]).mean()
-        total += found["dis"]
+        total += d.lam_dis * found["dis"]
         if d.intra_class:
             found["ic"] = disentangle.intra_class(out["f_id"], pid, reduce=d.ic_reduce, axis_name=axis_name)
-            total += found["ic"]
+            total += d.lam_ic * found["ic"]
     if "logits_frame" in out:
         frame_ce = frame_losses(out["logits_frame"], pid)
         w = jax.lax.stop_gradient(nets.weights_of(frame_ce)[1])

@@ -78,11 +78,16 @@ class Localisation(nn.Module):
 
 
 class FrameWeights(nn.Module):
-    """FWG: frame features f_t [N,T,C] -> {score, d_hat, w_hat [N,T]; f_id [N,C]}, w_hat = softmax(-score)."""
+    """FWG: frame features f_t [N,T,C] -> {score, d_hat, w_hat [N,T]; f_id [N,C]}, w_hat = softmax(-score).
+
+    std: of the first kernel.
+    """
+
+    std: float = 2**0.5
 
     @nn.compact
     def __call__(self, f_t):
-        score = nn.Dense(1, kernel_init=nn.initializers.normal(2**0.5), name="conv")(f_t)[..., 0]
+        score = nn.Dense(1, kernel_init=nn.initializers.normal(self.std), name="conv")(f_t)[..., 0]
         found = weights_of(score)
         return {"score": score, "d_hat": found[0], "w_hat": found[1], "f_id": weighted(f_t, found[1])}
 
@@ -115,6 +120,7 @@ class DsaNet(nn.Module):
     fwg: bool = True
     frames: bool = True  # the frame head
     tlm_softmax: str = "region"
+    fwg_std: float = 2**0.5
     cel_norm: bool = False
     cel_pool: str = "max"
     neck: bool = True
@@ -143,7 +149,7 @@ class DsaNet(nn.Module):
         if self.tlm and self.sides:
             found["logits_lr"] = self.side_logits(found, train)
         if self.fwg:
-            found |= FrameWeights(name="fwg")(found["f_t"])
+            found |= FrameWeights(self.fwg_std, name="fwg")(found["f_t"])
             if self.frames:
                 rows = found["f_t"].reshape(-1, wide.shape[-1])
                 logits = self.head("frame", self.num_pids, rows, train)

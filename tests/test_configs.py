@@ -11,7 +11,8 @@ from reid_jax import methods
 from reid_jax.errors import ConfigError
 from reid_jax.train import checkpoint, stages
 
-FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+ROOT = Path(__file__).parent.parent / "configs"
+FILES = sorted(ROOT.glob("*.py"))
 
 
 def module(path):
@@ -32,6 +33,7 @@ def get(name, variant):
 SAME_NET = {("efl", v) for v in ("duke", "msmt17", "me_reid", "mars")}  # as market; as mars_ap3d, but smaller
 SAME_NET |= {("baseline", v) for v in ("duke", "msmt17", "me_reid")}
 SAME_NET |= {("dsanet", v) for v in ("duke_video", "ls_vid")}
+SAME_NET |= {(name, v) for name in ("adl", "cluster_contrast") for v in ("duke", "msmt17")}
 
 
 SLOW = {("efl", "mars_ap3d")}
@@ -43,21 +45,31 @@ def traced():
             yield pytest.param(*v, marks=pytest.mark.slow if v in SLOW else ())
 
 
+def steps_of(method, info):
+    """[(step, batch size)] of a stage: its own, or those of its phases."""
+    if method.phases is None:
+        return [(method.step, 8)]
+    assert method.step is None and method.rounds > 0
+    sizes = {"labels": 8, "cameras": 2 * info.num_cams}
+    return [(phase.step, sizes[phase.batches]) for phase in method.phases.values()]
+
+
 @pytest.mark.parametrize("name, variant", traced())
 def test_variant_builds_its_method(name, variant):
     """Networks, optimisers and one step can be traced at the variant's own size."""
     config = get(name, variant)
     info = methods.Info(num_pids=20, num_cams=6, steps_per_epoch=10, total_steps=100)
     for method in methods.find(config.method).stages(config, info).values():
-        state = stages.state_shapes(config, method)
-        batch = stages.example_batch(config, 8)
-        new, metrics = jax.eval_shape(method.step, state, batch)
-        assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
-            lambda x: (x.shape, x.dtype), state
-        )
-        assert all(v.shape == () for v in metrics.values())
+        state = stages.state_shapes(config, method)._replace(labels=None)
+        for step, size in steps_of(method, info):
+            batch = stages.example_batch(config, size)
+            new, metrics = jax.eval_shape(step, state, batch)
+            assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
+                lambda x: (x.shape, x.dtype), state
+            )
+            assert all(v.shape == () for v in metrics.values())
         feature = jax.eval_shape(lambda s, x, m=method: m.embed(s, x, m.nets[0]), new, batch["image"])
-        assert feature.shape[0] == 8
+        assert feature.shape[0] == size
     assert checkpoint.plain(config)["method"] == config.method
 
 
@@ -70,9 +82,10 @@ def test_every_config_has_smoke_and_refuses_unknown_variants():
 
 def test_fields_are_the_documented_defaults():
     """A variant changes values of known fields and adds none."""
-    known = set(c.flatten(c.defaults() | {"efl": c.efl_defaults(), "dsanet": c.dsanet_defaults()}))
     for name, variant in variants():
-        assert set(c.flatten(checkpoint.plain(get(name, variant)))) <= known
+        own = getattr(c, f"{name}_defaults", None)
+        known = set(c.flatten(c.defaults() | ({name: own()} if own else {})))
+        assert set(c.flatten(checkpoint.plain(get(name, variant)))) == known
 
 
 @pytest.mark.parametrize(
@@ -103,6 +116,7 @@ def test_dsanet_has_the_papers_settings():
     assert t.optim.milestones == (40, 80, 120, 160)
     assert (t.loss.triplet, t.loss.feature, t.loss.margin) == ("euclidean", "before_bn", 0.3)
     assert (t.dsanet.lam, t.dsanet.lam_cam) == (0.1, 0.5) and get("dsanet", "mars").dsanet.lam_cam == 0.1
+    assert (t.dsanet.lam_dis, t.dsanet.lam_ic, t.dsanet.fwg_std) == (1, 1, 2**0.5)
 
 
 def test_rows_of_dsanets_table_2():
@@ -114,6 +128,48 @@ def test_rows_of_dsanets_table_2():
     )
     with pytest.raises(ConfigError, match="smoke-tlm_fwg_no_ic"):
         get("dsanet", "smoke-nonsense")
+
+
+def test_adl_has_the_papers_settings():
+    t = get("adl", "market")
+    assert (t.data.height, t.data.width, t.data.ids, t.data.instances) == (256, 128, 16, 4)
+    assert t.data.erase_fill == (0.4914, 0.4822, 0.4465) and (t.data.pad_crop, t.data.flip) == (10, 0.5)
+    assert t.data.erase == 0.5 and t.data.erase_area == (0.02, 0.4) and t.data.erase_aspect == 0.3
+    model = t.model
+    assert (model.backbone, model.norm, model.pool, model.last_stride) == ("resnet50", "aibn", "avg", 1)
+    assert (t.loss.triplet, t.loss.margin, t.optim.weight_decay) == ("euclidean", 0.3, 5e-4)
+    adl, intra, inter = t.adl, t.adl.intra, t.adl.inter
+    assert (intra.clusters, intra.instances, intra.lr, intra.head_lr, intra.epochs) == (600, 8, 5e-4, 5e-3, 2)
+    assert (inter.clusters, inter.lr, inter.head_lr, inter.epochs) == (800, 1e-3, 1e-2, 2)
+    assert (adl.rounds, adl.mode, adl.momentum, adl.triplet) == (40, "original", 0.9, 1)
+    assert (adl.k1, adl.k2, adl.lambda_value, adl.mix, adl.mix_power) == (20, 6, 0.3, 0.02, 0.6)
+    assert (adl.lam, adl.lam_cam, t.train.eval_every) == (0.5, 0.1, 5)
+    assert get("adl", "msmt17").adl.intra.epochs == 12 and get("adl", "duke").adl.intra.epochs == 2
+
+
+def test_rows_of_adls_table_4():
+    rows = {row: get("adl", f"smoke-{row}").adl for row in module(ROOT / "adl.py").ROWS}
+    game, refined = ("intra", "inter"), (1, 2, 3, 4)
+    found = {row: (t.frifm_stages, t.adversarial_stages) for row, t in rows.items()}
+    assert found == {
+        "baseline": ((), ()),
+        "frifm": (refined, ()),
+        "adl": ((), game),
+        "full": (refined, game),
+    }
+    assert str(get("adl", "smoke").adl) == str(rows["full"])
+    with pytest.raises(ConfigError, match="market-frifm"):
+        get("adl", "smoke-nonsense")
+
+
+def test_cluster_contrast_has_the_published_settings():
+    t = get("cluster_contrast", "market")
+    assert (t.data.ids, t.data.instances, t.data.pad_crop) == (16, 16, 10)
+    optim, own = t.optim, t.cluster_contrast
+    assert (optim.lr, optim.weight_decay, optim.milestones, optim.gamma) == (3.5e-4, 5e-4, (20, 40), 0.1)
+    assert (own.rounds, own.steps, own.k1, own.k2, own.eps, own.min_samples) == (50, 200, 30, 6, 0.6, 4)
+    assert (own.momentum, own.temperature, own.pool, own.hard) == (0.1, 0.05, "gem", False)
+    assert get("cluster_contrast", "msmt17").cluster_contrast.steps == 400
 
 
 def test_schedule_steps_at_the_milestones():
@@ -129,5 +185,5 @@ def test_schedule_steps_at_the_milestones():
 
 
 def test_unknown_method():
-    with pytest.raises(ConfigError, match="baseline, dsanet, efl"):
+    with pytest.raises(ConfigError, match="adl, baseline, cluster_contrast, .*dsanet, efl"):
         methods.find("nonsense")

@@ -76,6 +76,15 @@ def adam(optim, info, *, lr=None, weight_decay=None, mask=None, repeats=1):
     return optax.partition({"train": tx, "freeze": optax.set_to_zero()}, labels)
 
 
+def sgd(lr, *, momentum=0.9, weight_decay=0.0):
+    """PyTorch's SGD: g <- grad + decay w; b <- momentum b + g (first b = g); w <- w - lr b."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        optax.trace(momentum),
+        optax.scale_by_learning_rate(lr),
+    )
+
+
 def pmean(tree, axis_name):
     """Mean over devices; the tree itself on one device."""
     return tree if axis_name is None else lax.pmean(tree, axis_name)

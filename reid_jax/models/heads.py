@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from reid_jax.config import choice
+from reid_jax.errors import ConfigError
 from reid_jax.models import narrow, resnest, resnet, video
 from reid_jax.models.layers import BatchNorm
 
@@ -20,6 +21,7 @@ _RESNETS = {
 }
 _VIDEO = {"ap3d_resnet50": video.Ap3dResNet50, "ap3dnl_resnet50": video.Ap3dNlResNet50}
 BACKBONES = (*_RESNETS, "resnest50", *_VIDEO, "narrow", "slim")
+PLAIN = ("resnest50", "resnet50_ibn_a", *_VIDEO)  # no AIBN, nothing between the stages
 _DTYPES = {"float32": None, "float64": None, "bfloat16": jnp.bfloat16}  # None: the promoted type
 
 
@@ -122,26 +124,37 @@ def frames_apart(model):
     return model.backbone not in _VIDEO
 
 
-def trunk(model, axis_name):
-    """The backbone of config.model, images [...,H,W,3] -> maps; axis_name as in `build`."""
+def trunk(model, axis_name, refine=None):
+    """The backbone of config.model, images [...,H,W,3] -> maps; axis_name as in `build`.
+
+    refine: see resnet.ResNet, for ResNets, slim and narrow.
+    """
     choice("model.backbone", model.backbone, BACKBONES)
     choice("model.last_stride", model.last_stride, (1, 2))
+    choice("model.norm", model.norm, ("batch", "aibn"))
     dtype = _DTYPES[choice("model.dtype", model.dtype, tuple(_DTYPES))]
     if choice("model.bn_group", model.bn_group, ("device", "global")) == "device":
         axis_name = None
     if model.backbone == "narrow":
         widths = tuple(model.narrow_widths)
-        return narrow.Narrow(widths, model.narrow_stripes, model.narrow_dim, dtype, axis_name)
+        fields = (model.narrow_stripes, model.narrow_dim, dtype, axis_name)
+        return narrow.Narrow(widths, *fields, norm=model.norm, refine=refine)
+    if model.backbone in PLAIN and (model.norm != "batch" or refine):
+        raise ConfigError(
+            f"config.model.backbone {model.backbone!r} has neither AIBN (config.model.norm) nor modules "
+            "between its stages; use resnet18, resnet34, resnet50, resnet101, slim or narrow"
+        )
     if model.backbone == "resnest50":
         return resnest.ResNeSt(model.last_stride, dtype=dtype, axis_name=axis_name)
     shared = (model.last_stride, model.stem_relu, dtype, axis_name)
+    between = dict(norm=model.norm, refine=refine, remat=model.remat)
     if model.backbone == "slim":
         counts, width = tuple(model.slim_blocks), model.slim_width
-        return resnet.ResNet(resnet.Bottleneck, counts, *shared, width=width, remat=model.remat)
+        return resnet.ResNet(resnet.Bottleneck, counts, *shared, width=width, **between)
     if model.backbone in _VIDEO:
         fields = dict(temperature=model.ap3d_temperature, contrastive=model.ap3d_contrastive)
         return _VIDEO[model.backbone](*shared, **fields, remat=model.remat)
-    return _RESNETS[model.backbone](*shared, remat=model.remat)
+    return _RESNETS[model.backbone](*shared, **between)
 
 
 def encoder(net):

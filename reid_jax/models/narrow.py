@@ -1,10 +1,12 @@
 """A small residual net for runs of minutes on a CPU."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax.numpy as jnp
 
 from reid_jax.models.layers import BatchNorm, Conv
-from reid_jax.models.resnet import BasicBlock
+from reid_jax.models.resnet import AdaptiveBasicBlock, BasicBlock, refined
 
 
 def stripe_pool(x, stripes):
@@ -25,6 +27,9 @@ class Narrow(nn.Module):
     """Images [...,H,W,3] -> vectors [...,dim]; 64x32 images have an 8x4 map before the stripes.
 
     widths: channels of the 5x5 stem (stride 2) and of the residual blocks (stride 2, the last one 1).
+    norm: 'batch', or 'aibn': AIBN in the last two blocks. refine: as ResNet's, stage 1 being the stem.
+    part: (a, b) gives the map [...,h,w,C] of blocks a to b - 1 alone (from 0), on the map before them; the
+    stem belongs to block 0.
     """
 
     widths: tuple[int, ...] = (16, 32, 48, 64)
@@ -32,19 +37,28 @@ class Narrow(nn.Module):
     dim: int = 128
     dtype: jnp.dtype | None = None
     axis_name: str | None = None
+    norm: str = "batch"
+    refine: Callable | None = None
+    part: tuple[int, int] | None = None
 
     @nn.compact
     def __call__(self, x, train, stages=False):
         """stages: gives the maps of the stem and of every block [...,h,w,C] instead of the vector."""
-        x = Conv(self.widths[0], 5, 2, 2, dtype=self.dtype, name="conv1")(x)
-        x = nn.relu(BatchNorm(axis_name=self.axis_name, name="bn1")(x, train))
-        maps = [x]
-        for i, width in enumerate(self.widths[1:], 1):
-            stride = 1 if i == len(self.widths) - 1 else 2
-            x = BasicBlock(width, stride, self.dtype, self.axis_name, name=f"layer{i}_0")(x, train)
-            maps.append(x)
+        maps, last = [], len(self.widths) - 1
+        first, end = self.part or (0, last)
+        if first == 0:
+            x = Conv(self.widths[0], 5, 2, 2, dtype=self.dtype, name="conv1")(x)
+            x = nn.relu(BatchNorm(axis_name=self.axis_name, name="bn1")(x, train))
+            maps.append(x := refined(self.refine, 1, x))
+        for i in range(first + 1, end + 1):
+            block = AdaptiveBasicBlock if self.norm == "aibn" and i >= last - 1 else BasicBlock
+            stride = 1 if i == last else 2
+            x = block(self.widths[i], stride, self.dtype, self.axis_name, name=f"layer{i}_0")(x, train)
+            maps.append(x := refined(self.refine, i + 1, x))
         if stages:
             return maps
+        if self.part:
+            return x
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         x = stripe_pool(x, self.stripes)
         return nn.Dense(self.dim, name="project")(x.reshape(*x.shape[:-2], -1))

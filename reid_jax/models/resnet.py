@@ -4,11 +4,12 @@ Module names follow torchvision's keys: `layer1_0`, `downsample_0` stand for `la
 """
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from reid_jax.models.layers import BatchNorm, Conv, InstanceNorm, max_pool
+from reid_jax.models.layers import AdaptiveNorm, BatchNorm, Conv, InstanceNorm, max_pool
 
 
 class Block(nn.Module):
@@ -91,6 +92,30 @@ class IbnBottleneck(Bottleneck):
         return InstanceBatchNorm(self.axis_name, name="bn1")
 
 
+class AdaptiveBlock:
+    """Block whose norms, the shortcut's too, are AIBN layers that share one mixing weight (IICS)."""
+
+    def layers(self):
+        conv, _ = super().layers()
+        alpha = self.param("adaptive_weight", nn.initializers.constant(0.1), (1,), jnp.float32)
+
+        def norm(name):
+            return functools.partial(AdaptiveNorm(axis_name=self.axis_name, name=name), alpha=alpha)
+
+        return conv, norm
+
+
+class AdaptiveBasicBlock(AdaptiveBlock, BasicBlock):
+    """BasicBlock with AIBN."""
+
+
+class AdaptiveBottleneck(AdaptiveBlock, Bottleneck):
+    """Bottleneck with AIBN."""
+
+
+ADAPTIVE = {BasicBlock: AdaptiveBasicBlock, Bottleneck: AdaptiveBottleneck}
+
+
 class ResNet(nn.Module):
     """Images [...,H,W,3] -> maps [...,h,w,C]; 256x128 gives 16x8 with last_stride 1, 8x4 with 2.
 
@@ -98,6 +123,9 @@ class ResNet(nn.Module):
     dtype: compute type of the convolutions; None: the promoted type of input and parameters.
     width: channels of the stem and of the first stage's inner layers.
     remat: the activations inside a block are computed again in the backward pass instead of kept.
+    norm: 'batch', or 'aibn': AIBN in stages 3 and 4, batch norm before.
+    refine: None, or function of a stage's number, 1 to 4, that gives a module to put behind it, or None.
+    part: (a, b) runs only stages a to b - 1 (from 0) on the map before them; the stem belongs to stage 0.
     """
 
     block: type[Block]
@@ -108,34 +136,49 @@ class ResNet(nn.Module):
     axis_name: str | None = None
     width: int = 64
     remat: bool = False
+    norm: str = "batch"
+    refine: Callable | None = None
+    part: tuple[int, int] = (0, 4)
 
     @nn.compact
     def __call__(self, x, train, stages=False):
-        """stages: gives the maps after every stage, [stage 1, ..., stage 4], instead of the last one."""
-        x, maps = self.stem(x, train), []
-        strides = (1, 2, 2, self.last_stride)
-        for stage, (count, stride) in enumerate(zip(self.counts, strides, strict=True)):
+        """stages: gives the map before the max pooling and those after every stage, not only the last one."""
+        maps, strides = [], (1, 2, 2, self.last_stride)
+        if stages and self.part[0] == 0:
+            maps.append(self.stem(x, train, pooled=False))
+            x = max_pool(maps[0])
+        elif self.part[0] == 0:
+            x = self.stem(x, train)
+        for stage in range(*self.part):
             place = 0  # of the next module among the stage's keys
-            for index in range(count):
-                for module in self.modules(stage, index, stride if index == 0 else 1, place):
+            for index in range(self.counts[stage]):
+                for module in self.modules(stage, index, strides[stage] if index == 0 else 1, place):
                     x = module(x, train)
                     place += 1
-            maps.append(x)
+            maps.append(x := refined(self.refine, stage + 1, x))
         return maps if stages else x
 
-    def stem(self, x, train):
+    def stem(self, x, train, pooled=True):
         x = Conv(self.width, 7, 2, 3, dtype=self.dtype, name="conv1")(x)
         x = BatchNorm(axis_name=self.axis_name, name="bn1")(x, train)
-        return max_pool(nn.relu(x) if self.stem_relu else x)
+        x = nn.relu(x) if self.stem_relu else x
+        return max_pool(x) if pooled else x
 
     def modules(self, stage, index, stride, place):
         """The modules of block `index` of a stage (both from 0); the first takes key `place`."""
-        return [self.make(self.block, stage, stride, place)]
+        adaptive = self.norm == "aibn" and stage >= 2
+        return [self.make(ADAPTIVE[self.block] if adaptive else self.block, stage, stride, place)]
 
     def make(self, block, stage, stride, place, **fields):
         name = f"layer{stage + 1}_{place}"
         block = nn.remat(block, static_argnums=(2,)) if self.remat else block
         return block(self.width * 2**stage, stride, self.dtype, self.axis_name, **fields, name=name)
+
+
+def refined(refine, stage, x):
+    """x after the module that `refine` has for a stage, see ResNet."""
+    module = refine(stage) if refine else None
+    return x if module is None else module(x)
 
 
 class IbnResNet(ResNet):

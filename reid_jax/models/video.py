@@ -172,10 +172,10 @@ class Ap3dResNet(ResNet):
     temperature: float = 4.0
     contrastive: bool = True
 
-    def stem(self, x, train):
+    def stem(self, x, train, pooled=True):
         if x.ndim != 5:
             raise ConfigError("AP3D backbones need clips [B,T,H,W,3]; choose another config.model.backbone")
-        return super().stem(x, train)
+        return super().stem(x, train, pooled)
 
     def modules(self, stage, index, stride, place):
         if index in self.temporal[stage]:

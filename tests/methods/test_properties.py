@@ -31,20 +31,41 @@ def stage(request):
     return config, method, jax.jit(method.init)(jax.random.key(0), random_batch(config))
 
 
+def batch_of_cameras(config, seed=0, size=6):
+    """As `random_batch`, image j of camera c at row 3 j + c."""
+    return random_batch(config, seed, size) | {"camid": (np.arange(size) % 3).astype(np.int32)}
+
+
+def trainings(config, method, state):
+    """[(step, State to start from, batches by seed)] of a stage, or of its phases, which begin anew."""
+    if method.phases is None:
+        return [(method.step, state, random_batch)]
+    assert method.step is None and method.rounds > 0
+    size = method.embed(state, random_batch(config)["image"], method.nets[0]).shape[1]
+    features, labels = np.random.default_rng(0).normal(size=(12, size)), np.arange(12, dtype=np.int32) // 3
+    kinds = {"labels": random_batch, "cameras": batch_of_cameras}
+    return [
+        (p.step, p.begin(state, features, labels, np.arange(12) % 3, 0), kinds[p.batches])
+        for p in method.phases.values()
+    ]
+
+
 def test_one_compile_same_structure_and_pure(stage):
     """The step keeps the state's structure and types, compiles once, and equal inputs give equal bits."""
-    config, method, state = stage
-    step = jax.jit(method.step)
-    new, metrics = step(state, random_batch(config))
-    again, _ = step(state, random_batch(config))
-    assert difference(new, again) == 0
-    spec = jax.tree.map(lambda x: (x.shape, str(x.dtype)), state)
-    for i in range(2):
-        new, metrics = step(new, random_batch(config, i))
-        assert jax.tree.map(lambda x: (x.shape, str(x.dtype)), new) == spec
-    assert step._cache_size() == 1 and int(new.step) == 3
-    assert all(np.isfinite(v) and v.shape == () for v in metrics.values())
-    assert "loss" in metrics and "lr" in metrics
+    config, method, fresh = stage
+    spec = jax.tree.map(lambda x: (x.shape, str(x.dtype)), fresh)
+    for function, state, batch in trainings(config, method, fresh):
+        assert jax.tree.map(lambda x: (x.shape, str(x.dtype)), state) == spec
+        step = jax.jit(function)
+        new, metrics = step(state, batch(config))
+        again, _ = step(state, batch(config))
+        assert difference(new, again) == 0
+        for i in range(2):
+            new, metrics = step(new, batch(config, i))
+            assert jax.tree.map(lambda x: (x.shape, str(x.dtype)), new) == spec
+        assert step._cache_size() == 1 and int(new.step) == 3
+        assert all(np.isfinite(v) and v.shape == () for v in metrics.values())
+        assert "loss" in metrics and "lr" in metrics
 
 
 def test_padding_rows_never_change_an_embedding(stage):

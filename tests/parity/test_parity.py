@@ -14,10 +14,17 @@ from reid_jax.parity import case, compare, drift, run
 CASES = pathlib.Path(__file__).parents[1] / "cases"
 
 
-RECORDED = sorted([*CASES.glob("e*__*.npz"), *CASES.glob("dsanet__*.npz"), CASES / "adl__rerank.npz"])
+LONG = [  # a minute or more to compile
+    f"direid__{name}"
+    for name in ("content_encoder", "content_encoder_train", "gan_losses_3scale", "dil_losses", "dil_steps")
+]
+RECORDED = [
+    pytest.param(p, marks=[pytest.mark.slow] * (p.stem in LONG), id=p.stem)
+    for p in sorted(p for kind in ("adl", "d*", "e*") for p in CASES.glob(f"{kind}__*.npz"))
+]
 
 
-@pytest.mark.parametrize("path", RECORDED, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", RECORDED)
 def test_recorded_case(path):
     report = run.report(path, {}, float32=False)
     assert report["ok"], "\n".join(run.details(report))

@@ -31,7 +31,7 @@ LAYOUTS = {
         "classifier": ["heads", "heads.classifier"],
     },
     "ap3d": {"base": [""], "neck": ["bn"]},
-    "direid": {"base": ["E_id.model", "E_con.model", "model"]},
+    "direid": {"base": ["E_id.model", "E_con.model", "model"], "trunk": [""]},
     "reid_jax": {},
 }
 """{layout: {module of ours: its names there, the first one is written}}."""
@@ -54,7 +54,7 @@ def keys(path, layout):
 
 
 def _dotted(module):
-    return re.sub(r"_(\d+)$", r".\1", module)
+    return re.sub(r"_(\d+)(?=(_\d+)*$)", r".\1", module)
 
 
 def _mmt_stage(module):

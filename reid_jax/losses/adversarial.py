@@ -1,0 +1,41 @@
+"""The dependence of two variables by a critic: the Jensen-Shannon bound of ADL (Chen et al. 2024, eq. 9)."""
+
+import jax
+import jax.numpy as jnp
+
+from reid_jax.config import choice
+from reid_jax.losses import batch
+
+NO_DEPENDENCE = -1.3862943611198906  # -2 log 2: omega of a critic that sees none
+
+
+def omega(joint, marginal, axis_name=None):
+    """mean log s(joint) + mean log(1 - s(marginal)), at most 0: f[].
+
+    joint, marginal: logits f[B] of pairs that belong together and of those that do not, s the logistic
+    function. NO_DEPENDENCE: the critic tells nothing; near 0: it tells all. Equal numbers of rows on every
+    device under axis_name.
+    """
+    joint, marginal = batch.wide(joint), batch.wide(marginal)
+    own = -jax.nn.softplus(-joint).mean() - jax.nn.softplus(marginal).mean()
+    return own if axis_name is None else jax.lax.pmean(own, axis_name)
+
+
+def js(value):
+    """Estimate of the Jensen-Shannon divergence from omega; negative for an untrained critic."""
+    return (value - NO_DEPENDENCE) / 2
+
+
+def pull(value, transform, temperature=1.0):
+    """What the feature side minimises (eq. 10): exp(omega / temperature) ('exp') or omega ('linear')."""
+    if choice("adl.transform", transform, ("exp", "linear")) == "linear":
+        return value
+    return jnp.exp(value / temperature)
+
+
+def standardised(x, form):
+    """Rows of x f[B,D] with mean 0 and variance 1 ('layer', epsilon 1e-5), or x itself ('none')."""
+    if choice("adl.critic_input_norm", form, ("layer", "none")) == "none":
+        return x
+    x = batch.wide(x)
+    return jax.nn.standardize(x, axis=-1, epsilon=1e-5)

@@ -32,11 +32,15 @@ def msmt17(t):
 
 
 def synthetic(t):
-    """The embedded data set and the narrow net; short-run values. To start from config.init as ADL does."""
+    """The embedded data set and the narrow net; short-run values. To start from config.init as ADL does.
+
+    AIBN, unlike the published code: with batch norm the clusters fall apart by camera here and never join.
+    """
     c.synthetic(t)
     t["data"].update(pad_crop=3)
     t["data"]["synthetic"].update(train_ids=60, test_ids=60, cameras=4, images=4, strength=0.6)
     t["train"].update(eval_every=2, checkpoint_every=2)
+    t["model"].update(norm="aibn")
     t["optim"].update(lr=1e-3)
     t["cluster_contrast"].update(rounds=8, steps=120, k1=12, k2=2, eps=0.4, max_clusters=300)
 

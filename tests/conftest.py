@@ -22,7 +22,7 @@ def parsed_flags():
         flags.FLAGS.mark_as_parsed()
 
 
-HEAVY = ("test_efl", "test_main", "test_parity", "test_dsanet", "test_warm")
+HEAVY = ("test_efl", "test_main", "test_parity", "test_dsanet", "test_warm", "test_rounds", "test_adl")
 
 
 def pytest_collection_modifyitems(items):

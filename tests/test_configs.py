@@ -85,7 +85,8 @@ def test_fields_are_the_documented_defaults():
     for name, variant in variants():
         own = getattr(c, f"{name}_defaults", None)
         known = set(c.flatten(c.defaults() | ({name: own()} if own else {})))
-        assert set(c.flatten(checkpoint.plain(get(name, variant)))) == known
+        found = set(c.flatten(checkpoint.plain(get(name, variant))))
+        assert {field for field in found if not field.startswith("stages.")} == known
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import jinja2
 import reid_jax
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval import store
-from reid_jax.report import look, sections, strips
+from reid_jax.report import look, sections, strips, study
 from reid_jax.report import run as runs
 
 
@@ -88,6 +88,7 @@ def context(run, baseline, data_root, queries):
         "distance": distance,
         "tsne": sections.tsne(run.last.features, names) if run.last else None,
         "camera_tsne": camera_tsne(run, names),
+        "studies": study.build(run),
         "looks": look.build(os.path.join(run.workdir, "eval", "look.npz")),
         "cameras": sections.cameras(run.last, distance, names) if run.last and not run.single else None,
         "settings": sections.settings(run.config),

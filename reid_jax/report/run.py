@@ -40,6 +40,7 @@ class Run:
     train: list  # metrics.jsonl, lines of kind "train"
     evals: list  # lines of kind "eval"
     labels: list  # lines of kind "labels": pseudo labels, one line for each phase of each round
+    studies: list  # lines of kind "study", of every stage
     last: Ranked | None  # eval/final.npz
     first: Ranked | None  # eval/first.npz
     notes: dict  # file -> why it was not used
@@ -107,7 +108,9 @@ def read(workdir, keep_features=True) -> Run:
     config = _needed(workdir, "config.json", misfit)
     final = _needed(workdir, "eval/final.json", _misfit_of_final)
     notes = {}
-    train, evals, labels = _metrics(workdir, notes)
+    lines = _metrics(workdir, notes)
+    last = lines["eval"][-1].get("stage", "") if lines["eval"] else ""
+    train, evals, labels = (of_stage(lines[kind], last) for kind in ("train", "eval", "labels"))
     options = {"distance": _distance(config), "camera_filter": final.get("protocol") != "all-pairs"}
     return Run(
         workdir=workdir,
@@ -117,6 +120,7 @@ def read(workdir, keep_features=True) -> Run:
         train=train,
         evals=evals,
         labels=labels,
+        studies=lines["study"],
         last=_ranked(workdir, "eval/final.npz", options, notes, keep_features),
         first=_ranked(workdir, "eval/first.npz", options, notes, False),
         notes=notes,
@@ -191,8 +195,8 @@ def _distance(config):
 
 
 def _metrics(workdir, notes):
-    """(training, evaluation, label lines) of metrics.jsonl; lines that a kill cut are left out."""
-    name, kinds = "metrics.jsonl", {"train": [], "eval": [], "labels": []}
+    """{kind: lines} of metrics.jsonl; lines that a kill cut are left out."""
+    name, kinds = "metrics.jsonl", {"train": [], "eval": [], "labels": [], "study": []}
     try:
         with open(workdir / name, encoding="utf-8", errors="replace") as f:
             for text in f:
@@ -204,7 +208,12 @@ def _metrics(workdir, notes):
                     kinds[line["kind"]].append(line)
     except OSError:
         notes[name] = f"{name} is not in the workdir"
-    return kinds["train"], kinds["eval"], kinds["labels"]
+    return kinds
+
+
+def of_stage(lines, stage):
+    """The lines of one stage of a run with several."""
+    return [line for line in lines if line.get("stage", "") == stage]
 
 
 def _usable(line):

@@ -22,7 +22,7 @@ FIGURES = {  # name in the files: (title, what it means)
 }
 LABELS = {  # of pseudo labels: (title, unit)
     "ari": ("Adjusted Rand index", "%"),
-    "nmi": ("Normalised mutual information", "%"),
+    "nmi": ("Mutual information (NMI)", "%"),
     "clusters": ("Clusters", ""),
     "labelled": ("Images with a label", "%"),
 }

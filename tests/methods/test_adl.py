@@ -10,6 +10,7 @@ from reid_jax import config as c
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.methods import Info, adl
 from reid_jax.methods.adl import labels, nets
+from reid_jax.models import weights
 from reid_jax.train import parallel
 
 CAMERAS, K = 3, 4
@@ -284,6 +285,28 @@ def test_features_of_mirror_images_are_equal():
     image = batch()["image"]
     run = jax.jit(lambda x: adl.embed(state, x, models=models, config=m))
     np.testing.assert_allclose(run(image), run(image[:, :, ::-1]), atol=1e-6)
+
+
+def test_it_starts_from_weights_of_an_ordinary_resnet():
+    """As ImageNet's: all of the backbone is there but FRIFM and AIBN's mixing weights."""
+    slim = dict(model__backbone="slim", model__slim_width=4, data__height=64, data__width=32)
+    plain = config(frifm_stages=(), model__norm="batch", **slim)
+    state = fresh(plain, adl.build(plain, info()), adversary=False)
+    entries = weights.to_torch(jax.tree.map(lambda x: np.full(x.shape, 3, np.float32), state.nets["net"]))
+    m = config(adversarial_stages=(), **slim)
+    method = adl.stages(m, info())["train"]
+    state, reports = fresh(m, adl.build(m, info()), adversary=False), []
+
+    def load(name, variables, fallback=None):
+        filled, report = weights.load(entries, variables)
+        reports.append(report)
+        return filled
+
+    new = method.warm_start(state, load).nets
+    assert not reports[0]["unused"]
+    assert all("frifm" in k or k.endswith("adaptive_weight") for k in reports[0]["missing"])
+    assert (new["net"]["params"]["base"]["conv1"]["kernel"] == 3).all()
+    assert difference(new["heads"], state.nets["heads"]) == 0
 
 
 # ---- labels

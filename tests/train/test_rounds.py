@@ -190,7 +190,7 @@ def test_a_stopped_run_goes_on_exactly(unbroken, tmp_path, where):
     second = next(step for r, step in starts if r == 2)
     step, call = {
         "middle": (starts[-1][1] + 1, 1),
-        "last step": (lines(workdir, "train")[-1]["step"] - 1, 1),
+        "last step": (lines(workdir, "train")[-1]["step"], 1),
         "phase border": (starts[-1][1], 1),
         "round border": (second, 1),
         "start": (1, 1),

@@ -1,0 +1,454 @@
+"""Networks of DI-REID's first stage: content and degradation encoder, generator, discriminators, E_id.
+
+Submodules are called as in the reference's keys (`_0` for `.0`), so that weights of the layout `direid` fit.
+Images and maps are [B,H,W,C].
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from reid_jax.errors import ConfigError
+from reid_jax.methods.direid.layers import (
+    HE,
+    ClassBlock,
+    ConvBlock,
+    LiteResidual,
+    Mlp,
+    leaky,
+    normal,
+    upsample,
+    wide,
+)
+from reid_jax.models import heads
+from reid_jax.models.layers import Conv, instance_norm
+
+# ---- content encoder
+
+
+class Aspp(nn.Module):
+    """Four branches of dilated convolutions on the stem's map, halved: [B,H,W,C] -> [B,H/2,W/2,features].
+
+    Reflection by 9 pixels reads best where H and W are at least 10.
+    """
+
+    features: int
+    rates: tuple[int, ...] = (3, 6, 9)
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        width = self.features // 4
+
+        def block(features, name, *shape, act=None):
+            return ConvBlock(features, *shape, norm="instance", act=act, dtype=self.dtype, name=name)
+
+        branches = [block(width, "conv1")(x)]
+        for rate, name in zip(self.rates, ("conv6", "conv12", "conv18"), strict=True):
+            y = block(width, f"{name}_0", act=leaky)(x)
+            branches.append(block(width, f"{name}_1", 3, 1, rate)(y))
+        x = block(self.features, "fuse")(jnp.concatenate(branches, -1))
+        return nn.max_pool(x, (2, 2), (2, 2))
+
+
+class UpConv(nn.Module):
+    """Upsampling to a size, then a zero-padded 3x3 convolution with batch norm."""
+
+    features: int
+    dtype: jnp.dtype | None = None
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, size, train):
+        options = dict(reflect=False, norm="batch", act=leaky, dtype=self.dtype, axis_name=self.axis_name)
+        return ConvBlock(self.features, 3, **options, name="conv")(upsample(x, *size), train)
+
+
+class Head(nn.Module):
+    """Maps of the stem [s0, s1, ...] -> (f_inv [B,feature_dim], content [B,H/4,W/4,content_dim]).
+
+    s0 [B,H/2,W/2,C] goes through the ASPP, the others as they are; then per scale the invariance block and
+    the content and the identity branch. widths: of (ASPP, content per scale). multi_scale: False keeps the
+    last map only.
+    """
+
+    content_dim: int = 128
+    feature_dim: int = 2048
+    widths: tuple[int, int] = (128, 64)
+    multi_scale: bool = True
+    dtype: jnp.dtype | None = None
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, maps, train, content=True, identity=True):
+        """content, identity: whether that branch is computed (its running statistics moved), else None."""
+        size = tuple(n // 2 for n in maps[0].shape[1:3])
+        fields = (self.dtype, self.axis_name)
+        if self.multi_scale:
+            maps = [Aspp(self.widths[0], dtype=self.dtype, name="aspp")(maps[0]), *maps[1:]]
+        else:
+            maps = maps[-1:]
+        maps = [
+            LiteResidual(x.shape[-1], *fields, name=f"invariance_{i}")(x, train) for i, x in enumerate(maps)
+        ]
+        f = self.identity(maps, train, fields) if identity else None
+        return f, self.content(maps, size, train, fields) if content else None
+
+    def content(self, maps, size, train, fields):
+        blocks = [UpConv(self.widths[1], *fields, name=f"content_{i}") for i in range(len(maps))]
+        x = jnp.concatenate([block(x, size, train) for block, x in zip(blocks, maps, strict=True)], -1)
+        options = dict(norm="instance", act=leaky, dtype=self.dtype)
+        return ConvBlock(self.content_dim, **options, name=f"content_{len(maps)}")(x)
+
+    def identity(self, maps, train, fields):
+        pooled = []
+        for i, x in enumerate(maps):
+            for j in range(2):
+                x = LiteResidual(x.shape[-1], *fields, name=f"identity_{i}_0_{j}")(x, train)
+            pooled.append(wide(x).mean((1, 2)))
+        x = jnp.concatenate(pooled, -1)[:, None, None]
+        options = dict(norm="batch", act=leaky, axis_name=self.axis_name, name=f"identity_{len(maps)}")
+        return ConvBlock(self.feature_dim, **options)(x, train)[:, 0, 0]
+
+
+class ContentEncoder(nn.Module):
+    """E_c: stem `base` (a trunk without its last stage), `head` and `classifier` on f_inv.
+
+    The stem gets gradients through `identity` and `shared` only; its statistics move in any training call.
+    """
+
+    base: nn.Module
+    head: nn.Module
+    classifier: nn.Module
+
+    def __call__(self, x, train):
+        """(f_inv [B,D], content [B,H/4,W/4,C]), nothing of it reaching the stem."""
+        return self.head(self.detached(x, train), train)
+
+    def content(self, x, train):
+        """The content alone."""
+        return self.head(self.detached(x, train), train, identity=False)[1]
+
+    def identity(self, x, train):
+        """f_inv [B,D]; gradients reach the stem."""
+        return self.shared(x, train)[0]
+
+    def shared(self, x, train):
+        """(f_inv, the stem's last map), gradients reach the stem."""
+        maps = self.base(x, train, stages=True)
+        return self.head(maps, train, content=False)[0], maps[-1]
+
+    def classify(self, f, train):
+        """f_inv [B,D] -> (neck [B,N], logits [B,K])."""
+        return self.classifier(f, train)
+
+    def everything(self, x, train):
+        """For init."""
+        f, c = self(x, train)
+        return self.classify(f, train), c
+
+    def detached(self, x, train):
+        return jax.lax.stop_gradient(self.base(x, train, stages=True))
+
+
+class IdentityEncoder(nn.Module):
+    """E_id: a whole trunk, or its last stage for the map of a stem it shares; pooling, `classifier`.
+
+    x: images, or the shared stem's last map [B,h,w,C] -> f_sen [B,D].
+    """
+
+    base: nn.Module
+    classifier: nn.Module
+    pool: str = "max"
+
+    def __call__(self, x, train):
+        return heads.spatial_pool(wide(self.base(x, train, stages=True)[-1]), self.pool)
+
+    def classify(self, f, train):
+        """f_sen [B,D] -> (neck [B,N], logits [B,K])."""
+        return self.classifier(f, train)
+
+    def everything(self, x, train):
+        """For init."""
+        return self.classify(self(x, train), train)
+
+
+# ---- degradation encoder, generator
+
+
+class DegradationTrunk(nn.Module):
+    """Six reflected 3x3 convolutions with ReLU, H/32, mean over the map: images -> [B,1,1,4 width]."""
+
+    width: int = 64
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        widths, strides = (1, 1, 2, 4, 4, 4), (2, 1, 2, 2, 2, 2)
+        names = ("conv1", "conv2", "block_0", "block_1", "block_2", "block_3")
+        for name, times, stride in zip(names, widths, strides, strict=True):
+            x = ConvBlock(times * self.width, 3, stride, act=nn.relu, dtype=self.dtype, name=name)(x)
+        return wide(x).mean((1, 2), keepdims=True)
+
+
+class DegradationEncoder(nn.Module):
+    """E_d and E'_d: images -> degradation codes [B,dim].
+
+    share: E'_d (for synthetic degradations) has E_d's trunk and only a last layer of its own.
+    """
+
+    dim: int = 128
+    width: int = 64
+    share: bool = False
+    dtype: jnp.dtype | None = None
+
+    def setup(self):
+        def last():
+            return Conv(self.dim, use_bias=True, init=HE, bias_init=nn.initializers.zeros)
+
+        self.trunk = DegradationTrunk(self.width, self.dtype)
+        self.conv3_real, self.conv3_sync = last(), last()
+        if not self.share:
+            self.trunk_sync = DegradationTrunk(self.width, self.dtype)
+
+    def __call__(self, x):
+        """E_d."""
+        return self.conv3_real(self.trunk(x))[:, 0, 0]
+
+    def synthetic(self, x):
+        """E'_d."""
+        trunk = self.trunk if self.share else self.trunk_sync
+        return self.conv3_sync(trunk(x))[:, 0, 0]
+
+    def both(self, x, x_synthetic):
+        """(E_d(x), E'_d(x_synthetic)), of as many images each."""
+        if not self.share:
+            return self(x), self.synthetic(x_synthetic)
+        pooled = self.trunk(jnp.concatenate([x, x_synthetic]))
+        one, other = jnp.split(pooled, [len(x)])
+        return self.conv3_real(one)[:, 0, 0], self.conv3_sync(other)[:, 0, 0]
+
+
+class AdaptiveResidual(nn.Module):
+    """Two reflected 3x3 convolutions, each with AdaIN; the input is added, no last activation."""
+
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x, scale, shift):
+        """scale, shift [B,2 C]: of the first and the second AdaIN."""
+        y = x
+        for i, (s, b) in enumerate(zip(jnp.split(scale, 2, -1), jnp.split(shift, 2, -1), strict=True)):
+            y = ConvBlock(x.shape[-1], 3, dtype=self.dtype, name=f"model_{i}")(y)
+            y = instance_norm(y, s[:, None, None], b[:, None, None])
+            y = leaky(y) if i == 0 else y
+        return x + y
+
+
+class Residuals(nn.Module):
+    """AdaptiveResiduals `model_0`, ..., one for each pair of scale and shift."""
+
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x, scales, shifts):
+        for i, (scale, shift) in enumerate(zip(scales, shifts, strict=True)):
+            x = AdaptiveResidual(self.dtype, name=f"model_{i}")(x, scale, shift)
+        return x
+
+
+class Upsampling(nn.Module):
+    """Twice the size, 5x5 convolution to half the channels, layer norm."""
+
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        x = upsample(x, 2 * x.shape[1], 2 * x.shape[2])
+        options = dict(norm="layer", act=leaky, dtype=self.dtype, name="conv")
+        return ConvBlock(x.shape[-1] // 2, 5, **options)(x)
+
+
+class Decoder(nn.Module):
+    """Content [B,h,w,C] with modulation -> image [B,4h,4w,3], linear."""
+
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, c, scales, shifts):
+        x = Residuals(self.dtype, name="res")(c, scales, shifts)
+        for i in range(2):
+            x = Upsampling(self.dtype, name=f"up_{i}")(x)
+        for i in range(2):
+            x = ConvBlock(x.shape[-1], 3, act=leaky, dtype=self.dtype, name=f"convs_{i}")(x)
+        return ConvBlock(3, dtype=self.dtype, name="convs_2")(x)
+
+
+class Generator(nn.Module):
+    """G: content [B,h,w,C] and degradation code [B,D] -> image [B,4h,4w,3] in the normalised space.
+
+    blocks: residual blocks, each modulated by two MLPs of the code; hidden: width of the MLPs.
+    """
+
+    content_dim: int = 128
+    hidden: int = 512
+    blocks: int = 4
+    dtype: jnp.dtype | None = None
+
+    def setup(self):
+        def mlp():
+            return Mlp((self.hidden, self.hidden, 2 * self.content_dim))
+
+        for k in range(1, self.blocks + 1):
+            setattr(self, f"mlp_w{k}", mlp())
+            setattr(self, f"mlp_b{k}", mlp())
+        self.dec = Decoder(self.dtype)
+
+    def __call__(self, c, d):
+        return self.dec(c, *self.modulation(d))
+
+    def modulation(self, d):
+        """(scales, shifts), a list of [B,2 C] each."""
+        d = wide(d)
+        return [[getattr(self, f"mlp_{kind}{k + 1}")(d) for k in range(self.blocks)] for kind in "wb"]
+
+
+# ---- discriminators
+
+
+class PatchResidual(nn.Module):
+    """3x3 convolution, LReLU, 3x3 convolution, the input added."""
+
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        block = dict(init=normal(0.0, 0.02), dtype=self.dtype)
+        y = ConvBlock(x.shape[-1], 3, act=leaky, **block, name="model_0")(x)
+        return x + ConvBlock(x.shape[-1], 3, **block, name="model_1")(y)
+
+
+class Discriminator(nn.Module):
+    """Multi-scale PatchGAN without norm: images -> score maps [B,h_s,w_s,1], the finest (H/4) first."""
+
+    scales: int = 3
+    width: int = 32
+    blocks: int = 4
+    dtype: jnp.dtype | None = None
+
+    def setup(self):
+        self.nets = [self._layers() for _ in range(self.scales)]
+
+    def _layers(self):
+        block = dict(act=leaky, init=normal(0.0, 0.02), dtype=self.dtype)
+        found = [ConvBlock(self.width, **block)]
+        for times, stride in ((1, 1), (1, 2), (1, 1), (2, 2)):
+            found.append(ConvBlock(times * self.width, 3, stride, use_bias=False, **block))
+        found += [PatchResidual(self.dtype) for _ in range(self.blocks)]
+        zeros = nn.initializers.zeros
+        return [*found, Conv(1, use_bias=True, init=normal(0.0, 0.02), bias_init=zeros, dtype=self.dtype)]
+
+    def __call__(self, x):
+        return [self.scale(x, s) for s in range(self.scales)]
+
+    def scale(self, x, s):
+        """Score map [B,h,w,1] of scale s (0 is the finest), from images at full size."""
+        return wide(self.nets[s][-1](self.features(x, s)))
+
+    def features(self, x, s):
+        """Map [B,h,w,2 width] before the last layer."""
+        for _ in range(s):
+            x = nn.avg_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)), count_include_pad=False)
+        for layer in self.nets[s][:-1]:
+            x = layer(x)
+        return x
+
+    def pooled(self, x):
+        """Means of `features` over the map, all scales: [B,scales * 2 width]."""
+        return jnp.concatenate([wide(self.features(x, s)).mean((1, 2)) for s in range(self.scales)], -1)
+
+
+# ---- construction from a config
+
+
+def trunk(model, axis_name, part):
+    """The backbone of config.model, whole ('all'), without its last stage ('stem') or that alone ('top')."""
+    base = heads.trunk(model, axis_name)
+    if not hasattr(base, "part"):
+        raise ConfigError(
+            f"config.model.backbone {model.backbone!r} cannot be cut into stages for direid; use a ResNet, "
+            "slim or narrow"
+        )
+    stages = base.part[1] if base.part else len(base.widths) - 1
+    if stages < 2:
+        raise ConfigError(
+            "direid needs two stages or more: give config.model.narrow_widths three numbers or more"
+        )
+    parts = {"all": (0, stages), "stem": (0, stages - 1), "top": (stages - 1, stages)}
+    return base.clone(part=parts[part])
+
+
+def _axis(config, info):
+    """The axis over which batch norms outside the backbone take their statistics."""
+    return None if config.model.bn_group == "device" else info.axis_name
+
+
+def class_block(config, info):
+    """A ClassBlock for the identities."""
+    d = config.direid
+    return ClassBlock(info.num_pids, d.neck_dim, d.dropout, _axis(config, info))
+
+
+def content_encoder(config, info):
+    """E_c of a config."""
+    d, base = config.direid, trunk(config.model, info.axis_name, "stem")
+    widths = (d.aspp_dim, d.content_scale_dim)
+    fields = (d.content_dim, d.feature_dim, widths, d.multi_scale)
+    head = Head(*fields, dtype=base.dtype, axis_name=_axis(config, info))
+    return ContentEncoder(base, head, class_block(config, info))
+
+
+def identity_encoder(config, info, shared=False):
+    """E_id of a config; shared: only its last stage, on E_c's stem."""
+    base = trunk(config.model, info.axis_name, "top" if shared else "all")
+    return IdentityEncoder(base, class_block(config, info), config.model.pool)
+
+
+def degradation_encoder(config, dtype=None):
+    """E_d and E'_d of a config."""
+    d = config.direid
+    return DegradationEncoder(d.code_dim, d.code_width, d.share_degradation_trunk, dtype)
+
+
+def generator(config, dtype=None):
+    """G of a config."""
+    d = config.direid
+    return Generator(d.content_dim, d.mlp_dim, d.generator_blocks, dtype)
+
+
+def reality_discriminator(config, dtype=None):
+    """D_r of a config."""
+    d = config.direid
+    return Discriminator(d.reality_scales, d.discriminator_width, d.discriminator_blocks, dtype)
+
+
+def degradation_discriminator(config, dtype=None):
+    """D_d of a config; its number of scales follows from the degradation unless it is given."""
+    d = config.direid
+    scales = d.degradation_scales or (1 if config.data.degrade.kind == "res" else 3)
+    return Discriminator(scales, d.discriminator_width, d.discriminator_blocks, dtype)
+
+
+def init(module, key, *args):
+    """Fresh variables of a module, all its parts, for arguments of these shapes.
+
+    The numbers come from XLA's own generator, which compiles many times faster than JAX's usual one and gives
+    others on another platform.
+    """
+    key = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2)[:4], impl="unsafe_rbg")
+    method = module.everything if hasattr(module, "everything") else None
+    if isinstance(module, DegradationEncoder):
+        args, method = (*args, *args), module.both
+    elif method:
+        args = (*args, False)
+    return dict(module.init(key, *args, method=method))

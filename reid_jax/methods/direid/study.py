@@ -1,0 +1,232 @@
+"""What DDGAN has learned, measured on people it was not trained on.
+
+The gallery's images count as clean; each is degraded once more by the synthetic degradation, with a strength
+of its own. Donors of degradations are other people seen by the same camera, so that what is measured is not
+the camera.
+
+    strength      how much of a donor's degradation is transferred: the measure (sharpness, for "ill"
+                  brightness) of the picture with a clean donor's code minus that with a degraded donor's,
+                  divided by the difference of the true pictures. 0 none, 1 as the true degradation
+    psnr          dB, of the picture with the degraded donor's code against the truly degraded one, and
+    psnr_nothing  of the clean picture against it
+    sharpness     of reconstructions, divided by that of the originals (mean absolute Laplacian)
+    score_gap     mean score of D_deg on clean pictures minus that on degraded ones
+    score_auc     percent: a clean and a degraded picture of any two people are told apart by their scores
+    content       distance of the content of x and F(x), divided by that of the contents of two people
+    code_std      deviation of the degradation codes over people
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from reid_jax.data import degrade
+from reid_jax.data.images import original
+from reid_jax.methods import parts
+from reid_jax.methods.direid import gan
+from reid_jax.methods.direid.layers import run
+
+PEOPLE, POINTS, GRID = 96, 1000, 4  # measured; codes in a plot; rows of a grid
+LEVELS = 7
+
+
+def of(config, models):
+    """Method.study of the stage gan."""
+
+    def prepare(dataset, over):
+        pictures = None
+        measured = over(lambda state, *images: measure(state, images, config, models))
+        coded = over(lambda state, image: describe(state, image, config, models))
+
+        def study(state):
+            nonlocal pictures
+            pictures = pictures or Pictures(config, dataset)
+            found = measured(state, pictures.x, pictures.poor, pictures.donor, pictures.poor_donor)
+            figures = summary(found)
+            scores = coded(state, pictures.levels.reshape(-1, *pictures.x.shape[1:]))["score"]
+            known = coded(state, pictures.some)
+            arrays = {"level": pictures.level, "level_score": scores.reshape(len(pictures.levels), -1)}
+            arrays |= {"clean_score": found["score"][:, 0], "poor_score": found["score"][:, 1]}
+            arrays |= {"code": known["code"], "code_score": known["score"], "code_camid": pictures.camid}
+            arrays["code_brightness"] = pictures.some.mean((1, 2, 3))
+            return figures, arrays | pictures.grids(state, coded_swap)
+
+        coded_swap = over(lambda state, content, donor: swap(state, content, donor, config, models))
+        return study
+
+    return prepare
+
+
+class Pictures:
+    """The test images of a study, u8[N,H,W,3] each, the same at every evaluation.
+
+    x: clean; poor: x degraded; donor, poor_donor: of the next person of the camera. levels [L,N',...]: some
+    people at L known `level`s. some, camid: any test images. cast: {(camera, poor): image} for the grids.
+    """
+
+    def __init__(self, config, dataset):
+        size = config.data.height, config.data.width
+        settings = degrade.Settings.of(config.data.degrade)
+        clean = one_each(dataset.gallery)
+        donors = next_of_camera(clean)
+        kept = [i for i, j in enumerate(donors) if j is not None][:PEOPLE]
+        pictures = {i: original(clean[i].path) for i in {*kept, *(donors[i] for i in kept)}}
+        poor = {i: settings.draw(np.random.default_rng([config.seed, i]), p) for i, p in pictures.items()}
+
+        def stack(source, rows):
+            return np.stack([degrade.enlarge(source[i], *size) for i in rows])
+
+        partner = [donors[i] for i in kept]
+        self.x, self.poor = stack(pictures, kept), stack(poor, kept)
+        self.donor, self.poor_donor = stack(pictures, partner), stack(poor, partner)
+        self.level, self.levels = known_levels(settings, [pictures[i] for i in kept[:24]], size)
+        some = [*dataset.query, *dataset.gallery]
+        some = [some[i] for i in np.unique(np.linspace(0, len(some) - 1, min(POINTS, len(some))).astype(int))]
+        self.some = np.stack([degrade.enlarge(original(r.path), *size) for r in some])
+        self.camid = np.array([r.camid for r in some], np.int32)
+        self.cameras = np.array([clean[i].camid for i in kept])
+        poor_query = one_each(dataset.query)[:GRID]
+        self.real_poor = np.stack([degrade.enlarge(original(r.path), *size) for r in poor_query])
+
+    def grids(self, state, swapped):
+        """{grid/TITLE: u8[R,C,H,W,3]}.
+
+        cross: first row the donors, first column the contents, between them content of the row with the
+        degradation of the column. Donors: a clean and a degraded person of each camera (at most four), then
+        real poor images; contents: clean people, then degraded ones.
+        """
+        first = [int(np.flatnonzero(self.cameras == c)[-1]) for c in np.unique(self.cameras)[:4]]
+        donors = [p for i in first for p in (self.x[i], self.poor[i])] + list(self.real_poor[:2])
+        contents = [*self.x[:GRID], *self.poor[:2]]
+        pairs = [(a, b) for a in contents for b in donors]
+        made = swapped(state, *(np.stack(side) for side in zip(*pairs, strict=True)))
+        made = made.reshape(len(contents), len(donors), *made.shape[1:])
+        top = np.concatenate([np.full_like(self.x[:1], 255), np.stack(donors)])
+        rows = [top, *(np.concatenate([c[None], row]) for c, row in zip(contents, made, strict=True))]
+        return {"grid/cross": np.stack(rows)}
+
+
+def one_each(records):
+    """One record of each identity, distractors and junk left out, in the order of the list."""
+    found = {}
+    for r in records:
+        if r.pid > 0:
+            found.setdefault(r.pid, r)
+    return list(found.values())
+
+
+def next_of_camera(records):
+    """For each record the index of the next one of its camera, cyclic; None for the only one."""
+    of_camera = {}
+    for i, r in enumerate(records):
+        of_camera.setdefault(r.camid, []).append(i)
+    following = {}
+    for rows in of_camera.values():
+        if len(rows) > 1:
+            following |= dict(zip(rows, [*rows[1:], rows[0]], strict=True))
+    return [following.get(i) for i in range(len(records))]
+
+
+def known_levels(settings, pictures, size):
+    """(levels f32[L] from none to the strongest, pictures u8[L,N,H,W,3] degraded to them)."""
+    name = {"res": "ratio", "ill": "gamma", "jpeg": "quality", "blur": "radius", "noise": "deviation"}
+    name = name[settings.kind]
+    low, high = getattr(settings.ranges, name)
+    none = {"ratio": 1.0, "gamma": 1.0, "quality": 95.0}.get(name, 0.0)
+    worst = low if name == "quality" else high
+    levels = np.linspace(none, worst, LEVELS, dtype=np.float32)
+
+    def at(level):
+        ranges = settings.ranges._replace(gain=(1.0, 1.0), **{name: (float(level), float(level))})
+        rng = np.random.default_rng(0)
+        drawn = (p if level == none else degrade.draw(rng, p, settings.kind, ranges) for p in pictures)
+        return np.stack([degrade.enlarge(p, *size) for p in drawn])
+
+    return levels, np.stack([at(level) for level in levels])
+
+
+def measure(state, images, config, models):
+    """Measurements of every person: dict of [B] or [B,k]; images: x, poor, donor, poor_donor u8[B,H,W,3]."""
+    nets = state.nets
+    x, poor, donor, poor_donor = (parts.plain(config, i) for i in images)
+    c = [content(models, nets, v) for v in (x, poor, donor)]
+    d = [models.E_deg.apply(nets["E_deg"], v) for v in (x, donor, poor_donor)]
+    x_ii, with_clean, with_poor = (picture(config, models.G.apply(nets["G"], c[0], code)) for code in d)
+    true, true_poor = (i.astype(jnp.float32) for i in images[:2])
+    level = brightness if config.data.degrade.kind == "ill" else sharpness
+
+    def apart(a, b):
+        return jnp.abs(a - b).mean((1, 2, 3))
+
+    return {
+        "transferred": level(with_clean) - level(with_poor),
+        "true": level(true) - level(true_poor),
+        "mse": jnp.square(with_poor - true_poor).mean((1, 2, 3)),
+        "mse_nothing": jnp.square(true - true_poor).mean((1, 2, 3)),
+        "sharp": jnp.stack([sharpness(x_ii), sharpness(true)], -1),
+        "score": jnp.stack([score(models, nets, v) for v in (x, poor)], -1),
+        "content": jnp.stack([apart(c[0], c[1]), apart(c[0], c[2])], -1),
+        "code": d[0],
+    }
+
+
+def summary(found):
+    """The figures of the module's docstring, of the measurements of all people."""
+
+    def psnr(mse):
+        return float(np.mean(10 * np.log10(255**2 / np.maximum(mse, 1e-6))))
+
+    sharp, content_, score_ = (found[n].mean(0) for n in ("sharp", "content", "score"))
+    labels = np.repeat([1, 0], len(found["score"]))
+    return {
+        "strength": float(found["transferred"].mean() / found["true"].mean()),
+        "psnr": psnr(found["mse"]),
+        "psnr_nothing": psnr(found["mse_nothing"]),
+        "sharpness": float(sharp[0] / sharp[1]),
+        "score_gap": float(score_[0] - score_[1]),
+        "score_auc": 100 * float(roc_auc_score(labels, found["score"].T.ravel())),
+        "content": float(content_[0] / content_[1]),
+        "code_std": float(found["code"].std(0).mean()),
+    }
+
+
+def content(models, nets, x):
+    """Content maps [B,h,w,C] of normalised images, in test mode."""
+    return run(models.E_con, nets["E_con"], x, train=False, method="content")[0]
+
+
+def score(models, nets, x):
+    """Quality by D_deg [B]: mean over scales and maps, higher is better."""
+    return -gan.degradation_score(models.D_deg, nets["D_deg"], x)
+
+
+def describe(state, image, config, models):
+    """{"code" [B,D], "score" [B]} of images u8[B,H,W,3]."""
+    x = parts.plain(config, image)
+    code = models.E_deg.apply(state.nets["E_deg"], x)
+    return {"code": code, "score": score(models, state.nets, x)}
+
+
+def swap(state, image, donor, config, models):
+    """The content of one image with the degradation of another, u8[B,H,W,3] each."""
+    nets, (x, y) = state.nets, (parts.plain(config, i) for i in (image, donor))
+    made = models.G.apply(nets["G"], content(models, nets, x), models.E_deg.apply(nets["E_deg"], y))
+    return jnp.rint(picture(config, made)).astype(jnp.uint8)
+
+
+def picture(config, x):
+    """Normalised images as levels 0 to 255, f32."""
+    mean, std = (jnp.asarray(v, jnp.float32) for v in (config.data.mean, config.data.std))
+    return 255 * jnp.clip(x.astype(jnp.float32) * std + mean, 0, 1)
+
+
+def brightness(x):
+    """Mean level [B]."""
+    return x.mean((1, 2, 3))
+
+
+def sharpness(x):
+    """Mean absolute Laplacian of the grey picture [B]."""
+    grey = x.mean(-1)
+    around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
+    return jnp.abs(around - 4 * grey[:, 1:-1, 1:-1]).mean((1, 2))

@@ -1,0 +1,571 @@
+"""Runners of the cases `direid__*`: function name = case name; the docstring's first line is shown."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from reid_jax import config as c
+from reid_jax.data import degrade
+from reid_jax.errors import ConfigError
+from reid_jax.eval import protocols, ranking
+from reid_jax.losses import distill, identity
+from reid_jax.losses import triplet as triplets
+from reid_jax.methods import State
+from reid_jax.methods.direid import dfen as second
+from reid_jax.methods.direid import gan, layers
+from reid_jax.methods.direid import nets as modules
+from reid_jax.methods.direid import reid as reid_step
+from reid_jax.models import resnet
+from reid_jax.parity import nets
+from reid_jax.parity.compare import Within
+
+# ---- modules with the sizes that the weights have
+
+
+def _count(entries, pattern):
+    """Number of different values of a pattern's group among the keys."""
+    return len({found[1] for k in entries if (found := re.match(pattern, k))})
+
+
+def _trunk(entries, part, config=None):
+    """ResNet of the keys model.*; stages outside `part` may be absent."""
+    if getattr(config, "backbone", "base") != "base":
+        raise ConfigError(f"backbone {config.backbone!r} is not supported, only 'base'")
+    counts = tuple(_count(entries, rf"model\.layer{i}\.(\d+)\.") for i in (1, 2, 3, 4))
+    width = entries[next(k for k in entries if re.match(r"model\.layer\d\.0\.conv1\.weight", k))].shape[0]
+    return resnet.ResNet(resnet.Bottleneck, counts, 2, width=width // 2 ** part[0], part=part)
+
+
+def _class_block(entries, prefix="classifier."):
+    dim, classes = (len(entries[f"{prefix}{k}.bias"]) for k in ("add_block.0", "classifier.0"))
+    return layers.ClassBlock(classes, dim, 0.0)
+
+
+def _content_encoder(entries, config=None):
+    def size(key):
+        return len(entries[f"head.{key}.bias"])
+
+    last = _count(entries, r"head\.content\.(\d+)\.") - 1
+    widths = size("aspp.fuse.conv"), size("content.0.conv.conv")
+    head = modules.Head(size(f"content.{last}.conv"), size(f"identity.{last}.conv"), widths)
+    return modules.ContentEncoder(_trunk(entries, (0, 3), config), head, _class_block(entries))
+
+
+def _identity_encoder(entries, shared, config=None):
+    return modules.IdentityEncoder(_trunk(entries, (3 if shared else 0, 4), config), _class_block(entries))
+
+
+def _degradation_encoder(entries):
+    dim, width = len(entries["conv3_real.bias"]), len(entries["conv1.conv.bias"])
+    return modules.DegradationEncoder(dim, width, share=True)
+
+
+def _generator(entries):
+    content, hidden = (
+        len(entries[k]) for k in ("dec.res.model.0.model.0.conv.bias", "mlp_w1.model.0.fc.bias")
+    )
+    return modules.Generator(content, hidden, _count(entries, r"mlp_w(\d+)\."))
+
+
+def _discriminator(entries):
+    scales, blocks = _count(entries, r"nets\.(\d+)\."), _count(entries, r"nets\.0\.(\d+)\.model")
+    return modules.Discriminator(scales, len(entries["nets.0.0.conv.bias"]), blocks)
+
+
+def _fill(case, module, entries, *args):
+    """Variables of a module with a case's weights."""
+    shapes = jax.eval_shape(lambda: modules.init(module, jax.random.key(0), *args))
+    return jax.tree.map(jnp.asarray, nets.fill(shapes, entries, case.dtype, layout="direid"))
+
+
+def _entries(variables, prefix=""):
+    """{the reference's key: array}."""
+    found = nets.torch_entries(variables, "direid")
+    return {prefix + re.sub(r"^E_id\.model", "model", k): v for k, v in found.items()}
+
+
+def _norms(case, name, grads):
+    """Norms of the gradients {key: array} and their names, in the case's order as far as it has them."""
+    recorded = case.arrays.get(f"out/gradnorm_names/{name}", np.array([], str)).tolist()
+    names = [n for n in recorded if n in grads] + sorted(set(grads) - set(recorded))
+    return {
+        f"out/gradnorm_names/{name}": np.array(names),
+        f"out/gradnorm/{name}": np.array([np.linalg.norm(grads[n]) for n in names]),
+    }
+
+
+def _image(case, name):
+    return nets.channels_last(case.input(name))
+
+
+def _only(grads, pattern):
+    return {k: v for k, v in grads.items() if re.match(pattern, k)}
+
+
+def content_encoder(case):
+    """content encoder: f, c, classifier, neck, stages, norms of gradients or running statistics"""
+    x, ct_f, ct_c = _image(case, "x"), case.input("ct_f"), _image(case, "ct_c")
+    entries = case.weights()
+    net = _content_encoder(entries, case.config)
+    variables = _fill(case, net, entries, x)
+
+    def forward(params, method):
+        own = {**variables, "params": params}
+        out, stats = layers.run(net, own, x, train=case.train, method=method)
+        loss = ((out[0] if method is None else out) * ct_f).sum()
+        return loss + (0 if method else (out[1] * ct_c).sum()), (out, stats)
+
+    descend = jax.jit(jax.grad(forward, has_aux=True), static_argnums=1)
+    grads, ((f, c), stats) = descend(variables["params"], None)
+    results = {"out/f": f, "out/c": nets.channels_first(c)}
+    results |= {f"out/after/{k}": v for k, v in _entries({"batch_stats": stats}).items()}
+    results |= _norms(case, "forward", _only(_entries({"params": grads}), r"head\."))
+    if not case.train:
+        own = _entries({"params": descend(variables["params"], "identity")[0]})
+        reached = r"model\.|head\.(aspp|invariance|identity)\."
+        results |= _norms(case, "identity", _only(own, reached))
+        maps = jax.jit(lambda v: net.apply(v, x, False, method=lambda m, x, t: m.base(x, t, stages=True)))
+        for i, stage in enumerate(maps(variables)):
+            results |= {
+                f"out/stage{i}_absmean": jnp.abs(stage).mean(),
+                f"out/stage{i}": nets.channels_first(stage),
+            }
+        results["out/neck"], results["out/p"] = net.apply(variables, f, False, method="classify")
+    return results
+
+
+content_encoder_train = content_encoder
+
+
+def degradation_encoder(case):
+    """degradation encoder: both heads, gradient of the image, which parameters train"""
+    x, ct, entries = _image(case, "x"), case.input("ct"), case.weights()
+    net = _degradation_encoder(entries)
+    variables = _fill(case, net, entries, x)
+    results = {}
+    for name, method, head in (("real", None, "conv3_sync"), ("syn", "synthetic", "conv3_real")):
+
+        def loss(params, x, method=method):
+            d = net.apply({"params": params}, x, method=method)
+            return (d * ct).sum(), d
+
+        (grads, grad_x), d = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(variables["params"], x)
+        results[f"out/d_{name}"] = d
+        results |= _norms(case, name, _only(_entries({"params": grads}), rf"(?!{head})"))
+        results.setdefault("grad/in/x", nets.channels_first(grad_x))
+    return results
+
+
+def generator(case):
+    """generator: modulation, maps inside, image, gradients of content and code"""
+    inputs, ct, entries = (_image(case, "c"), case.input("d")), _image(case, "ct"), case.weights()
+    net = _generator(entries)
+    variables = _fill(case, net, entries, *inputs)
+
+    def loss(params, c, d):
+        keep = dict(capture_intermediates=True, mutable=["intermediates"])
+        y, seen = net.apply({"params": params}, c, d, **keep)
+        return (y * ct).sum(), (y, seen["intermediates"]["dec"])
+
+    descend = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))
+    (grads, grad_c, grad_d), (y, seen) = descend(variables["params"], *inputs)
+    scale, shift = (jnp.concatenate(m, -1) for m in net.apply(variables, inputs[1], method="modulation"))
+    maps = {"image": y, "after_res": seen["res"]["__call__"][0], "after_up1": seen["up_0"]["__call__"][0]}
+    results = {f"out/{k}": nets.channels_first(v) for k, v in maps.items()}
+    results |= {"out/adain_scale": scale, "out/adain_shift": shift}
+    results |= {"grad/in/c": nets.channels_first(grad_c), "grad/in/d": grad_d}
+    return results | _norms(case, "image", _entries({"params": grads}))
+
+
+def discriminator(case):
+    """discriminator: score maps, prediction, gradients"""
+    x, entries = _image(case, "x"), case.weights()
+    net = _discriminator(entries)
+    variables = _fill(case, net, entries, x)
+
+    def loss(params, x):
+        maps = net.apply({"params": params}, x)
+        return sum((o * _image(case, f"ct{s}")).sum() for s, o in enumerate(maps)), maps
+
+    (grads, grad_x), maps = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(variables["params"], x)
+    results = {f"out/scale{s}": nets.channels_first(o) for s, o in enumerate(maps)}
+    results["out/predict_x_x2"] = gan.predict(net, variables, x, _image(case, "x2"))[:, None]
+    results["grad/in/x"] = nets.channels_first(grad_x)
+    return results | _norms(case, "out", _entries({"params": grads}))
+
+
+def classifier(case):
+    """ClassBlock: neck and logits in both modes, gradients"""
+    x, ct, entries, results = case.input("x"), case.input("ct"), case.weights(), {}
+    net = _class_block(entries, "")
+    variables = nets.fill(jax.eval_shape(lambda: net.init(jax.random.key(0), x, False)), entries, case.dtype)
+    for mode in ("eval", "train"):
+
+        def loss(x, mode=mode):
+            (neck, p), _ = layers.run(net, variables, x, train=mode == "train")
+            return (p * ct).sum(), (neck, p)
+
+        grad, out = jax.grad(loss, has_aux=True)(x)
+        results |= {f"out/neck_{mode}": out[0], f"out/p_{mode}": out[1], f"grad/{mode}/in/x": grad}
+    return results
+
+
+def attention(case):
+    """attention modules: every branch, both modes"""
+    f_sen, f_d, entries, results = case.input("f_sen"), case.input("f_d"), case.weights(), {}
+
+    def size(key):
+        return len(entries[key])
+
+    latent = size("guided.deg2latent.fc.bias")
+    guided = second.GuidedAttention(
+        size("guided.latent2weight.weight"), size("guided.identity2latent.model.0.fc.bias"), latent
+    )
+    calls = {
+        "from_deg": (guided, "guided.", (f_sen, f_d, True)),
+        "from_id": (guided, "guided.", (f_sen, f_d, False)),
+        "self": (guided, "guided.", (f_sen, None, None)),
+    }
+    for kind in ("sigmoid", "softmax"):
+        outputs, hidden = (size(f"free_{kind}.mlp.model.{i}.fc.bias") for i in (3, 0))
+        pairs = kind == "softmax"
+        module = second.Attention(outputs // (1 + pairs), hidden, pairs)
+        calls[f"free_{kind}"] = (module, f"free_{kind}.", (f_d,))
+    for name, (module, prefix, args) in calls.items():
+        shapes = jax.eval_shape(lambda m=module, a=args: m.init(jax.random.key(0), *a, False))
+        variables = nets.fill(shapes, case.weights(prefix), case.dtype, layout="direid")
+        for mode in ("eval", "train"):
+            results[f"out/{mode}/{name}"] = layers.run(module, variables, *args, train=mode == "train")[0]
+    return results
+
+
+# ---- second stage
+
+
+def _second_stage(case, shared, attention):
+    """(variables, Models) of a case's networks."""
+    parts = {n: case.weights(f"{n}.") for n in ("E_con", "E_id", "C", "A_deg", "E_deg")}
+    E_con, E_id = _content_encoder(parts["E_con"]), _identity_encoder(parts["E_id"], shared)
+    models = second.Models(E_con, E_id, _class_block(parts["C"], ""), shared=shared, attention=attention)
+    if attention != "none":
+        entries = parts["A_deg"]
+        sizes = ("latent2weight.weight", "identity2latent.model.0.fc.bias", "deg2latent.fc.bias")
+        models = models._replace(A_deg=second.GuidedAttention(*(len(entries[k]) for k in sizes)))
+    if attention == "code":
+        models = models._replace(E_deg=_degradation_encoder(parts["E_deg"]))
+    shapes = jax.eval_shape(lambda: second.init(jax.random.key(0), _image(case, "x"), models))
+    variables = {n: nets.fill(s, parts[n], case.dtype, layout="direid") for n, s in shapes.items()}
+    return jax.tree.map(jnp.asarray, variables), models
+
+
+def dfen(case):
+    """DFEN on one stem: logits, features, test features, with and without attention"""
+    x, results = _image(case, "x"), {}
+    for prefix, source in (("", "none"), ("att/", "self")):
+        variables, models = _second_stage(case, True, source)
+        out, _ = jax.jit(lambda v, m=models: second.forward(v, x, case.train, models=m))(variables)
+        results |= {f"out/{prefix}{k}": v for k, v in out._asdict().items()}
+        results |= {f"out/{prefix}test_{k}": v for k, v in out.test().items()}
+    return results
+
+
+def dfen_dual(case):
+    """DFEN with two backbones: logits, features by both ways of the attention"""
+    x = _image(case, "x")
+    variables, models = _second_stage(case, False, "code")
+    results = {"out/f_d": models.E_deg.apply(variables["E_deg"], x)}
+    for name, source in (("from_deg", "code"), ("from_id", "self")):
+        own = models._replace(attention=source)
+        out, _ = jax.jit(lambda v, m=own: second.forward(v, x, case.train, models=m))(variables)
+        results |= {f"out/{name}/{k}": v for k, v in out._asdict().items()}
+    return results
+
+
+# ---- losses
+
+
+def _value_and_grads(name, function, inputs, names):
+    value, grads = jax.value_and_grad(lambda a: function(**(inputs | a)))({n: inputs[n] for n in names})
+    return {f"out/{name}": value} | {f"grad/{name}/in/{n}": g for n, g in grads.items()}
+
+
+def basic_losses(case):
+    """L1, L2, smooth L1, KL, JS, cross entropy, gradients"""
+    images, logits = ({n: case.input(n) for n in names} for names in ("ab", "pq"))
+    on_images = {
+        "l1": gan.l1,
+        "l2": lambda a, b: jnp.square(a - b).mean(),
+        "smooth_l1": lambda a, b: optax.huber_loss(a, b).mean(),
+    }
+    on_logits = {
+        "kl": lambda p, q: distill.kl(p, q, detach=False),
+        "js": lambda p, q: distill.js(p, q),
+        "kl_detach": lambda p, q: distill.kl(p, q),
+        "ce": lambda p, q: identity.cross_entropy(p, case.input("t")),
+    }
+    results = {}
+    for name, form in on_images.items():
+        results |= _value_and_grads(name, form, images, "ab")
+    for name, form in on_logits.items():
+        results |= _value_and_grads(name, form, logits, "pq")
+    return results
+
+
+def triplet(case):
+    """batch-hard triplet plain and on unit features, with cross entropy; distances, gradients"""
+    t, inputs, results = case.input("t"), {n: case.input(n) for n in "fp"}, {}
+    same, margin = t[:, None] == t, case.config.margin
+
+    def hard(f):
+        return triplets.batch_hard(f, t, distance="euclidean", margin=margin)[0]
+
+    def unit(f):
+        return f / (jnp.linalg.norm(f, axis=1, keepdims=True) + 1e-12)
+
+    for name, form in (("plain", lambda f: f), ("normalized", unit)):
+        d = triplets.pairwise(form(inputs["f"]), metric="euclidean")
+        results[f"out/{name}_ap"] = jnp.where(same, d, -jnp.inf).max(1)
+        results[f"out/{name}_an"] = jnp.where(same, jnp.inf, d).min(1)
+        results |= _value_and_grads(name, lambda f, p, form=form: hard(form(f)), inputs, "f")
+    loss = _config(case, loss=dict(margin=margin)).loss
+    results |= _value_and_grads("ce_tri", lambda f, p: reid_step.reid(p, f, t, loss), inputs, "fp")
+    return results
+
+
+def reid_losses(case):
+    """second stage with replay: weighted losses, gradients"""
+    m, target, results = case.config, case.input("target"), {}
+    names = [k[3:] for k in case.arrays if k.startswith("in/") and k[-1] in "12"]
+    inputs = {n: case.input(n) for n in names}
+    weights = dict(w_fuse=m.w_id_fuse, w_inv_reid=m.w_id_inv, w_sen_reid=m.w_id_sen, w_replay=m.w_id_smooth)
+    for kind in ("kl_detach", "js_detach"):
+        config = _config(case, direid=weights | dict(replay_loss=kind))
+
+        def total(chosen, config=config):
+            all_ = inputs | chosen
+            first = {f: all_.get(f"{f}1") for f in second.Outputs._fields}
+            replayed = all_["p_inv2"]
+            found = reid_step.losses(second.Outputs(**first), target, config=config, replayed=replayed)
+            return found["total"], found
+
+        grads, found = jax.grad(total, has_aux=True)(inputs)
+        results |= {f"out/{kind}/loss_reid_{k}": v for k, v in found.items()}
+        results |= {f"grad/{kind}/in/{k}": v for k, v in grads.items()}
+    return results
+
+
+def gan_losses_3scale(case):
+    """primitives of the first stage: values, gradients of images and of all parameters"""
+    m, entries = case.config, case.weights()
+    net, label = _discriminator(entries), case.input("label")[:, 0]
+    images = {n: _image(case, n) for n in ("fake", "real")}
+    variables = _fill(case, net, entries, images["real"])
+    rank = dict(margin=m.margin)
+    discriminators = {
+        "dis": lambda v, a: gan.dis(net, v, a["fake"], a["real"], penalty=m.w_grad),
+        "rank_dis": lambda v, a: gan.rank_dis(net, v, a["fake"], a["real"], penalty=m.w_grad, **rank),
+        "rank_dis_labels": lambda v, a: gan.rank_dis(
+            net, v, a["fake"], a["real"], label, penalty=m.w_grad, **rank
+        ),
+    }
+    generators = {
+        "gen_as_real": lambda v, a: gan.gen(net, v, a["fake"]),
+        "gen_as_fake": lambda v, a: gan.gen(net, v, a["fake"], False),
+        "rank_gen": lambda v, a: gan.rank_gen(net, v, a["fake"], a["real"], **rank),
+        "rank_gen_labels": lambda v, a: gan.rank_gen(net, v, a["fake"], a["real"], label, **rank),
+    }
+    results = {"out/predict_fake_real": gan.predict(net, variables, images["fake"], images["real"])[:, None]}
+    for kind, reduce in (("map", lambda o: o), ("mean", gan.mean_score)):
+        _, squares = gan.penalised(net, variables, images["real"], reduce)
+        results |= {f"out/squared_grad_{kind}_scale{s}": v for s, v in enumerate(squares)}
+    for name, form in discriminators.items():
+        value, grads = jax.jit(jax.value_and_grad(form))(variables, images)
+        own = _entries(grads)
+        results |= {f"out/{name}": value, **{f"grad/{name}/{k}": v for k, v in own.items()}}
+        results |= _norms(case, name, own)
+    for name, form in generators.items():
+        value, grads = jax.jit(jax.value_and_grad(form, 1))(variables, images)
+        results |= {f"out/{name}": value}
+        results |= {f"grad/{name}/in/{k}": nets.channels_first(g) for k, g in grads.items()}
+    return results
+
+
+gan_losses_1scale = gan_losses_3scale
+
+
+# ---- first stage as a whole
+
+
+def _config(case, **sections):
+    """The journal's config with fields of sections changed."""
+    tree = c.defaults() | {"direid": c.direid_preset("journal")}
+    tree["loss"].update(triplet="euclidean", feature="before_bn", label_smooth=0.0)
+    for section, fields in sections.items():
+        tree[section].update(fields)
+    return c.namespace(tree)
+
+
+def _first_stage(case, tx=None):
+    """(variables, gan.Models) of a case's five networks."""
+    build = dict(E_con=_content_encoder, E_deg=_degradation_encoder, G=_generator)
+    build |= dict(D_real=_discriminator, D_deg=_discriminator)
+    parts = {n: case.weights(f"{n}.") for n in build}
+    models = gan.Models(**{n: build[n](parts[n]) for n in build}, tx=tx)
+    shapes = jax.eval_shape(
+        lambda: gan.init_state(jax.random.key(0), _image(case, "x_a"), models=models).nets
+    )
+    filled = {n: nets.fill(shapes[n], parts[n], case.dtype, layout="direid") for n in build}
+    return jax.tree.map(jnp.asarray, filled), models
+
+
+def _gan_weights(m, dtype):
+    """The step's weights from a case's."""
+    found = dict(real=m["real"], deg=m["deg"], inv=m["inv"], id=m["id"], pre=0)
+    found |= {n: m["rec"] for n in ("self_rec", "rec", "cycle")}
+    return {n: jnp.asarray(v, dtype) for n, v in found.items()}
+
+
+def _draws(cross, first=False):
+    return gan.Draws(jnp.bool_(cross), jnp.bool_(first), jax.random.key(0))
+
+
+def dil_losses(case):
+    """first stage's losses, both phases, semi and un: values, images, norms of all gradients"""
+    m, results = case.config, {}
+    x_a, x_b = _image(case, "x_a"), _image(case, "x_b")
+    batch = dict(x_i=x_a, x_j=x_b, x_k=x_b, pid_i=case.input("l_a"), pid_k=case.input("l_b"))
+    variables, models = _first_stage(case, gan.optimiser(_config(case).optim))
+    weight = _gan_weights(m.weights, case.dtype)
+    params = gan.trained(variables, (*gan.GENERATOR, *gan.DISCRIMINATORS))
+    for name, cross, mode in (("self", False, "un"), ("inter_semi", True, "semi"), ("inter_un", True, "un")):
+        config = _config(case, data=dict(pairs=mode), direid=dict(self_kl=bool(m.enable_kl)))
+        shared = dict(models=models, config=config, cross=cross)
+        logits = "id" in gan.terms(config, cross)
+
+        def generator(params, shared=shared, cross=cross, logits=logits):
+            all_ = gan.with_params(variables, params)
+            fields = dict(models=models, cross=cross, logits=logits, train=case.train)
+            out, stats = gan.encode(all_, x_a, x_b, **fields)
+            found, _ = gan.generator_losses(all_, out, stats, batch, weight, train=case.train, **shared)
+            total = sum(found.values())
+            return total, (found | {"total": total}, out)
+
+        def discriminators(params, out, first, shared=shared, cross=cross):
+            judges = {n: {"params": p} for n, p in params.items()}
+            draws = _draws(cross, first)
+            found = gan.discriminator_losses(judges, out, batch, draws, weight, **shared)
+            total = sum(found.values())
+            return total, found | {"total": total}
+
+        grads, (found, out) = jax.jit(jax.grad(generator, has_aux=True))(params)
+        results |= _images(name.split("_")[0], out)
+        results |= {f"out/{name}/gen/loss_gen_{k}": v for k, v in found.items()}
+        results |= _norms(case, f"{name}_gen", _reached(grads, config, cross))
+        descend = jax.jit(jax.grad(discriminators, has_aux=True))
+        for tag, first in (("dis_ab", True), ("dis_ba", False)):
+            tag = "dis" if cross else tag  # the cross phase has no draw
+            grads, found = descend({n: params[n] for n in gan.DISCRIMINATORS}, out, first)
+            results |= {f"out/{name}/{tag}/loss_dis_{k}": v for k, v in found.items()}
+            results |= _norms(case, f"{name}_{tag}", _reached(grads, config, cross))
+    return results
+
+
+def _images(phase, out):
+    pairs = {k: v for k, v in out.items() if k.startswith("x_")}
+    results = {f"out/{phase}/{k}": nets.channels_first(v) for k, v in pairs.items()}
+    return results | {f"out/{phase}/{k}_absmean": jnp.abs(v).mean() for k, v in pairs.items()}
+
+
+def _reached(grads, config, cross):
+    """{key: gradient} of the parameters that a phase trains, as the step has it."""
+    groups = gan.split_groups(grads)
+    own = gan.join_groups({g: groups[g] for g in groups.keys() & gan.active(config, cross)})
+    return {k: v for net, tree in own.items() for k, v in _entries({"params": tree}, f"{net}.").items()}
+
+
+def dil_steps(case):
+    """whole iterations of the first stage by the library's step: losses, how far groups move, statistics"""
+    m = case.config
+    optim = dict(b1=m.betas[0], b2=m.betas[1], weight_decay=m.weight_decay)
+    mode = "semi" if m.folder_type.startswith("semi") else "un"
+    config = _config(case, optim=optim, data=dict(pairs=mode), direid=dict(self_kl=bool(m.enable_kl)))
+    variables, models = _first_stage(case, gan.optimiser(config.optim))
+    params = gan.trained(variables, (*gan.GENERATOR, *gan.DISCRIMINATORS))
+    opt = {g: models.tx.init(leaves) for g, leaves in gan.split_groups(params).items()}
+    state, results = State(jnp.int32(0), variables, opt), {}
+    batch = {f"x_{ours}": _image(case, f"x_{theirs}") for ours, theirs in zip("ijk", "abc", strict=True)}
+    batch |= {"pid_i": case.input("l_a"), "pid_k": case.input("l_c")}
+    weight = {n: jnp.asarray(w, case.dtype) for n, w in gan.weights(config).items()}
+    step = jax.jit(lambda s, b, d, lr: gan.update(s, b, d, lr, weight, models=models, config=config))
+    names = {"gen_total": "loss", "dis_total": "dis"} | {
+        f"gen_{t}": f"gen_{t}" for t in gan.TERMS if t != "pre"
+    }
+    names |= {f"dis_{t}": f"dis_{t}" for t in ("real", "deg")}
+    iterations = sum(k.startswith("out/lr/") for k in case.arrays)
+    for i in range(iterations):
+        lr = gan.learning_rate(m.lr, 0.1, m.milestones_after_iterations, jnp.int32(i))
+        draws = gan.draw(config, jnp.int32(i))._replace(first=jnp.bool_(False))
+        state, metrics = step(state, batch, draws, lr)
+        results[f"out/lr/{i + 1}"] = lr
+        results |= {f"out/loss/{i + 1}/loss_{k}": metrics[v] for k, v in names.items()}
+        results |= {f"out/moved/{i + 1}/{k}": v for k, v in _moved(variables, state.nets).items()}
+    for net, own in state.nets.items():
+        after = _entries({"batch_stats": own.get("batch_stats", {})}, f"{net}.")
+        results |= {f"out/after/{k}": v for k, v in after.items()}
+    return results
+
+
+def _moved(before, after):
+    """L2 distances of groups of parameters: networks and their first modules."""
+    squares = {}
+    for net, own in after.items():
+        old = _entries({"params": before[net]["params"]}, f"{net}.")
+        for key, value in _entries({"params": own["params"]}, f"{net}.").items():
+            square = float(((value - old[key]) ** 2).sum())
+            for group in (net, ".".join(key.split(".")[:2])):
+                squares[group] = squares.get(group, 0.0) + square
+    return {group: square**0.5 for group, square in squares.items()}
+
+
+# ---- degradations and evaluation
+
+
+def degradations(case):
+    """down-sampling, gamma and resizing of pictures: equal bytes"""
+    image, results = case.arrays["in/image"], {}
+    for name in case.under("out/"):
+        kind, *values = name.split("/")
+        if kind == "down":
+            found = degrade.shrink(image, float(values[0]))
+        elif kind == "down_resized":
+            found = degrade.enlarge(degrade.shrink(image, float(values[0])), 256, 128)[::2, ::2]
+        elif kind == "gamma":
+            found = degrade.darken(image, *map(float, values))
+        else:
+            found = degrade.enlarge(image, 256, 128)[::2, ::2]
+        results[f"out/{name}"] = found
+    return results
+
+
+def evaluation(case):
+    """multi-shot and single-shot figures"""
+    q, g = ([case.arrays[f"in/{side}_{k}"] for k in ("f", "id", "cam")] for side in ("query", "gallery"))
+
+    def figures(found, mean):
+        return np.array([*(found.cmc[min(r, len(found.cmc)) - 1] for r in (1, 5, 10, 20)), mean])
+
+    def arrays(rows):
+        return [x for pair in zip(q, [a[rows] for a in g], strict=True) for x in pair]
+
+    ids = len(np.unique(g[1]))
+    multi = ranking.rank(*arrays(slice(None)))
+    once = protocols.single_shot(*arrays(slice(ids, 2 * ids)), trials=1)
+    many = protocols.single_shot(*arrays(slice(ids, None)), trials=2000)
+    return {
+        "out/multi_shot": figures(multi, multi.mAP_trapezoid),
+        "out/single_shot_one_per_id": figures(once, once.mAP),
+        "out/single_shot_many_trials": Within(figures(many, many.mAP), 0.02),
+    }

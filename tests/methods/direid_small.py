@@ -1,0 +1,46 @@
+"""A narrow DI-REID for tests: config, data set facts, triples of random pictures."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from reid_jax import config as c
+from reid_jax.methods import Info
+
+SIZE = 32
+NARROW = dict(
+    content_dim=8,
+    content_scale_dim=4,
+    aspp_dim=8,
+    feature_dim=12,
+    neck_dim=6,
+    code_dim=4,
+    code_width=2,
+    mlp_dim=8,
+    generator_blocks=1,
+    discriminator_width=4,
+    discriminator_blocks=1,
+    reality_scales=2,
+    degradation_scales=2,
+    attention_dim=6,
+    dropout=0.0,
+)
+
+
+def config(preset="paper", pairs="un", **fields):
+    tree = c.defaults() | {"direid": c.direid_preset(preset) | NARROW | fields}
+    tree["data"].update(height=SIZE, width=SIZE, pairs=pairs)
+    tree["model"].update(backbone="narrow", narrow_widths=(4, 6, 8, 8), bn_group="global", pool="max")
+    tree["loss"].update(triplet="euclidean", feature="before_bn")
+    tree["optim"].update(b1=0.0, eps=1e-3, lr=1e-2, milestones=())
+    return c.namespace(tree)
+
+
+def info(axis_name=None):
+    return Info(num_pids=5, num_cams=2, steps_per_epoch=5, total_steps=50, axis_name=axis_name)
+
+
+def triples(seed=0, size=4):
+    rng = np.random.default_rng(seed)
+    images = {f"x_{n}": rng.standard_normal((size, SIZE, SIZE, 3)).astype(np.float32) for n in "ijk"}
+    pids = {f"pid_{n}": rng.integers(0, 5, size).astype(np.int32) for n in "ik"}
+    return {k: jnp.asarray(v) for k, v in (images | pids).items()}

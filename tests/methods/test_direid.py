@@ -1,0 +1,156 @@
+"""DI-REID's stages: what one takes over from another, its study, a whole short run (slow)."""
+
+import json
+import pathlib
+import runpy
+
+import jax
+import numpy as np
+import pytest
+from methods.direid_small import config, info
+
+from reid_jax import methods
+from reid_jax.config import namespace
+from reid_jax.data import datasets, degrade
+from reid_jax.data.records import Record
+from reid_jax.errors import CheckpointError, ConfigError
+from reid_jax.methods import direid
+from reid_jax.methods.direid import study
+from reid_jax.train import checkpoint, parallel, sequence, stages
+
+
+def test_graft_takes_a_part_or_all():
+    source = {"params": {"base": {"w": np.ones(2)}, "head": {"w": np.ones(3)}}}
+    fresh = {"params": {"base": {"w": np.zeros(2)}, "other": {"w": np.zeros(1)}}}
+    new = direid.graft(fresh, source, "base")
+    assert new["params"]["base"]["w"].tolist() == [1, 1] and new["params"]["other"]["w"].tolist() == [0]
+    with pytest.raises(CheckpointError, match="params/other/w of the earlier stage is missing"):
+        direid.graft(fresh, source)
+    with pytest.raises(CheckpointError, match=r"is \(2,\), this one needs \(3,\)"):
+        direid.graft({"params": {"base": {"w": np.zeros(3)}}}, source, "base")
+
+
+@pytest.mark.parametrize("preset", ["paper", "journal"])
+def test_later_stages_find_everything_they_need(preset):
+    """Shapes only: every network of gan and dfen that is taken over fits that of the earlier stage."""
+    m = config(preset)
+    made = direid.stages(m, info()._replace(num_images=9))
+    shapes = {}
+    for name, method in made.items():
+        batch = stages.example_batch(m, 2, method.batches)
+        shapes[name] = jax.eval_shape(method.init, jax.random.key(0), batch)
+    zeros = {n: jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), s) for n, s in shapes.items()}
+    ones = {n: jax.tree.map(np.ones_like, s.nets) for n, s in zeros.items()}
+    taken = []
+
+    def load(stage, net):
+        taken.append((stage, net))
+        return ones[stage][net]
+
+    def extract(function, variables):
+        return np.ones((9, m.direid.code_dim), np.float32)
+
+    gan = made["gan"].inherit(zeros["gan"], load, extract)
+    assert all(np.all(x == 1) for x in jax.tree.leaves(gan.nets["E_con"]["params"]["base"]))
+    assert not any(np.any(x) for x in jax.tree.leaves(gan.nets["E_con"]["params"]["head"]))
+    dfen = made["dfen"].inherit(zeros["dfen"], load, extract)
+    fresh = {"C", "A_deg"}
+    for net, variables in dfen.nets.items():
+        values = {float(v) for x in jax.tree.leaves(variables) for v in np.unique(x)}
+        assert values == ({0.0} if net in fresh else {1.0}), net
+    wanted = {"paper": ("gan", "D_deg"), "journal": ("gan", "G")}[preset]
+    assert wanted in taken and ("teacher", "E_id") in taken
+
+
+def test_without_degradation_learning():
+    m = config(attention_input="none")
+    m.train.skip = ("gan",)
+    assert list(direid.stages(m, info())) == ["teacher", "dfen"] == stages_of(m)
+    m.direid.attention_input = "score"
+    with pytest.raises(ConfigError, match="attention_input"):
+        direid.stages(m, info())
+
+
+def stages_of(m):
+    m.method = "direid"
+    return stages.of_config(m)
+
+
+def test_donors_are_other_people_of_the_camera():
+    records = [Record("", pid, cam) for pid, cam in ((3, 0), (0, 0), (3, 1), (5, 1), (4, 0), (6, 2), (7, 0))]
+    each = study.one_each(records)
+    assert [r.pid for r in each] == [3, 5, 4, 6, 7]
+    assert study.next_of_camera(each) == [2, None, 4, None, 0]
+
+
+def test_known_levels_go_from_none_to_the_strongest():
+    picture = np.random.default_rng(0).integers(0, 256, (24, 12, 3), np.uint8)
+    for kind in degrade.KINDS:
+        levels, pictures = study.known_levels(degrade.Settings(kind), [picture], (24, 12))
+        assert np.array_equal(pictures[0, 0], picture)
+        distance = np.abs(pictures[:, 0].astype(float) - picture).mean((1, 2, 3))
+        assert len(levels) == study.LEVELS and distance[-1] == distance.max() and distance[1] > 0
+
+
+def test_sharpness_and_brightness_against_loops():
+    x = np.random.default_rng(0).uniform(0, 255, (2, 5, 6, 3)).astype(np.float32)
+    for b in range(2):
+        grey, total = x[b].mean(-1), []
+        for i in range(1, 4):
+            for j in range(1, 5):
+                around = grey[i - 1, j] + grey[i + 1, j] + grey[i, j - 1] + grey[i, j + 1]
+                total.append(abs(around - 4 * grey[i, j]))
+        assert study.sharpness(x)[b] == pytest.approx(np.mean(total), rel=1e-5)
+        assert study.brightness(x)[b] == pytest.approx(x[b].mean(), rel=1e-5)
+
+
+def test_figures_of_a_study_by_hand():
+    found = {
+        "transferred": np.array([1.0, 3.0]),
+        "true": np.array([4.0, 4.0]),
+        "mse": np.full(2, 255.0**2 / 100),
+        "mse_nothing": np.full(2, 255.0**2 / 10),
+        "sharp": np.array([[1.0, 2.0], [2.0, 4.0]]),
+        "score": np.array([[0.9, 0.1], [0.5, 0.6]]),
+        "content": np.array([[1.0, 4.0], [3.0, 4.0]]),
+        "code": np.array([[0.0, 1.0], [2.0, 1.0]]),
+    }
+    figures = study.summary(found)
+    assert figures == {
+        "strength": pytest.approx(0.5),
+        "psnr": pytest.approx(20),
+        "psnr_nothing": pytest.approx(10),
+        "sharpness": pytest.approx(0.5),
+        "score_gap": pytest.approx(0.35),
+        "score_auc": pytest.approx(75),  # of the four pairs 0.9, 0.5 against 0.1, 0.6 one is wrong
+        "content": pytest.approx(0.5),
+        "code_std": pytest.approx(0.5),
+    }
+
+
+@pytest.mark.slow
+def test_three_stages_and_resume(tmp_path):
+    """A run of all stages; stages one by one, the last from another workdir, give the same weights."""
+    file = pathlib.Path(__file__).parents[2] / "configs" / "direid.py"  # configs/ is no package
+    m = runpy.run_path(str(file))["get_config"]("smoke")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    dataset = datasets.load(m.data, str(tmp_path))
+    runner = parallel.Runner("jit")
+    sequence.train(m, dataset, str(whole), runner)
+    for name in ("teacher", "gan"):
+        m.train.only = name
+        sequence.train(m, dataset, str(parts), runner)
+    m.train.only, m.init.stages = "", f"teacher={parts},gan={parts}"
+    sequence.train(m, dataset, str(tmp_path / "last"), runner)
+    ends = []
+    for folder in (whole, tmp_path / "last"):
+        opened = checkpoint.Checkpoints(str(folder), "dfen")
+        ends.append(opened.read_arrays(opened.steps()[-1]))
+        opened.close()
+    assert ends[0].keys() == ends[1].keys()
+    assert all(np.array_equal(ends[0][k], ends[1][k]) for k in ends[0])
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert {line["stage"] for line in lines} == set(methods.stage_names("direid"))
+    assert [line["step"] for line in lines if line["kind"] == "study"]
+    assert (whole / "eval" / "gan" / "grids").is_dir() and (whole / "eval" / "final.json").exists()
+    assert namespace(json.loads((whole / "eval" / "final.json").read_text())).net == "fuse"

@@ -1,0 +1,386 @@
+"""DI-REID's first stage: every equation against a loop, what moves in which phase, devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from methods.direid_small import config, info, triples
+from small import difference
+
+from reid_jax.errors import ConfigError
+from reid_jax.methods.direid import gan
+from reid_jax.train import parallel
+
+
+def draws(cross, first=False):
+    return gan.Draws(jnp.bool_(cross), jnp.bool_(first), jax.random.key(0))
+
+
+def lively(state):
+    """The state with biases and small kernels away from 0, so that every path shows."""
+    rng = np.random.default_rng(7)
+
+    def shake(x):
+        return x + 0.05 * rng.standard_normal(x.shape).astype(np.float32)
+
+    nets = {n: {**v, "params": jax.tree.map(shake, v["params"])} for n, v in state.nets.items()}
+    for name in gan.DISCRIMINATORS:  # scores of about 1
+        nets[name] = {"params": jax.tree.map(lambda x: 4 * x, nets[name]["params"])}
+    return state._replace(nets=nets)
+
+
+@pytest.fixture(scope="module")
+def paper():
+    """(config, Models, state) of the paper's preset."""
+    m = config()
+    models = gan.build(m, info())
+    make = jax.jit(lambda key, x: gan.init_state(key, x, models=models))
+    return m, models, lively(make(jax.random.key(0), triples()["x_i"]))
+
+
+@pytest.fixture(scope="module")
+def made(paper):
+    """{cross: outputs of encode}, in test mode."""
+    m, models, state = paper
+    b = triples()
+
+    def both(nets):
+        fields = dict(models=models, train=False)
+        self_ = gan.encode(nets, b["x_i"], b["x_j"], cross=False, logits=True, **fields)[0]
+        return {
+            False: self_,
+            True: gan.encode(nets, b["x_i"], b["x_k"], cross=True, logits=True, **fields)[0],
+        }
+
+    return jax.jit(both)(state.nets)
+
+
+class Naive:
+    """The networks as functions of one image, and the paper's formulas in float64, image by image."""
+
+    def __init__(self, models, state):
+        self.models, self.nets = models, state.nets
+        self.score_maps = {n: jax.jit(lambda x, n=n: self.maps(n, x)) for n in gan.DISCRIMINATORS}
+        self.slopes = {
+            (n, mean): jax.jit(jax.jacrev(lambda x, n=n, mean=mean: self.totals(n, x, mean)))
+            for n, mean in (("D_real", False), ("D_deg", False), ("D_deg", True))
+        }
+        self.id_feature = jax.jit(lambda x: models.E_id.apply(state.nets["E_id"], x[None], False)[0])
+
+    def maps(self, name, x):
+        return [o[0] for o in getattr(self.models, name).apply(self.nets[name], x[None])]
+
+    def totals(self, name, x, mean):
+        return jnp.stack([o.mean() if mean else o.sum() for o in self.maps(name, x)])
+
+    def m(self, x):
+        """Mean scores of D_deg, one for each scale."""
+        return [float(np.mean(np.asarray(o, np.float64))) for o in self.score_maps["D_deg"](x)]
+
+    def dis(self, name, fakes, reals):
+        total, count = 0.0, len(fakes)
+        for fake, real in zip(fakes, reals, strict=True):
+            slopes = np.asarray(self.slopes[name, False](real), np.float64)
+            pairs = zip(self.score_maps[name](fake), self.score_maps[name](real), slopes, strict=True)
+            for f, r, slope in pairs:
+                f, r = np.asarray(f, np.float64), np.asarray(r, np.float64)
+                total += ((f**2).mean() + ((r - 1) ** 2).mean() + 0.01 * (slope**2).sum()) / len(slopes)
+        return total / count
+
+    def gen(self, name, images, target=1.0):
+        values = [
+            2 * ((np.asarray(o, np.float64) - target) ** 2).mean()
+            for x in images
+            for o in self.score_maps[name](x)
+        ]
+        return np.mean(values)
+
+    def hinges(self, lower, higher, y):
+        """Mean over pairs and scales of max(0, 1 - y (m(lower) - m(higher)))."""
+        values = [
+            max(0.0, 1 - sign * (u - v))
+            for a, b, sign in zip(lower, higher, y, strict=True)
+            for u, v in zip(self.m(a), self.m(b), strict=True)
+        ]
+        return np.mean(values)
+
+    def penalty(self, images):
+        squares = [np.square(np.asarray(self.slopes["D_deg", True](x), np.float64)) for x in images]
+        return 0.01 * np.mean([s.sum((1, 2, 3)) for s in squares])
+
+    def order(self, p, q):
+        return [1.0 if sum(self.m(a)) >= sum(self.m(b)) else -1.0 for a, b in zip(p, q, strict=True)]
+
+    def features(self, a, b):
+        return np.mean(
+            [
+                np.abs(np.asarray(self.id_feature(u)) - np.asarray(self.id_feature(v)))
+                for u, v in zip(a, b, strict=True)
+            ]
+        )
+
+
+def l1(a, b):
+    return np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).mean()
+
+
+def cross_entropy(logits, pid):
+    logits = np.asarray(logits, np.float64)
+    return np.mean([np.log(np.exp(z).sum()) - z[k] for z, k in zip(logits, np.asarray(pid), strict=True)])
+
+
+@pytest.fixture(scope="module")
+def naive(paper):
+    return Naive(paper[1], paper[2])
+
+
+@pytest.fixture(scope="module")
+def losses(paper, made):
+    """{cross: (generator's, discriminators' losses)} of the paper's preset, with weights."""
+    m, models, state = paper
+
+    def both(nets):
+        found = {}
+        for cross, out in made.items():
+            fixed = dict(models=models, config=m, cross=cross)
+            own, _ = gan.generator_losses(nets, out, {}, triples(), gan.weights(m), train=False, **fixed)
+            found[cross] = (
+                own,
+                gan.discriminator_losses(nets, out, triples(), draws(cross), gan.weights(m), **fixed),
+            )
+        return found
+
+    return jax.jit(both)(state.nets)
+
+
+def close(got, want):
+    """The same terms and values; none of them 0."""
+    assert got.keys() == want.keys()
+    for name, value in want.items():
+        assert abs(value) > 1e-4, name
+        np.testing.assert_allclose(got[name], value, rtol=2e-4, err_msg=name)
+
+
+def test_self_phase_is_the_papers(made, naive, losses):
+    """Equations 1 to 5."""
+    o, b = made[False], triples()
+    x_i, x_j, x_k = b["x_i"], b["x_j"], b["x_k"]
+    want = dict(
+        inv=5 * l1(o["c_a"], o["c_b"]),
+        self_rec=10 * l1(o["x_aa"], x_i),
+        rec=10 * l1(o["x_ba"], x_i),
+        pre=0.5 * (naive.features(o["x_ab"], x_i) + naive.features(o["x_ba"], x_j)),
+        real=naive.gen("D_real", o["x_ab"]) + naive.gen("D_real", o["x_bb"]),
+        deg=naive.hinges(o["x_ab"], x_i, [-1] * 4) + naive.hinges(x_j, o["x_ba"], [-1] * 4),
+    )
+    close(losses[False][0], want)
+    real = naive.dis("D_real", o["x_ab"], x_i) + naive.dis("D_real", o["x_bb"], x_k)
+    deg = naive.hinges(x_j, x_i, [-1] * 4) + naive.penalty(x_i)
+    close(losses[False][1], dict(real=real, deg=deg))
+
+
+def test_cross_phase_is_the_papers(made, naive, losses):
+    """Equations 6 to 10, unsupervised."""
+    o, b = made[True], triples()
+    x_i, x_k = b["x_i"], b["x_k"]
+    y = naive.order(x_k, x_i)
+    want = dict(
+        self_rec=10 * (l1(o["x_aa"], x_i) + l1(o["x_bb"], x_k)),
+        pre=0.5 * (naive.features(o["x_ab"], x_i) + naive.features(o["x_ba"], x_k)),
+        id=0.5 * (cross_entropy(o["p_a"], b["pid_i"]) + cross_entropy(o["p_b"], b["pid_k"])),
+        real=naive.gen("D_real", o["x_ab"]) + naive.gen("D_real", o["x_ba"]),
+        deg=naive.hinges(o["x_ab"], x_i, y) + naive.hinges(x_k, o["x_ba"], y),
+    )
+    close(losses[True][0], want)
+    real = naive.dis("D_real", o["x_ab"], x_i) + naive.dis("D_real", o["x_ba"], x_k)
+    close(losses[True][1], dict(real=real, deg=naive.hinges(x_k, x_i, y) + naive.penalty(x_i)))
+
+
+def test_semi_supervised_cross_phase(paper, made, naive):
+    """x_i is good, x_k poor: D_deg tells them apart as real and fake."""
+    m, models, state = config(pairs="semi", w_pre=0.0), paper[1], paper[2]
+    o, b, fixed = made[True], triples(), dict(models=models, config=m, cross=True)
+
+    def both(nets):
+        own, _ = gan.generator_losses(nets, o, {}, b, gan.weights(m), train=False, **fixed)
+        return own, gan.discriminator_losses(nets, o, b, draws(True), gan.weights(m), **fixed)
+
+    own, dis = jax.jit(both)(state.nets)
+    want = naive.gen("D_deg", o["x_ab"], 0.0) + naive.gen("D_deg", o["x_ba"])
+    np.testing.assert_allclose(own["deg"], want, rtol=2e-4)
+    np.testing.assert_allclose(dis["deg"], 2 * naive.dis("D_deg", b["x_k"], b["x_i"]), rtol=2e-4)
+
+
+def test_log_form():
+    """Binary cross entropy on the maps' logits."""
+    o = np.random.default_rng(0).standard_normal((2, 3, 3, 1))
+    p = 1 / (1 + np.exp(-o))
+    np.testing.assert_allclose(gan.as_real(jnp.asarray(o), "log"), -np.log(p).mean(), rtol=1e-5)
+    np.testing.assert_allclose(gan.as_fake(jnp.asarray(o), "log"), -np.log(1 - p).mean(), rtol=1e-5)
+
+
+# ---- the step
+
+
+@pytest.fixture(scope="module")
+def steps(paper):
+    """States of the paper's preset: start, after a self, after a self and a cross step; their metrics."""
+    m, models, state = paper
+    weight = gan.weights(m)
+    step = jax.jit(lambda s, b, d: gan.update(s, b, d, jnp.float32(1e-2), weight, models=models, config=m))
+    states, metrics = [state], []
+    for cross in (False, True):
+        new, found = step(states[-1], triples(), draws(cross))
+        states.append(new)
+        metrics.append(found)
+    assert step._cache_size() == 1
+    return states, metrics
+
+
+def moved(before, after):
+    """{network: {module: largest change}}, one level deeper inside E_con's head."""
+    flat = [traverse_util.flatten_dict({n: v["params"] for n, v in s.nets.items()}) for s in (before, after)]
+    found = {}
+    for path, old in flat[0].items():
+        name = path[2] if path[:2] == ("E_con", "head") else path[1]
+        change = float(jnp.abs(flat[1][path] - old).max())
+        own = found.setdefault(path[0], {})
+        own[name] = max(own.get(name, 0.0), change)
+    return found
+
+
+def test_who_moves(steps):
+    """Section 4.5 of the method: the stem and E_id never, others only in phases with gradient."""
+    (start, first, second), _ = steps
+    for cross, change in ((False, moved(start, first)), (True, moved(first, second))):
+        assert change["E_con"].pop("base") == 0
+        assert max(change["E_id"].values()) == 0
+        rest = {n for n in change["E_con"] if n.startswith("identity_")} | {"classifier"}
+        assert len(rest) > 4
+        for name, value in change["E_con"].items():
+            assert (value > 0) == (cross or name not in rest), (cross, name)
+        for name, value in change["E_deg"].items():
+            assert (value > 0) == (not cross or name not in ("trunk_sync", "conv3_sync")), (cross, name)
+        for net in ("G", "D_real", "D_deg"):
+            assert min(change[net].values()) > 0, (cross, net)
+
+
+def test_resting_moments_stay(steps):
+    """Adam's moments and counts of a group move only in its phases."""
+    (start, first, second), _ = steps
+    for group, in_self, in_cross in (
+        ("identity", 0, 1),
+        ("sync", 1, 0),
+        ("generator", 1, 1),
+        ("D_deg", 1, 1),
+    ):
+        assert (difference(start.opt[group], first.opt[group]) > 0) == bool(in_self), group
+        assert (difference(first.opt[group], second.opt[group]) > 0) == bool(in_cross), group
+        counts = [int(s.opt[group][1].count) for s in (start, first, second)]
+        assert counts == [0, in_self, in_self + in_cross], group
+
+
+def test_statistics(steps):
+    """The stem's running statistics move although it rests; E_id's stay."""
+    (start, first, _), metrics = steps
+    for net, expected in (("E_con", True), ("E_id", False)):
+        old, new = (s.nets[net]["batch_stats"]["base"] for s in (start, first))
+        assert (difference(old, new) > 0) == expected
+    assert metrics[0].keys() == metrics[1].keys()
+    assert metrics[0]["gen_inv"] > 0 == metrics[1]["gen_inv"]
+    assert metrics[1]["gen_id"] > 0 == metrics[0]["gen_id"]
+
+
+def test_a_step_by_whole_gradients():
+    """The journal's cross phase: each side's update is Adam on the gradient of its own losses alone.
+
+    The discriminators' losses take the images as they are; the generator's, one function of its weights with
+    the cycle, see the new discriminators.
+    """
+    m = config("journal")
+    models = gan.build(m, info())
+    b, weight, fixed = triples(3), gan.weights(m), dict(models=models, config=m, cross=True)
+
+    def total(params, nets):
+        all_ = gan.with_params(nets, {n: params[n] for n in gan.GENERATOR})
+        out, stats = gan.encode(all_, b["x_i"], b["x_k"], models=models, cross=True, logits=True, train=True)
+        own, _ = gan.generator_losses(all_, out, stats, b, weight, train=True, **fixed)
+        judges = {n: {"params": params[n]} for n in gan.DISCRIMINATORS}
+        dis = gan.discriminator_losses(judges, out, b, draws(True), weight, **fixed)
+        return sum(own.values()) + sum(dis.values()), sum(own.values())
+
+    state = lively(jax.jit(lambda k, x: gan.init_state(k, x, models=models))(jax.random.key(1), b["x_i"]))
+    step = jax.jit(lambda s, b: gan.phase(s, b, draws(True), jnp.float32(1e-2), weight, **fixed))
+    new, metrics = step(state, b)
+    old = gan.trained(state.nets, (*gan.GENERATOR, *gan.DISCRIMINATORS))
+    updated = {**state.nets, **{n: new.nets[n] for n in gan.DISCRIMINATORS}}
+    whole = jax.jit(jax.grad(total, has_aux=True))
+    grads, _ = whole(old, state.nets)  # of the discriminators, on images of the old generator
+    later, value = whole(old, updated)  # of the generator, by the new ones
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+    grads = {n: (grads if n in gan.DISCRIMINATORS else later)[n] for n in old}
+
+    def by_hand(p, g):
+        """The first step of Adam without b1: the second moment is the squared gradient, with L2 5e-4."""
+        g = g + 5e-4 * p
+        return p - 1e-2 * g / (jnp.abs(g) + 1e-3)
+
+    want = gan.split_groups(jax.tree.map(by_hand, old, grads))
+    got = gan.split_groups(gan.trained(new.nets, tuple(old)))
+    for group in ("generator", "identity", "D_real", "D_deg"):
+        assert difference(want[group], got[group]) < 1e-4, group
+    assert difference(got["sync"], gan.split_groups(old)["sync"]) == 0
+    assert metrics["gen_rec"] > 0
+
+
+def test_devices_agree(paper, steps):
+    """Two devices give one device's state after a self phase."""
+    m, _, state = paper
+    runner = parallel.Runner("pmap", jax.devices()[:2])
+    models = gan.build(m, info(runner.axis_name))
+    fixed = dict(models=models, config=m, cross=False, axis_name=runner.axis_name)
+
+    def step(state, batch):
+        return gan.phase(state, batch, draws(False), jnp.float32(1e-2), gan.weights(m), **fixed)
+
+    batch = runner.shard({k: np.asarray(v) for k, v in triples().items()})
+    new, found = runner.compile(step)(runner.replicate(state), batch)
+    assert difference(runner.fetch(new).nets, steps[0][1].nets) < 3e-4
+    for name, value in steps[1][0].items():
+        if name != "code_std":  # of each device's images
+            np.testing.assert_allclose(runner.fetch(found)[name], value, rtol=2e-3, atol=1e-4, err_msg=name)
+
+
+# ---- draws, schedules, terms
+
+
+def test_phases_take_turns_or_are_drawn():
+    turns = [bool(gan.draw(config(), jnp.int32(i)).cross) for i in range(4)]
+    assert turns == [False, True, False, True]
+    drawn = jax.vmap(lambda i: gan.draw(config(sync_prob=0.3), i))(jnp.arange(400))
+    assert 0.62 < drawn.cross.mean() < 0.78 and 0.4 < drawn.first.mean() < 0.6
+    assert not jax.vmap(lambda i: gan.draw(config(sync_prob=1.0), i).cross)(jnp.arange(50)).any()
+
+
+def test_learning_rate():
+    got = [float(gan.learning_rate(1.0, 0.1, (2, 3, 3), jnp.int32(i))) for i in range(5)]
+    np.testing.assert_allclose(got, [1, 1, 0.1, 0.001, 0.001], rtol=1e-5)
+
+
+def test_terms_and_groups():
+    m = config(without_self=("deg",), without_cross=("id",), self_kl=True)
+    assert gan.terms(m, False) == ["inv", "self_rec", "rec", "pre", "id", "real"]
+    assert gan.terms(m, True) == ["self_rec", "pre", "real", "deg"]
+    assert gan.active(m, False) == {"generator", "identity", "sync", "D_real"}
+    assert gan.active(m, True) == {"generator", "D_real", "D_deg"}
+    assert "rec" in gan.terms(config("journal"), True) and "pre" not in gan.terms(config("journal"), True)
+    with pytest.raises(ConfigError, match="without_self"):
+        gan.terms(config(without_self=("degradation",)), False)
+
+
+def test_groups_are_split_and_joined(paper):
+    params = gan.trained(paper[2].nets, (*gan.GENERATOR, *gan.DISCRIMINATORS))
+    groups = gan.split_groups(params)
+    assert groups.keys() == {"generator", "identity", "sync", "D_real", "D_deg"} == paper[2].opt.keys()
+    assert difference(gan.join_groups(groups), params) == 0

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from reid_jax.config import flatten, misfit
+from reid_jax.config import defaults, flatten, misfit
 from reid_jax.errors import CheckpointError, ConfigError
 from reid_jax.train import processes
 
@@ -34,10 +34,13 @@ log = logging.getLogger(__name__)
 
 
 def differences(old, new):
-    """[(field, old value, new value)] of two nested config dicts, runtime fields left out."""
-    old, new = flatten(old), flatten(new)
+    """[(field, old value, new value)] of two nested config dicts, runtime fields left out.
+
+    A field that `old`, made by an earlier version, does not have counts as its default.
+    """
+    old, new, known = flatten(old), flatten(new), flatten(defaults())
     fields = sorted(f for f in {*old, *new} if not f.startswith(RUNTIME_FIELDS))
-    return [(f, old.get(f), new.get(f)) for f in fields if old.get(f) != new.get(f)]
+    return [(f, old.get(f), new.get(f)) for f in fields if old.get(f, known.get(f)) != new.get(f)]
 
 
 def claim_workdir(workdir, config):

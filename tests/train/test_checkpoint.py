@@ -130,3 +130,12 @@ def test_full_disk_is_said_and_earlier_checkpoints_stay(saved, monkeypatch):
     with pytest.raises(CheckpointError, match="no space left"):
         saved.save(5, state(5), {"step": 5})
     assert same(saved.restore(shapes(state(0)))[0], state(4))
+
+
+def test_fields_newer_than_a_run_count_as_their_defaults():
+    tree = {"model": {"norm": "batch"}, "train": {"skip": []}, "optim": {"lr": 0.1}}
+    older = {"optim": {"lr": 0.1}}
+    assert checkpoint.differences(older, tree) == []
+    tree["model"]["norm"] = "aibn"
+    assert checkpoint.differences(older, tree) == [("model.norm", None, "aibn")]
+    assert checkpoint.differences(tree, older)[0] == ("model.norm", "aibn", None)

@@ -33,10 +33,11 @@ def get(name, variant):
 SAME_NET = {("efl", v) for v in ("duke", "msmt17", "me_reid", "mars")}  # as market; as mars_ap3d, but smaller
 SAME_NET |= {("baseline", v) for v in ("duke", "msmt17", "me_reid")}
 SAME_NET |= {("dsanet", v) for v in ("duke_video", "ls_vid")}
+SAME_NET |= {("direid", v) for v in ("mlr_viper", "caviar", "synthetic_lowres")}
 SAME_NET |= {(name, v) for name in ("adl", "cluster_contrast") for v in ("duke", "msmt17")}
 
 
-SLOW = {("efl", "mars_ap3d")}
+SLOW = {("efl", "mars_ap3d"), ("direid", "msmt17")}
 
 
 def traced():
@@ -62,13 +63,14 @@ def test_variant_builds_its_method(name, variant):
     for method in methods.find(config.method).stages(config, info).values():
         state = stages.state_shapes(config, method)._replace(labels=None)
         for step, size in steps_of(method, info):
-            batch = stages.example_batch(config, size)
+            batch = stages.example_batch(config, size, method.batches)
             new, metrics = jax.eval_shape(step, state, batch)
             assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
                 lambda x: (x.shape, x.dtype), state
             )
             assert all(v.shape == () for v in metrics.values())
-        feature = jax.eval_shape(lambda s, x, m=method: m.embed(s, x, m.nets[0]), new, batch["image"])
+        image = stages.example_batch(config, size)["image"]
+        feature = jax.eval_shape(lambda s, x, m=method: m.embed(s, x, m.nets[0]), new, image)
         assert feature.shape[0] == size
     assert checkpoint.plain(config)["method"] == config.method
 

@@ -292,6 +292,7 @@ def test_statistics(steps):
     assert metrics[1]["gen_id"] > 0 == metrics[0]["gen_id"]
 
 
+@pytest.mark.slow
 def test_a_step_by_whole_gradients():
     """The journal's cross phase: each side's update is Adam on the gradient of its own losses alone.
 

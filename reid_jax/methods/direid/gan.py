@@ -381,7 +381,7 @@ def join_groups(groups):
 def descend(tx, params, grads, opt, lr, groups):
     """One step of the optimisers of `groups`: (params, opt); others, their moments too, stay as they are."""
     params, grads, opt = split_groups(params), split_groups(grads), dict(opt)
-    for name in params.keys() & groups:
+    for name in sorted(params.keys() & groups):  # the same order in every process
         delta, opt[name] = tx.update(grads[name], opt[name], params[name])
         params[name] = jax.tree.map(lambda p, d: (p - lr * d).astype(p.dtype), params[name], delta)
     return join_groups(params), opt

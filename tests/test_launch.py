@@ -5,6 +5,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -91,17 +92,16 @@ def test_restarts(codes, runs, last, tmp_path):
     assert (tmp_path / "runs").read_text().count("run") == runs
 
 
-def heed_interrupts():
-    """A shell cannot trap what its parent, itself in the background, ignores."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+# A shell cannot trap what its parent, itself in the background, ignores.
+HEED = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp('bash', ['bash', *sys.argv[1:]])"
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_handed_on_once_and_ends_the_restarts(sent, tmp_path):
     handlers = 'trap "echo term >>$0.log; exit 1" TERM; trap "echo int >>$0.log" INT'
     program(tmp_path, "work", f"{handlers}\necho ready >>$0.log\nwhile true; do sleep 0.05; done")
-    command = ["bash", ROOT / "launch" / "restart.sh", tmp_path / "work"]
-    process = subprocess.Popen(command, start_new_session=True, preexec_fn=heed_interrupts)
+    command = [sys.executable, "-c", HEED, ROOT / "launch" / "restart.sh", tmp_path / "work"]
+    process = subprocess.Popen(command, start_new_session=True)
     log, deadline = tmp_path / "work.log", time.monotonic() + 30
     while not log.exists() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -93,7 +93,9 @@ def test_restarts(codes, runs, last, tmp_path):
 
 
 # A shell cannot trap what its parent, itself in the background, ignores.
-HEED = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp('bash', ['bash', *sys.argv[1:]])"
+HEED = """import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execvp("bash", ["bash", *sys.argv[1:]])"""
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])

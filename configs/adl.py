@@ -80,10 +80,7 @@ def get_config(variant="market"):
     """ConfigDict of one variant, or of VARIANT-ROW; ConfigError for an unknown one."""
     tree = c.defaults() | {"adl": c.adl_defaults()}
     tree["method"] = "adl"
-    name, _, row = variant.partition("-")
-    if name not in VARIANTS or (row and row not in ROWS):
-        known = [*VARIANTS, *(f"{v}-{r}" for v in VARIANTS for r in ROWS)]
-        raise c.unknown_variant("adl", variant, known)
+    name, row = c.split_row("adl", variant, VARIANTS, ROWS)
     VARIANTS[name](tree)
     tree["adl"].update(ROWS[row or "full"])
     return ConfigDict(tree)

@@ -150,10 +150,7 @@ VARIANTS = {
 
 def get_config(variant="mlr_cuhk03"):
     """ConfigDict of one variant, or of VARIANT-ROW or VARIANT-journal; ConfigError for an unknown one."""
-    name, _, row = variant.partition("-")
-    if name not in VARIANTS or (row and row not in {*ROWS, "journal"}):
-        known = [*VARIANTS, *(f"{v}-{r}" for v in VARIANTS for r in (*ROWS, "journal"))]
-        raise c.unknown_variant("direid", variant, known)
+    name, row = c.split_row("direid", variant, VARIANTS, (*ROWS, "journal"))
     tree = c.defaults() | {"direid": c.direid_preset("journal" if row == "journal" else "paper")}
     tree["method"] = "direid"
     VARIANTS[name](tree)

@@ -77,10 +77,7 @@ def get_config(variant="mars"):
     """ConfigDict of one variant, or of VARIANT-ROW; ConfigError for an unknown one."""
     tree = c.defaults() | {"dsanet": c.dsanet_defaults()}
     tree["method"] = "dsanet"
-    name, _, row = variant.partition("-")
-    if name not in VARIANTS or (row and row not in ROWS):
-        known = [*VARIANTS, *(f"{v}-{r}" for v in VARIANTS for r in ROWS)]
-        raise c.unknown_variant("dsanet", variant, known)
+    name, row = c.split_row("dsanet", variant, VARIANTS, ROWS)
     VARIANTS[name](tree)
     tree["dsanet"].update(ROWS[row or "full"])
     return ConfigDict(tree)

@@ -409,6 +409,14 @@ def unknown_variant(config, variant, known):
     return ConfigError(f"configs/{config}.py has no variant {variant!r}; it has {', '.join(sorted(known))}")
 
 
+def split_row(config, variant, variants, rows):
+    """'caviar-no_dil' -> ('caviar', 'no_dil'), 'caviar' -> ('caviar', ''); ConfigError for unknown ones."""
+    name, _, row = variant.partition("-")
+    if name not in variants or (row and row not in rows):
+        raise unknown_variant(config, variant, [*variants, *(f"{v}-{r}" for v in variants for r in rows)])
+    return name, row
+
+
 def split_label(text):
     """'EFL=runs/efl' -> ('EFL', 'runs/efl'); without a label ('', text)."""
     label, equals, rest = text.partition("=")

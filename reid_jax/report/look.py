@@ -7,18 +7,15 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
+from reid_jax.report.run import read_arrays
+
 HEIGHT = 160  # pixels of a frame on the page
 TITLES = {"F_ID": "identity map", "F_t": "identity map after localisation", "F_cam": "camera map"}  # in order
 
 
 def read(path):
     """{name: array} of eval/look.npz, None when there is none or it cannot be read."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        return arrays if fits(arrays) else None
-    except Exception:  # damaged bytes make zipfile and numpy fail in many ways
-        return None
+    return read_arrays(path, fits)
 
 
 def fits(stored):

@@ -211,6 +211,16 @@ def _metrics(workdir, notes):
     return kinds
 
 
+def read_arrays(path, fits):
+    """{name: array} of an .npz file; None when there is none, it cannot be read or fits(arrays) says no."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        return arrays if fits(arrays) else None
+    except Exception:  # damaged bytes make zipfile and numpy fail in many ways
+        return None
+
+
 def of_stage(lines, stage):
     """The lines of one stage of a run with several."""
     return [line for line in lines if line.get("stage", "") == stage]

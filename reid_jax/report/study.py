@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from reid_jax.report import figures
-from reid_jax.report.run import numbers, of_stage
+from reid_jax.report.run import numbers, of_stage, read_arrays
 
 FIGURES = {  # name in the files: (title, meaning)
     "strength": ("Transfer strength", "of the donor's degradation: 0 none, 1 as the true degradation"),
@@ -33,7 +33,7 @@ def build(run):
     stage = str(lines[-1].get("stage", ""))
     lines = of_stage(lines, stage)
     found = {"stage": stage, "rows": rows(lines), "charts": charts(lines) if len(lines) > 1 else []}
-    arrays = read(os.path.join(run.workdir, "eval", stage, "study.npz"))
+    arrays = read_arrays(os.path.join(run.workdir, "eval", stage, "study.npz"), fits)
     return found | pictures(arrays or {})
 
 
@@ -59,16 +59,6 @@ def charts(lines):
         svg = figures.chart([line], f"{title} against step", xlabel="step", level=level, markers=True)
         found.append({"title": title, "last": f"{points[-1][1]:.3g}", "svg": svg})
     return found
-
-
-def read(path):
-    """{name: array} of study.npz, None when there is none or it cannot be read."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        return arrays if fits(arrays) else None
-    except Exception:  # damaged bytes make zipfile and numpy fail in many ways
-        return None
 
 
 def fits(arrays):

@@ -2,6 +2,9 @@
 
 What XLA's CPU backend does badly, and what stands here instead:
 - 1x1 convolutions, their weight gradients above all: matrix products.
+- Gradients of convolutions inside lax.cond, lax.scan and lax.while_loop (30 to 100 times slower there, as
+  their axes are put in order in a program's outermost computation only): arguments transposed beforehand.
+- Depthwise convolutions of few channels: dense ones with a kernel that is diagonal in the channels.
 - The input gradient of stride-2 convolutions (dilates the gradient with zeros): four small
   convolutions, one for each parity of row and column.
 - The gradient of max pooling (scatters): the index of each maximum is kept, and gathered.
@@ -11,7 +14,9 @@ What XLA's CPU backend does badly, and what stands here instead:
 
 import ctypes
 import functools
+import math
 import sys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +30,88 @@ def plain_conv(x, kernel, stride, padding):
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), ((padding, padding), (padding, padding)), dimension_numbers=_DIMS
     )
+
+
+class Window(NamedTuple):
+    """How a convolution moves along one axis: out = (apart(in) + low + high - apart(kernel)) // stride + 1."""
+
+    stride: int = 1
+    low: int = 0
+    high: int = 0
+    spread: int = 1  # the input's elements are this far apart, zeros between them
+    dilation: int = 1  # the kernel's
+
+
+def conv(x, kernel, stride=1, padding=0, dilation=1):
+    """Any convolution without groups, fast in nested computations too: [B,H,W,C] -> [B,h,w,O]."""
+    return _conv(x, kernel, (Window(stride, padding, padding, 1, dilation),) * 2)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x, kernel, windows):
+    return _in_order(windows)(x, kernel)
+
+
+def _conv_grad(windows, inputs, dy):
+    """Both gradients as convolutions of this very kind, so that they can be differentiated again."""
+    x, kernel = inputs
+    image, taps = [], []
+    for w, n, k, m in zip(windows, x.shape[1:3], kernel.shape[:2], dy.shape[1:3], strict=True):
+        n, k, m = (n - 1) * w.spread + 1, (k - 1) * w.dilation + 1, (m - 1) * w.stride + 1
+        image.append(Window(w.spread, k - 1 - w.low, n + w.low - m, w.stride, w.dilation))
+        taps.append(Window(w.dilation, w.low, k - 1 - n - w.low + m, w.spread, w.stride))
+    dx = _conv(dy, kernel[::-1, ::-1].transpose(0, 1, 3, 2), tuple(image))
+    dk = _conv(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), tuple(taps))
+    return dx, dk.transpose(1, 2, 0, 3)
+
+
+_conv.defvjp(lambda x, kernel, windows: (_conv(x, kernel, windows), (x, kernel)), _conv_grad)
+
+
+@functools.cache
+def _in_order(windows):
+    """The convolution of these windows; under vmap it stays one without groups."""
+
+    @jax.custom_batching.custom_vmap
+    def run(x, kernel):
+        if math.prod(x.shape[1:3]) >= math.prod(kernel.shape[:2]):
+            return plain(x, kernel, windows)
+        # XLA would swap image and kernel, into a form that is slow (and wrong with some dilations):
+        # out[o] = sum over i of x[i] kernel[i - stride o + low], so the image, from the last o to the first,
+        # moves over the kernel
+        swapped = []
+        for w, n, k in zip(windows, x.shape[1:3], kernel.shape[:2], strict=True):
+            n, k = (n - 1) * w.spread + 1, (k - 1) * w.dilation + 1
+            last = (n + w.low + w.high - k) // w.stride * w.stride
+            swapped.append(Window(w.stride, last - w.low, n - k + w.low, w.dilation, w.spread))
+        y = plain(kernel.transpose(3, 0, 1, 2), x.transpose(1, 2, 3, 0), swapped)
+        return y[:, ::-1, ::-1].transpose(3, 1, 2, 0)
+
+    def plain(x, kernel, windows):
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            [w.stride for w in windows],
+            [(w.low, w.high) for w in windows],
+            [w.spread for w in windows],
+            [w.dilation for w in windows],
+            dimension_numbers=_DIMS,
+        )
+
+    @run.def_vmap
+    def batched(size, of, x, kernel):
+        if of[0] and not of[1]:
+            y = run(x.reshape(-1, *x.shape[2:]), kernel)
+            return y.reshape(*x.shape[:2], *y.shape[1:]), True
+        one = [run(x[i] if of[0] else x, kernel[i] if of[1] else kernel) for i in range(size)]
+        return jnp.stack(one), True
+
+    return run
+
+
+def depthwise(x, kernel, stride=1, padding=0, dilation=1):
+    """Depthwise convolution as a dense one: x [B,H,W,C], kernel [kh,kw,1,C] -> [B,h,w,C]."""
+    return conv(x, kernel * jnp.eye(x.shape[-1], dtype=kernel.dtype), stride, padding, dilation)
 
 
 def _dot(a, b, contract=((1,), (0,))):
@@ -58,7 +145,7 @@ def conv3x3(x, kernel, stride):
     """3x3 convolution padded by 1, stride 1 or 2: [B,H,W,C] -> [B,ceil(H/stride),ceil(W/stride),O]."""
     if _narrow_type(x) and x.shape[-1] >= 128:
         return _sum_of_products(x, kernel, stride)
-    return plain_conv(x, kernel, stride, 1)
+    return conv(x, kernel, stride, 1)
 
 
 def _conv3x3_grad(stride, inputs, dy):
@@ -67,7 +154,7 @@ def _conv3x3_grad(stride, inputs, dy):
         dx = conv3x3(dy, kernel[::-1, ::-1].transpose(0, 1, 3, 2), 1)
     else:
         dx = _strided_input_grad(dy, kernel, x.shape)
-    _, weight_grad = jax.vjp(lambda k: plain_conv(x, k, stride, 1), kernel)
+    _, weight_grad = jax.vjp(lambda k: conv(x, k, stride, 1), kernel)
     return dx, *weight_grad(dy)
 
 

@@ -17,6 +17,7 @@ from reid_jax.errors import ConfigError
 from reid_jax.models import cpu
 
 _FORM = "auto"
+DENSE = 64  # channels up to which a depthwise convolution is faster on a CPU as a dense one
 
 
 @contextlib.contextmanager
@@ -45,14 +46,18 @@ def conv(x, kernel, stride=1, padding=0, dilation=1, groups=1):
     """
     if x.ndim != 4:
         return over_images(lambda x: conv(x, kernel, stride, padding, dilation, groups), x)
-    if _cpu_form() and dilation == 1:
-        if 1 < groups <= 4:
+    if _cpu_form():
+        if dilation == 1 and 1 < groups <= 4:
             return _conv_by_group(x, kernel, stride, padding, groups)
-        form = (kernel.shape[:2], padding, groups)
-        if form == ((1, 1), 0, 1):
+        if groups == x.shape[-1] == kernel.shape[-1] <= DENSE:
+            return cpu.depthwise(x, kernel, stride, padding, dilation)
+        form = (kernel.shape[:2], padding, dilation, groups)
+        if form == ((1, 1), 0, 1, 1):
             return cpu.conv1x1(x, kernel, stride)
-        if form == ((3, 3), 1, 1) and stride in (1, 2):
+        if form == ((3, 3), 1, 1, 1) and stride in (1, 2):
             return cpu.conv3x3(x, kernel, stride)
+        if groups == 1:
+            return cpu.conv(x, kernel, stride, padding, dilation)
     return lax.conv_general_dilated(
         x,
         kernel,

@@ -72,6 +72,56 @@ def test_conv_is_the_naive_sum():
     np.testing.assert_allclose(got, want, atol=1e-4)
 
 
+def tap_by_tap(x, k, stride, padding, dilation):
+    """A convolution without groups, or a depthwise one, as a sum of shifted products."""
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    h, w = ((n - dilation * (m - 1) - 1) // stride + 1 for n, m in zip(x.shape[1:3], k.shape[:2], strict=True))
+    total = 0
+    for i, j in np.ndindex(*k.shape[:2]):
+        a, b = i * dilation, j * dilation
+        part = x[:, a : a + stride * (h - 1) + 1 : stride, b : b + stride * (w - 1) + 1 : stride]
+        total += part * k[i, j, 0] if k.shape[2] == 1 else part @ k[i, j]
+    return total
+
+
+@pytest.mark.parametrize(
+    "size,kernel,stride,padding,dilation,groups",
+    [
+        ((9, 7), 3, 1, 0, 1, 1),
+        ((9, 7), 3, 2, 1, 2, 1),
+        ((4, 8), 5, 1, 3, 1, 1),
+        ((4, 8), 3, 1, 1, 2, 1),
+        ((7, 6), 3, 1, 0, 1, 4),
+    ],
+)
+def test_gradients_of_gradients_of_a_convolution(size, kernel, stride, padding, dilation, groups):
+    """Second derivatives by image and kernel, under vmap and inside a branch, as the penalty of a GAN takes."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, 2, *size, 4)), jnp.float32)
+    shape = (kernel, kernel, 4 // groups, 4)
+    k = jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+    def penalty(form, x, k):
+        grads = jax.grad(lambda x, k: jnp.sin(form(x, k)).sum(), (0, 1))(x, k)
+        return jnp.sin(grads[0]).sum() + jnp.sin(grads[1]).sum()
+
+    def ours(x, k):
+        def conv(x, k):
+            return layers.conv(x, k, stride, padding, dilation, groups)
+
+        both = jax.vmap(lambda x: penalty(conv, x, k))
+        return jax.lax.cond(x.sum() > 1e6, lambda x: both(2 * x).sum(), lambda x: both(x).sum(), x)
+
+    def naive(x, k):
+        return sum(penalty(lambda x, k: tap_by_tap(x, k, stride, padding, dilation), one, k) for one in x)
+
+    want = jax.jit(jax.grad(naive, (0, 1)))(x, k)
+    with layers.form("cpu"):
+        got = jax.jit(jax.grad(ours, (0, 1)))(x, k)
+    for a, b in zip(got, want, strict=True):
+        assert_close(a, b, 1e-4)
+
+
 def test_unknown_form_raises():
     with pytest.raises(ValueError, match="auto, plain, cpu"), layers.form("fast"):
         pass

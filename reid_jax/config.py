@@ -271,6 +271,7 @@ def direid_defaults():
         preset="paper",  # paper | journal: what the fields below were set for
         # networks
         share_degradation_trunk=False,  # E_d and E'_d have one trunk
+        one_degradation_encoder=False,  # E'_d is E_d itself
         multi_scale=True,  # content encoder on all of the stem's maps, else on the last one
         content_dim=128,
         content_scale_dim=64,  # channels of each scale before they are joined

@@ -194,12 +194,13 @@ class DegradationTrunk(nn.Module):
 class DegradationEncoder(nn.Module):
     """E_d and E'_d: images -> degradation codes [B,dim].
 
-    share: E'_d (for synthetic degradations) has E_d's trunk and only a last layer of its own.
+    share: E'_d (for synthetic degradations) has E_d's trunk and only a last layer of its own; one: it is E_d.
     """
 
     dim: int = 128
     width: int = 64
     share: bool = False
+    one: bool = False
     dtype: jnp.dtype | None = None
 
     def setup(self):
@@ -207,8 +208,10 @@ class DegradationEncoder(nn.Module):
             return Conv(self.dim, use_bias=True, init=HE, bias_init=nn.initializers.zeros)
 
         self.trunk = DegradationTrunk(self.width, self.dtype)
-        self.conv3_real, self.conv3_sync = last(), last()
-        if not self.share:
+        self.conv3_real = last()
+        if not self.one:
+            self.conv3_sync = last()
+        if not (self.share or self.one):
             self.trunk_sync = DegradationTrunk(self.width, self.dtype)
 
     def __call__(self, x):
@@ -217,11 +220,15 @@ class DegradationEncoder(nn.Module):
 
     def synthetic(self, x):
         """E'_d."""
+        if self.one:
+            return self(x)
         trunk = self.trunk if self.share else self.trunk_sync
         return self.conv3_sync(trunk(x))[:, 0, 0]
 
     def both(self, x, x_synthetic):
         """(E_d(x), E'_d(x_synthetic)), of as many images each."""
+        if self.one:
+            return jnp.split(self(jnp.concatenate([x, x_synthetic])), [len(x)])
         if not self.share:
             return self(x), self.synthetic(x_synthetic)
         pooled = self.trunk(jnp.concatenate([x, x_synthetic]))
@@ -417,7 +424,8 @@ def identity_encoder(config, info, shared=False):
 def degradation_encoder(config, dtype=None):
     """E_d and E'_d of a config."""
     d = config.direid
-    return DegradationEncoder(d.code_dim, d.code_width, d.share_degradation_trunk, dtype)
+    shared = d.share_degradation_trunk, d.one_degradation_encoder
+    return DegradationEncoder(d.code_dim, d.code_width, *shared, dtype)
 
 
 def generator(config, dtype=None):

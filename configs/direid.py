@@ -67,10 +67,10 @@ def msmt17(t):
 def synthetic(t):
     """Narrow nets and short stages; every value unlike the paper's stands here."""
     c.synthetic(t)
-    t["data"].update(pad_crop=3, erase=0.0)
-    t["model"].update(pool="max", narrow_widths=(24, 32, 48, 64))
+    t["data"].update(height=96, width=48, pad_crop=5, erase=0.0)  # smaller ones cannot be decoded sharply
+    t["model"].update(pool="max", narrow_widths=(24, 32, 64, 256))
     t["loss"].update(triplet="cosine")  # the Euclidean one hardly trains from random weights
-    t["train"].update(steps=700, eval_every=0, checkpoint_every=10)
+    t["train"].update(steps=800, eval_every=0, checkpoint_every=10)
     t["eval"].update(net="all")
     t["direid"].update(
         content_dim=32,
@@ -87,14 +87,18 @@ def synthetic(t):
         discriminator_blocks=1,
         reality_scales=2,
         attention_dim=32,
-        gan_milestones=(),
+        # without these two E_d codes the camera and hardly the degradation
+        one_degradation_encoder=True,
+        degraded_recon=True,
+        gan_milestones=(900,),
     )
     t["stages"]["gan"] = dict(
-        data=dict(ids=8, instances=1),
-        optim=dict(lr=1e-3, b1=0.0, warmup_steps=0, weight_decay=0.0),
-        train=dict(steps=1500, eval_every=10, log_every=50),
+        data=dict(ids=4, instances=1),
+        optim=dict(lr=2e-3, b1=0.5, warmup_steps=0, weight_decay=0.0),
+        train=dict(steps=1200, eval_every=2, log_every=50),
         eval=dict(net="auto"),
     )
+    t["stages"]["dfen"] = dict(train=dict(steps=500))
 
 
 def synthetic_lowres(t):

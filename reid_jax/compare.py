@@ -6,7 +6,8 @@
 Every run is an ordinary `reid_jax.main` run in WORKDIR/LABEL/seed-N, so the command can be stopped
 and started again: finished runs are not repeated, unfinished ones go on. Arguments behind `--` go to
 every run (`-- --config.train.steps=300`). On the synthetic set the data seed moves with the run's
-seed, and all configs of one seed share one set. Writes table.md, table.csv and table.json.
+seed, and all configs of one seed share one set. Writes table.md, table.csv and table.json. When a run
+is stopped (SIGTERM, SIGINT) and has saved, no other is started, and the exit code is its own, 75.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,7 +34,12 @@ TITLES = {
     "camera_probe": "camera probe",
     "ari": "label ARI",  # of the pseudo labels of the last round
 }
+STOPPED = 75  # exit code: stopped and saved, of a run (see main.py) as of the whole comparison
 ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+
+
+class Stopped(Exception):
+    """A run was stopped on request (SIGTERM, SIGINT); the message says how to go on."""
 
 
 def arguments(argv):
@@ -91,9 +98,13 @@ def prepare_data(path, workdir, seed):
     return [f"--config.data.root={root}", f"--config.data.synthetic.seed={seed}"]
 
 
-def run(path, folder, seed, flags, jobs):
-    """One training run in its own process; raises ReidError with the end of its log when it fails."""
-    if (Path(folder) / "summary.json").exists():
+def run(path, folder, seed, flags, jobs, stopping):
+    """One training run in its own process.
+
+    stopping: threading.Event after which no more are started. Raises Stopped and sets it when this run was
+    stopped and has saved; ReidError with the end of its log when it fails.
+    """
+    if stopping.is_set() or (Path(folder) / "summary.json").exists():
         return
     os.makedirs(folder, exist_ok=True)
     environment = dict(os.environ)
@@ -104,6 +115,9 @@ def run(path, folder, seed, flags, jobs):
     log = Path(folder) / "log.txt"
     with open(log, "w") as out:
         code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, env=environment).returncode
+    if code == STOPPED:
+        stopping.set()
+        raise Stopped(f"{folder} was stopped on request and is saved; the same command goes on")
     if code or not (Path(folder) / "summary.json").exists():
         raise ReidError(f"{' '.join(command)} failed ({code}); see {log}:\n{log.read_text()[-1500:]}")
 
@@ -167,7 +181,7 @@ def write(results, workdir):
 
 
 def main(argv=None):
-    """Entry point; returns the exit code."""
+    """Entry point; returns the exit code: STOPPED when a run was stopped, after which no other is started."""
     args = arguments(sys.argv[1:] if argv is None else argv)
     flags = {s: prepare_data(next(iter(args.runs.values())), args.workdir, s) for s in args.seeds}
     jobs = [(label, path, s) for s in args.seeds for label, path in args.runs.items()]
@@ -175,15 +189,20 @@ def main(argv=None):
         (label, s): os.path.join(args.workdir, label.replace(os.sep, "_"), f"seed-{s}")
         for label, _, s in jobs
     }
+    stopping = threading.Event()
     with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(jobs), unit="run") as bar:
         waiting = [
-            pool.submit(run, path, folder[label, s], s, [*flags[s], *args.extra], args.jobs)
+            pool.submit(run, path, folder[label, s], s, [*flags[s], *args.extra], args.jobs, stopping)
             for label, path, s in jobs
         ]
         try:
             for done in waiting:
                 done.result()
                 bar.update()
+        except Stopped as stop:
+            pool.shutdown(wait=False, cancel_futures=True)
+            sys.stderr.write(f"{stop}\n")
+            return STOPPED
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

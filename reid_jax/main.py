@@ -14,6 +14,7 @@ import os
 import platform
 import signal
 import sys
+import threading
 import time
 import traceback
 from importlib import metadata
@@ -51,6 +52,12 @@ LOST_TIMEOUT = flags.DEFINE_integer(
     "lost_timeout", 60, "Seconds after which a process that is not heard of is lost, which ends the others."
 )
 USER_ERROR, STOPPED = 2, 75  # exit codes, see above
+FULL = {
+    errno.ENOSPC: "no space left on the device; free some",
+    errno.EDQUOT: "no space left in the quota; free some",
+    errno.EFBIG: "a file is as large as it may be; raise that limit, ulimit -f,",
+}
+LEFT_BEHIND = ("Event loop is closed", "handle is closed")  # by background threads, after a failure
 
 
 class TqdmHandler(logging.Handler):
@@ -252,6 +259,9 @@ def run(argv=None):
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
+    threading.excepthook = unless_told(threading.excepthook)
+    sys.unraisablehook = unless_told(sys.unraisablehook)
+    absl_logging.get_absl_handler().addFilter(told_by_orbax)
     try:
         app.run(main, argv=argv, flags_parser=parse_flags)
     except (Exception, KeyboardInterrupt) as e:
@@ -260,14 +270,33 @@ def run(argv=None):
         processes.fail(tell(e))
 
 
+def unless_told(hook):
+    """A hook for exceptions that nothing catches, silent where the run itself ends with the error.
+
+    That is a disk without room, which background threads find full too, and what Orbax and tensorboardX leave
+    behind when they could not read or write a file.
+    """
+
+    def handle(found):
+        error = found.exc_value
+        if getattr(error, "errno", None) not in FULL and str(error) not in LEFT_BEHIND:
+            hook(found)
+
+    return handle
+
+
+def told_by_orbax(record):
+    """Filter of log lines: whether Orbax only warns; its errors are raised, and told once, by what saves."""
+    return "orbax" not in record.pathname or record.levelno < logging.ERROR
+
+
 def tell(error):
     """Says what went wrong; the exit code."""
     if isinstance(error, KeyboardInterrupt):
         return 128 + signal.SIGINT
     message = str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = f" ({error.filename})" if error.filename else ""
-        message = f"no space left on the device{where}; free some and run the same command again"
+    if isinstance(error, OSError) and error.errno in FULL:
+        message = f"{FULL[error.errno]} ({error.filename or 'in --workdir'}) and run the same command again"
     elif not isinstance(error, ReidError):
         traceback.print_exception(error)
         return 1

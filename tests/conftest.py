@@ -22,7 +22,10 @@ def parsed_flags():
         flags.FLAGS.mark_as_parsed()
 
 
-HEAVY = ("test_efl", "test_main", "test_parity", "test_dsanet", "test_warm", "test_rounds", "test_adl")
+HEAVY = (
+    *("test_efl", "test_main", "test_faults", "test_parity"),
+    *("test_dsanet", "test_warm", "test_rounds", "test_adl"),
+)
 
 
 def pytest_collection_modifyitems(items):

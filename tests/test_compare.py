@@ -1,9 +1,12 @@
 """The comparison table against hand numbers."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
-from reid_jax import compare
-from reid_jax.errors import ConfigError
+from reid_jax import compare, main
+from reid_jax.errors import ConfigError, ReidError
 
 
 def figures(rank1, seconds=60.0):
@@ -48,6 +51,30 @@ def test_arguments():
         compare.labelled("configs/efl.py:smoke")
     with pytest.raises(ConfigError, match="does not exist"):
         compare.load_config("configs/nothing.py")
+
+
+def test_stopped_run_stops_the_comparison(tmp_path, monkeypatch, capsys):
+    """Exit code 75 of the second run of three: no failure, no third run; the same command goes on."""
+    codes, started = [0, main.STOPPED], []
+
+    def call(command, **options):
+        folder = next(x.partition("=")[2] for x in command if x.startswith("--workdir="))
+        started.append(Path(folder).name)
+        code = codes.pop(0)
+        if code == 0:
+            (Path(folder) / "summary.json").write_text("{}")
+        return SimpleNamespace(returncode=code)
+
+    monkeypatch.setattr(compare.subprocess, "run", call)
+    argv = f"--workdir {tmp_path} --seeds 0,1,2 a=configs/efl.py:market".split()
+    assert compare.main(argv) == main.STOPPED == 75
+    assert started == ["seed-0", "seed-1"]
+    said = capsys.readouterr().err
+    assert "seed-1 was stopped on request" in said and "the same command goes on" in said
+    codes[:] = [main.USER_ERROR] * 2
+    with pytest.raises(ReidError, match=r"failed \(2\)"):
+        compare.main(argv)
+    assert started[2] == "seed-1"  # seed-0 is finished
 
 
 def test_quality_of_pseudo_labels_is_the_last_rounds(tmp_path):

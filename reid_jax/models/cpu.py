@@ -33,7 +33,7 @@ def plain_conv(x, kernel, stride, padding):
 
 
 class Window(NamedTuple):
-    """How a convolution moves along one axis: out = (apart(in) + low + high - apart(kernel)) // stride + 1."""
+    """One axis of a convolution: out = (apart(in) + low + high - apart(kernel)) // stride + 1."""
 
     stride: int = 1
     low: int = 0

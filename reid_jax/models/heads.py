@@ -136,6 +136,7 @@ def trunk(model, axis_name, refine=None):
     if choice("model.bn_group", model.bn_group, ("device", "global")) == "device":
         axis_name = None
     if model.backbone == "narrow":
+        narrow.check(model)
         widths = tuple(model.narrow_widths)
         fields = (model.narrow_stripes, model.narrow_dim, dtype, axis_name)
         return narrow.Narrow(widths, *fields, norm=model.norm, refine=refine)

@@ -5,8 +5,21 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 
+from reid_jax.errors import ConfigError
 from reid_jax.models.layers import BatchNorm, Conv
 from reid_jax.models.resnet import AdaptiveBasicBlock, BasicBlock, refined
+
+
+def check(model):
+    """Raises ConfigError for fields of config.model that describe no narrow net."""
+    if not tuple(model.narrow_widths) or min(model.narrow_widths) < 1:
+        raise ConfigError(
+            f"config.model.narrow_widths is {model.narrow_widths!r}; it must be channels of 1 or more, the "
+            "stem's and those of every block"
+        )
+    for name in ("narrow_stripes", "narrow_dim"):
+        if getattr(model, name) < 1:
+            raise ConfigError(f"config.model.{name} is {getattr(model, name)!r}; it must be 1 or more")
 
 
 def stripe_pool(x, stripes):

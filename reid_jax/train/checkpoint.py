@@ -1,8 +1,8 @@
 """Checkpoints by Orbax: state, position in the data and config, written together.
 
 The data pipeline is a pure function of (seed, step), so the step is its whole position. The
-latest and the best step (by mAP) are kept. A state is stored as a flat {leaf path: array} dict,
-which does not depend on optax's or our own container types.
+latest two steps, in case the last one gets damaged, and the best (by mAP) are kept. A state is
+stored as a flat {leaf path: array} dict, which does not depend on optax's or our own container types.
 """
 
 import errno
@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import zlib
 
 import jax
 import numpy as np
@@ -30,6 +31,7 @@ RUNTIME_FIELDS = (
 )  # fmt: skip
 _SPARE = 2**18  # bytes of a checkpoint beside its arrays
 _METRIC, NOT_EVALUATED = "mAP", -1.0
+_CHECKSUMS = "checksums"  # field of the stored meta
 log = logging.getLogger(__name__)
 
 
@@ -92,6 +94,18 @@ def write_json(path, tree):
     os.replace(part, path)
 
 
+class Manager(ocp.CheckpointManager):
+    """Orbax's, which also opens a folder where the metrics of a checkpoint are damaged or gone."""
+
+    def metrics(self, step):
+        """{"mAP": percent} of a checkpoint; NOT_EVALUATED when they cannot be read."""
+        try:
+            found = super().metrics(step)
+            return {_METRIC: float(found[_METRIC])}
+        except (ValueError, TypeError, KeyError):
+            return {_METRIC: NOT_EVALUATED}
+
+
 class Checkpoints:
     """The checkpoints of one stage, in WORKDIR/checkpoints/STAGE.
 
@@ -101,7 +115,7 @@ class Checkpoints:
     def __init__(self, workdir, stage):
         self.folder = os.path.abspath(os.path.join(workdir, "checkpoints", stage))
         keep = policies.AnyPreservationPolicy(
-            [policies.LatestN(1), policies.BestN(get_metric_fn=lambda m: m[_METRIC], n=1)]
+            [policies.LatestN(2), policies.BestN(get_metric_fn=lambda m: m[_METRIC], n=1)]
         )
         me = jax.process_index()  # the state is the same everywhere, so no manager waits for another
         alone = ocp.options.MultiprocessingOptions(
@@ -117,7 +131,7 @@ class Checkpoints:
         )
         os.makedirs(self.folder, exist_ok=True)
         handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
-        self.manager = ocp.CheckpointManager(epath.Path(self.folder), options=options, item_handlers=handlers)
+        self.manager = Manager(epath.Path(self.folder), options=options, item_handlers=handlers)
 
     def steps(self):
         """Finished checkpoints, ascending."""
@@ -149,7 +163,8 @@ class Checkpoints:
             return
         flat = _flat(state)
         self._check_space(step, sum(np.asarray(x).nbytes for x in flat.values()))
-        items = {"state": ocp.args.StandardSave(flat), "meta": ocp.args.JsonSave(meta)}
+        stored = {**meta, _CHECKSUMS: checksums(flat, meta)}
+        items = {"state": ocp.args.StandardSave(flat), "meta": ocp.args.JsonSave(stored)}
         metrics = {_METRIC: float(metrics[_METRIC]) if metrics else NOT_EVALUATED}
         try:
             if step not in self.steps():
@@ -176,9 +191,10 @@ class Checkpoints:
         text = str(error)
         full = getattr(error, "errno", None) == errno.ENOSPC
         full = full or any(sign in text for sign in ("No space left", "ENOSPC", "RESOURCE_EXHAUSTED"))
-        why = "no space left on the device; free some and run the same command again" if full else text[:500]
+        why = "no space left on the device; free some" if full else f"{text[:500]}; mend that"
         return CheckpointError(
-            f"checkpoint {'' if step is None else step} could not be written to {self.folder}: {why}. "
+            f"checkpoint {'' if step is None else step} could not be written to {self.folder}: {why} "
+            "and run the same command again. "
             f"Readable checkpoints: {self.steps() or 'none'}"
         )
 
@@ -186,12 +202,15 @@ class Checkpoints:
         """(state like `like` as numpy, meta) of `step`, or of the newest readable checkpoint.
 
         like: tree of arrays or ShapeDtypeStructs. A damaged newest checkpoint is passed over with a
-        warning. Returns (None, None) when there is no checkpoint at all. Process 0 chooses for all.
+        warning and removed, so that training can save that step again. Returns (None, None) when there is no
+        checkpoint at all. Process 0 chooses for all.
         """
         kept = {}
 
         def choose():
             chosen, kept["state"] = self._newest_readable(like, step)
+            for damaged in [s for s in self.steps() if step is None and chosen is not None and s > chosen]:
+                self.manager.delete(damaged)
             return chosen
 
         chosen = processes.from_first(choose)
@@ -230,24 +249,46 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(like), [arrays[k] for k in target]), meta
 
     def read_meta(self, step):
-        """What was saved beside the state of a checkpoint."""
-        return self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        """What was saved beside the state of a checkpoint; CheckpointError if that is damaged."""
+        try:
+            meta = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        except Exception as e:
+            raise self._unreadable(step, e) from e
+        return {k: v for k, v in meta.items() if k != _CHECKSUMS}
 
     def shapes(self, step):
         """{leaf path: shape} of a checkpoint, without reading its arrays."""
         return {k: tuple(v.shape) for k, v in self.manager.item_metadata(step)["state"].items()}
 
     def read_arrays(self, step):
-        """{leaf path: numpy array} of a checkpoint, whatever model it is of."""
-        return self._arrays(step, self.manager.item_metadata(step)["state"])[0]
+        """{leaf path: numpy array} of a checkpoint, whatever model it is of; CheckpointError if damaged."""
+        try:
+            return self._arrays(step, self.manager.item_metadata(step)["state"])[0]
+        except Exception as e:
+            raise self._unreadable(step, e) from e
+
+    def _unreadable(self, step, error):
+        return CheckpointError(
+            f"checkpoint {step} in {self.folder} cannot be read ({type(error).__name__}: {str(error)[:99]}); "
+            "remove it and run the same command again"
+        )
 
     def _arrays(self, step, target):
-        """({leaf path: numpy array}, meta) for target {leaf path: something with shape and dtype}."""
+        """({leaf path: numpy array}, meta) for target {leaf path: something with shape and dtype}.
+
+        Raises ValueError when they are not what was saved; Orbax itself notices no changed byte of an array.
+        """
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding) for k, v in target.items()}
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore())
         out = self.manager.restore(step, args=args)
-        return {k: np.asarray(v) for k, v in out["state"].items()}, out["meta"]
+        arrays, meta = {k: np.asarray(v) for k, v in out["state"].items()}, out["meta"]
+        want = meta.pop(_CHECKSUMS, {})  # older versions kept none
+        have = checksums(arrays, meta)
+        narrowed = {k for k in want if k in have and have[k][0] != want[k][0]}  # float64 read without x64
+        if wrong := sorted(k for k in want if k not in narrowed and have.get(k) != want[k]):
+            raise ValueError(f"damaged: {', '.join(wrong[:3])}")
+        return arrays, meta
 
     def close(self):
         """Ends the background threads; an error of a save in the background is only logged."""
@@ -255,6 +296,14 @@ class Checkpoints:
             self.manager.close()
         except Exception as e:
             log.warning("%s", self._explain(e, None))
+
+
+def checksums(arrays, meta):
+    """{leaf path: [dtype, CRC-32 of the bytes]} of numpy arrays; "meta": of the JSON of meta."""
+    text = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)
+    flat = {k: (str(x.dtype), np.ascontiguousarray(x).reshape(-1)) for k, x in arrays.items()}
+    flat["meta"] = "json", text
+    return {k: [dtype, zlib.crc32(x.view(np.uint8))] for k, (dtype, x) in flat.items()}
 
 
 def _flat(tree):

@@ -1,5 +1,6 @@
 """Metrics on disk: metrics.jsonl always, TensorBoard when tensorboardX is installed."""
 
+import contextlib
 import json
 import os
 
@@ -36,7 +37,7 @@ class Writer:
         self.board = _board(os.path.join(workdir, "tensorboard", stage), step)
 
     def write(self, kind, step, epoch, seconds, values):
-        """One line; values are numbers or strings."""
+        """One line; values are numbers or strings. Raises OSError with the path when it cannot be written."""
         line = {
             "kind": kind,
             **self.stage,
@@ -44,8 +45,11 @@ class Writer:
             "epoch": round(epoch, 4),
             "seconds": round(seconds, 3),
         }
-        self.file.write(json.dumps({**line, **values}) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps({**line, **values}) + "\n")
+            self.file.flush()
+        except OSError as e:
+            raise OSError(e.errno, e.strerror, self.path) from e
         if self.board:
             tag = f"{kind}_{values['net']}" if "net" in values else kind
             for name, value in values.items():
@@ -53,10 +57,12 @@ class Writer:
                     self.board.add_scalar(f"{tag}/{name}", value, step)
 
     def close(self):
-        """Closes the files."""
-        self.file.close()
-        if self.board:
-            self.board.close()
+        """Closes the files; what a full disk keeps from being written now was said by `write`."""
+        with contextlib.suppress(OSError):
+            self.file.close()
+        with contextlib.suppress(OSError):
+            if self.board:
+                self.board.close()
 
 
 def _board(folder, step):

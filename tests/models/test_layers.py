@@ -75,7 +75,8 @@ def test_conv_is_the_naive_sum():
 def tap_by_tap(x, k, stride, padding, dilation):
     """A convolution without groups, or a depthwise one, as a sum of shifted products."""
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    h, w = ((n - dilation * (m - 1) - 1) // stride + 1 for n, m in zip(x.shape[1:3], k.shape[:2], strict=True))
+    sizes = zip(x.shape[1:3], k.shape[:2], strict=True)
+    h, w = ((n - dilation * (m - 1) - 1) // stride + 1 for n, m in sizes)
     total = 0
     for i, j in np.ndindex(*k.shape[:2]):
         a, b = i * dilation, j * dilation
@@ -95,7 +96,7 @@ def tap_by_tap(x, k, stride, padding, dilation):
     ],
 )
 def test_gradients_of_gradients_of_a_convolution(size, kernel, stride, padding, dilation, groups):
-    """Second derivatives by image and kernel, under vmap and inside a branch, as the penalty of a GAN takes."""
+    """Second derivatives by image and kernel, under vmap and inside a branch, as a GAN's penalty takes."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((2, 2, *size, 4)), jnp.float32)
     shape = (kernel, kernel, 4 // groups, 4)

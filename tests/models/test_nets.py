@@ -205,3 +205,19 @@ def test_bn_group_decides_the_axis():
 def test_unknown_names_raise(field, value):
     with pytest.raises(ConfigError, match=f"model.{field}"):
         heads.build(model_config(**{field: value}), 5)
+
+
+@pytest.mark.parametrize(
+    "field,value",
+    [
+        ("narrow_widths", ()),
+        ("narrow_widths", (4, 0)),
+        ("narrow_widths", (-4, 8)),
+        ("narrow_stripes", 0),
+        ("narrow_dim", 0),
+        ("narrow_dim", -1),
+    ],
+)
+def test_sizes_below_one_raise(field, value):
+    with pytest.raises(ConfigError, match=f"model.{field}"):
+        heads.build(small(**{field: value}), 5)

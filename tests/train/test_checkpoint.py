@@ -47,10 +47,10 @@ def saved(tmp_path):
     again.close()
 
 
-def test_latest_and_best_are_kept_exactly(saved):
-    assert saved.steps() == [2, 4]
+def test_latest_two_and_best_are_kept_exactly(saved):
+    assert saved.steps() == [2, 3, 4]
     assert saved.best() == 2
-    for step in (2, 4):
+    for step in (2, 3, 4):
         restored, meta = saved.restore(shapes(state(0)), step)
         assert meta == {"step": step}
         assert same(restored, state(step))
@@ -71,11 +71,60 @@ def test_damaged_newest_falls_back(saved):
             with open(os.path.join(root, f), "wb") as out:
                 out.write(b"damaged")
     restored, meta = saved.restore(shapes(state(0)))
-    assert meta == {"step": 2} and same(restored, state(2))
+    assert meta == {"step": 3} and same(restored, state(3))
+
+
+def damages(path):
+    """(name, bytes or None) of the ways in which a file gets damaged; None: it is gone."""
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 16
+    return {"cut": whole[: len(whole) // 2], "garbage": b"damaged", "flipped": bytes(flipped), "gone": None}
+
+
+def test_any_damage_to_any_file_is_noticed_or_harmless(tmp_path):
+    """Every file of the newest checkpoint in turn, also the one of a large array, with one changed bit."""
+    rng = np.random.default_rng(0)
+    states = {s: {"w": rng.standard_normal((200, 300), np.float32), "n": np.int32(s)} for s in (1, 2)}
+    c = checkpoint.Checkpoints(tmp_path / "run", "train")
+    for step, tree in states.items():
+        c.save(step, tree, {"step": step}, {"mAP": 10.0 * step}, wait=True)
+    c.close()
+    newest, fell_back = tmp_path / "run" / "checkpoints" / "train" / "2", set()
+    files = [p.relative_to(newest) for p in newest.rglob("*") if p.is_file()]
+    for file in files:
+        for how, content in damages(newest / file).items():
+            copy = tmp_path / "copy"
+            shutil.copytree(tmp_path / "run", copy)
+            path = copy / newest.relative_to(tmp_path / "run") / file
+            path.unlink() if content is None else path.write_bytes(content)
+            c = checkpoint.Checkpoints(copy, "train")
+            restored, meta = c.restore(shapes(states[1]))
+            assert same(restored, states[meta["step"]]), (file, how)
+            assert c.steps() == list(range(1, meta["step"] + 1))  # room to save that step again
+            fell_back |= {how} if meta["step"] == 1 else set()
+            c.close()
+            shutil.rmtree(copy)
+    assert fell_back == {"cut", "garbage", "flipped", "gone"}
+
+
+def test_kill_in_a_removal(saved):
+    """A checkpoint of which only a part is left is never the best."""
+    shutil.rmtree(os.path.join(saved.folder, "2", "metrics"))
+    again = checkpoint.Checkpoints(os.path.join(saved.folder, "..", ".."), "train")
+    assert again.best() == 3
+    assert same(again.restore(shapes(state(0)))[0], state(4))
+    with pytest.raises(CheckpointError, match="checkpoint 3 in .* cannot be read"):
+        shutil.rmtree(os.path.join(saved.folder, "3", "state"))
+        again.read_arrays(3)
+    with pytest.raises(CheckpointError, match="checkpoint 3 in .* cannot be read"):
+        shutil.rmtree(os.path.join(saved.folder, "3", "meta"))
+        again.read_meta(3)
+    again.close()
 
 
 def test_all_damaged_is_an_error(saved):
-    for step in (2, 4):
+    for step in (2, 3, 4):
         shutil.rmtree(os.path.join(saved.folder, str(step), "state"))
     with pytest.raises(CheckpointError, match="can be read"):
         saved.restore(shapes(state(0)))
@@ -119,7 +168,9 @@ def test_workdir_that_cannot_be_made(tmp_path):
 def test_full_disk_is_said_and_earlier_checkpoints_stay(saved, monkeypatch):
     """Before a save there is no room; in the middle of one the disk fills up."""
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(CheckpointError, match=r"no space left on the device.*Readable checkpoints: \[2, 4\]"):
+    with pytest.raises(
+        CheckpointError, match=r"no space left on the device.*Readable checkpoints: \[2, 3, 4\]"
+    ):
         saved.save(5, state(5), {"step": 5})
     monkeypatch.undo()
 

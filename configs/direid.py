@@ -94,11 +94,11 @@ def synthetic(t):
     )
     t["stages"]["gan"] = dict(
         data=dict(ids=4, instances=1),
-        optim=dict(lr=2e-3, b1=0.5, warmup_steps=0, weight_decay=0.0),
+        optim=dict(lr=1e-3, b1=0.5, warmup_steps=0, weight_decay=0.0),
         train=dict(steps=1200, eval_every=2, log_every=50),
         eval=dict(net="auto"),
     )
-    t["stages"]["dfen"] = dict(train=dict(steps=500))
+    t["stages"]["dfen"] = dict(train=dict(steps=300))
 
 
 def synthetic_lowres(t):

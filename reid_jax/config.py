@@ -133,6 +133,7 @@ def defaults():
             only="",  # a stage of the method: train this one alone; "" = all, in order
             skip=(),  # stages left out, where the method can do without
             backend="pmap",  # pmap | shard_map | jit (one device)
+            accumulate=1,  # baseline, efl: parts of a device's batch that go through a network in turn
             log_every=20,  # steps
             eval_every=20,  # epochs; 0 = only at the end
             checkpoint_every=1,  # epochs
@@ -285,6 +286,7 @@ def direid_defaults():
         generator_blocks=4,
         discriminator_width=32,
         discriminator_blocks=4,
+        discriminator_std=0.02,  # deviation of the discriminators' initial weights; 0: He's
         reality_scales=3,
         degradation_scales=0,  # of D_d; 0: 1 for res, else 3
         # first stage: DDGAN

@@ -3,11 +3,16 @@
 import json
 import subprocess
 import sys
+import types
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from reid_jax.benchmarks import eval as eval_benchmark
+from reid_jax.benchmarks import scaling
 from reid_jax.benchmarks import step as step_benchmark
 from reid_jax.eval import ranking
 
@@ -54,3 +59,41 @@ def test_eval_sizes():
     assert eval_benchmark.problem_sizes("msmt17", 2048)[:2] == (11659, 82161)
     with pytest.raises(SystemExit):
         eval_benchmark.parse(["--size=enormous"])
+
+
+def test_collectives_of_a_step_are_counted():
+    """A loop of three reductions, two that XLA joins, a gathering and its gradient."""
+
+    def step(x):
+        def body(c, _):
+            return lax.pmean(c, scaling.AXIS), None
+
+        x, _ = lax.scan(body, x, None, length=3)
+        x, y = lax.pmean((x, 2 * x), scaling.AXIS)
+        square = jax.grad(lambda x: (lax.all_gather(x, scaling.AXIS, tiled=True) ** 2).sum())
+        return square(x) + y
+
+    traced = jax.make_jaxpr(step, axis_env=[(scaling.AXIS, 8)])(jnp.zeros(1000))
+    found = scaling.collectives(traced.jaxpr, 8)
+    assert found["reduced_mb"] == pytest.approx(5 * 4000 / 1e6)
+    assert found["gathered_mb"] == pytest.approx(2 * 8 * 4000 / 1e6)
+    assert found["calls"] == 3 + 1 + 2
+
+
+def test_scaling(capsys):
+    """What EFL's step reduces: gradients of three networks, running statistics of five, metrics."""
+    figures = scaling.main(["--size", "narrow", "--batch", "8", "--devices", "1,4,16"])
+    options = types.SimpleNamespace(step="efl", size="narrow", batch=8, bn="device")
+    method, batch = scaling.stage_of(options, None)
+    nets = jax.eval_shape(method.init, jax.random.key(0), batch).nets
+    trained = [nets[n]["params"] for n in ("phi1", "phi2", "cam")]
+    moved = [nets[n]["batch_stats"] for n in ("phi1", "phi2", "cam", "m1", "m2")]
+    want = sum(4 * x.size for x in jax.tree.leaves((trained, moved))) / 1e6
+    four, sixteen = (figures["devices"][n] for n in (4, 16))
+    assert want < four["reduced_mb"] < 1.002 * want
+    assert four["reduced_mb"] == sixteen["reduced_mb"]
+    assert sixteen["gathered_mb"] == pytest.approx(4 * four["gathered_mb"])
+    for name in scaling.DEVICES:
+        assert figures["devices"][1]["efficiency"][name] == 1 > four["efficiency"][name]
+        assert four["efficiency"][name] > sixteen["efficiency"][name] > 0
+    assert "| 16 |" in capsys.readouterr().out

@@ -4,7 +4,7 @@ import importlib
 import json
 import sys
 
-NAMES = ("step", "data", "eval", "rerank", "cluster")
+NAMES = ("step", "data", "eval", "rerank", "cluster", "scaling")
 
 
 def main():

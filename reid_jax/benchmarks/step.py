@@ -80,6 +80,12 @@ def parse(argv):
     )
     parser.add_argument("--frames", type=int, default=8, help="of a clip (dsanet); default 8")
     parser.add_argument("--remat", action="store_true", help="config.model.remat")
+    parser.add_argument(
+        "--accumulate",
+        type=int,
+        default=1,
+        help="config.train.accumulate (baseline, efl); GFLOP are then those of one part",
+    )
     parser.add_argument("--compile-only", action="store_true", help="memory by XLA's plan, nothing is run")
     parser.add_argument(
         "--plain", action="store_true", help="the operations that GPUs and TPUs get, also on a CPU"
@@ -104,6 +110,7 @@ def config_of(name, args):
     tree = defaults() | {"efl": efl_defaults(), "dsanet": dsanet_defaults()}
     tree["model"] |= fields | {"dtype": args.dtype, "remat": args.remat}
     tree["data"] |= {"height": height, "width": width, "ids": max(batch // 4, 1), "instances": min(4, batch)}
+    tree["train"]["accumulate"] = args.accumulate
     tree["data"]["frames"] = args.frames if name == "dsanet" else 0
     return namespace(tree), batch
 

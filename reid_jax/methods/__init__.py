@@ -86,6 +86,7 @@ class Method(NamedTuple):
                   for all frames of a clip
     embed_pooled: (State, mean f32[B,C] of a tracklet's vectors over all its frames, net) -> f32[B,D]
     camera_net:   "", or a network for embed and its kin whose features tell cameras apart, for pictures
+    accumulates:  whether the step heeds config.train.accumulate
     look:         None, or (State, clips u8[B,T,H,W,3]) -> {"map/TITLE": f32[B,T,h,w], "weight": f32[B,T]}:
                   where the network looks and how much it trusts each frame, for pictures
     frames_apart: whether a frame's vector is the same whatever the other frames of its clip, so that short
@@ -106,6 +107,7 @@ class Method(NamedTuple):
     embed_pooled: Callable | None = None
     frames_apart: bool = True
     camera_net: str = ""
+    accumulates: bool = False
     look: Callable | None = None
 
 

@@ -13,7 +13,7 @@ from reid_jax.models import heads
 def stages(config, info):
     """The single stage "train"; see reid_jax.methods for the contract."""
     model = heads.build(config.model, info.num_pids, info.axis_name)
-    encoder = heads.encoder(model)
+    encoder = heads.encoder(model, config.train.accumulate)
     tx = parts.adam(config.optim, info, mask=heads.trainable_mask)
     lr = parts.schedule(config.optim, info, config.optim.lr)
 
@@ -48,6 +48,6 @@ def stages(config, info):
     def warm_start(state, load):
         return state._replace(nets={"net": load("net", state.nets["net"])})
 
-    tracklets = dict(embed_frames=embed_frames, embed_pooled=embed_pooled)
+    able = dict(embed_frames=embed_frames, embed_pooled=embed_pooled, accumulates=True)
     apart = heads.frames_apart(config.model)
-    return {"train": Method(init, step, embed, ("net",), warm_start, **tracklets, frames_apart=apart)}
+    return {"train": Method(init, step, embed, ("net",), warm_start, **able, frames_apart=apart)}

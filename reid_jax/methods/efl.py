@@ -224,8 +224,10 @@ def build_models(config, info):
         raise ConfigError(
             f"config.efl.n_mi is {efl.n_mi}; q needs at least 1 inner step (mode=mmt leaves q out)"
         )
-    identity = heads.encoder(heads.build(config.model, info.num_pids, info.axis_name))
-    camera = heads.encoder(heads.build(config.model, info.num_cams, info.axis_name))
+    identity, camera = (
+        heads.encoder(heads.build(config.model, classes, info.axis_name), config.train.accumulate)
+        for classes in (info.num_pids, info.num_cams)
+    )
     tx = {n: parts.adam(optim, info, mask=heads.trainable_mask) for n in students(mode)}
     if has_camera(mode):
         tx["cam"] = parts.adam(optim, info, mask=heads.trainable_mask)
@@ -310,7 +312,7 @@ def stages(config, info):
         return state._replace(nets=nets)
 
     nets = ("m1", "m2", "phi1", "phi2", "mean") if mode in ("full", "mmt") else ("phi1",)
-    tracklets = dict(embed_frames=embed_frames, embed_pooled=embed_pooled)
-    tracklets["camera_net"] = "cam" if has_camera(mode) else ""
+    able = dict(embed_frames=embed_frames, embed_pooled=embed_pooled, accumulates=True)
+    able["camera_net"] = "cam" if has_camera(mode) else ""
     apart = heads.frames_apart(config.model)
-    return {"train": Method(init, step, embed, nets, warm_start, **tracklets, frames_apart=apart)}
+    return {"train": Method(init, step, embed, nets, warm_start, **able, frames_apart=apart)}

@@ -158,8 +158,13 @@ def trunk(model, axis_name, refine=None):
     return _RESNETS[model.backbone](*shared, **between)
 
 
-def encoder(net):
-    """Encoder of a linen net that takes (x, train)."""
+def encoder(net, parts=1):
+    """Encoder of a linen net that takes (x, train).
+
+    parts: gradient accumulation. In training that many parts of the batch go through the net in turn, and
+    again in the backward pass, so that the activations of one part are in memory at a time. Losses see the
+    features of the whole batch; batch norm takes the statistics of each part, as on so many devices.
+    """
 
     def init(rng, image):
         return dict(net.init(rng, image[:1], False))
@@ -167,8 +172,21 @@ def encoder(net):
     def apply(variables, x, train):
         if not train:
             return net.apply(variables, x, False), variables["batch_stats"]
+        if parts > 1:
+            return in_turn(variables, x)
         features, changed = net.apply(variables, x, True, mutable=["batch_stats"])
         return features, changed["batch_stats"]
+
+    def in_turn(variables, x):
+        @jax.checkpoint
+        def one(stats, x):
+            own = {**variables, "batch_stats": stats}
+            features, changed = net.apply(own, x, True, mutable=["batch_stats"])
+            return changed["batch_stats"], features
+
+        x = x.reshape(parts, -1, *x.shape[1:])
+        stats, features = jax.lax.scan(one, variables["batch_stats"], x)
+        return jax.tree.map(lambda f: f.reshape(-1, *f.shape[2:]), features), stats
 
     return Encoder(init, apply)
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from reid_jax import config as config_module
 from reid_jax import methods
 from reid_jax.config import defaults, flatten, namespace, split_label
 from reid_jax.data import pipeline
@@ -148,10 +149,18 @@ def in_order(workdir, found):
 def of_run(workdir):
     """The config of a run as a nested dict, with fields that are newer than the run."""
     tree = checkpoint.read_config(workdir)
-    for section, fields in defaults().items():
-        own = tree.get(section, fields)
-        tree[section] = fields | own if isinstance(fields, dict) else own
-    return tree
+    name = tree.get("method", "")
+    known, own = defaults(), getattr(config_module, f"{name}_defaults", None)
+    return completed(tree, known | ({name: own()} if own else {}))
+
+
+def completed(tree, known):
+    """A nested dict with those fields of `known` that it lacks."""
+    both = {k: tree.get(k, v) for k, v in known.items()} | tree
+    return {
+        k: completed(v, known[k]) if isinstance(v, dict) and isinstance(known.get(k), dict) else v
+        for k, v in both.items()
+    }
 
 
 class Plan(NamedTuple):
@@ -190,6 +199,11 @@ def build(config, dataset, name, axis_name):
     module = methods.find(config.method)
     counts, images = (dataset.num_train_pids, dataset.num_cams), len(dataset.train)
     method = module.stages(own, methods.Info(*counts, 1, 1, axis_name, images))[name]
+    if own.train.accumulate != 1 and not method.accumulates:
+        raise ConfigError(
+            f"config.train.accumulate is {own.train.accumulate}, and {config.method} does not accumulate "
+            "gradients: leave it at 1; to save memory use config.model.remat, bfloat16 or more devices"
+        )
     if method.phases:
         return own, method, plan_rounds(own, method.rounds)
     when = plan(own, dataset, method.batches)
@@ -232,10 +246,22 @@ def parameters(config, method):
 
 def check_batch(config, runner):
     """Raises ConfigError when the global batch does not fit the devices."""
-    size = config.data.ids * config.data.instances
+    size, parts = config.data.ids * config.data.instances, config.train.accumulate
     runner.check_batch(size)
-    if size == len(runner.devices) and config.model.bn_group == "device":
+    own = size // len(runner.devices)
+    if parts < 1 or own % parts:
         raise ConfigError(
-            f"{size} images (data.ids x data.instances) on {size} devices leave one to each, and batch norm "
-            "nothing to average: use config.model.bn_group=global, a larger batch or fewer devices"
+            f"config.train.accumulate is {parts}; it must be 1 or more and divide a device's {own} images "
+            "(data.ids x data.instances over the devices)"
+        )
+    if parts > 1 and config.model.bn_group == "global":
+        raise ConfigError(
+            "config.train.accumulate cannot be joined with config.model.bn_group=global: the statistics of "
+            "parts that come in turn are their own; use bn_group=device"
+        )
+    if own == parts and config.model.bn_group == "device":
+        raise ConfigError(
+            f"{size} images (data.ids x data.instances) on {len(runner.devices)} devices, in {parts} parts "
+            "each (config.train.accumulate), come one by one, and batch norm has nothing to average: use "
+            "config.model.bn_group=global, a larger batch, fewer parts or fewer devices"
         )

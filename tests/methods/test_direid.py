@@ -15,7 +15,7 @@ from reid_jax.data import datasets, degrade
 from reid_jax.data.records import Record
 from reid_jax.errors import CheckpointError, ConfigError
 from reid_jax.methods import direid
-from reid_jax.methods.direid import study
+from reid_jax.methods.direid import gan, study
 from reid_jax.train import checkpoint, parallel, sequence, stages
 
 
@@ -81,6 +81,8 @@ def test_donors_are_other_people_of_the_camera():
     each = study.one_each(records)
     assert [r.pid for r in each] == [3, 5, 4, 6, 7]
     assert study.next_of_camera(each) == [2, None, 4, None, 0]
+    records = [Record("", pid, cam) for pid in (1, 2, 3, 4) for cam in (0, 1, 2)]
+    assert [(r.pid, r.camid) for r in study.one_each(records)] == [(1, 0), (2, 1), (3, 2), (4, 0)]
 
 
 def test_known_levels_go_from_none_to_the_strongest():
@@ -114,6 +116,7 @@ def test_figures_of_a_study_by_hand():
         "score": np.array([[0.9, 0.1], [0.5, 0.6]]),
         "content": np.array([[1.0, 4.0], [3.0, 4.0]]),
         "code": np.array([[0.0, 1.0], [2.0, 1.0]]),
+        "change/content": np.array([0.1, 0.3]),
     }
     figures = study.summary(found)
     assert figures == {
@@ -125,7 +128,38 @@ def test_figures_of_a_study_by_hand():
         "score_auc": pytest.approx(75),  # of the four pairs 0.9, 0.5 against 0.1, 0.6 one is wrong
         "content": pytest.approx(0.5),
         "code_std": pytest.approx(0.5),
+        "map_change": pytest.approx(0.2),
     }
+    found["change/teacher"] = np.array([0.5, 1.0])
+    assert study.summary(found) == figures | {"map_change_teacher": pytest.approx(0.75)}
+
+
+def test_change_of_maps_by_hand():
+    a, b = np.zeros((2, 2, 2, 2, 3), np.float32)
+    a[0, 0, 0], b[0, 0, 0] = (3, 0, -4), (3, 0, 0)
+    a[1, 1, 0] = (-6, 3, 0)
+    b[1] = a[1] + 1
+    np.testing.assert_allclose(study.relative(a, b), [4 / 5, np.sqrt(12 / 45)], rtol=1e-6)
+    np.testing.assert_allclose(study.heat(a), [[[7 / 3, 0], [0, 0]], [[0, 0], [3, 0]]], rtol=1e-6)
+    assert np.array_equal(study.relative(np.zeros_like(a), np.zeros_like(a)), [0, 0])
+
+
+@pytest.mark.parametrize("w_pre", [0.5, 0.0])
+def test_measured_maps(w_pre):
+    """Shapes of a study's measurements; the teacher's maps where the stage has a teacher."""
+    m = config(w_pre=w_pre)
+    models = gan.build(m, info())
+    image = jax.ShapeDtypeStruct((3, m.data.height, m.data.width, 3), np.uint8)
+
+    def measured(image):
+        state = gan.init_state(jax.random.key(0), direid.parts.plain(m, image), models=models)
+        return study.measure(state, (image,) * 4, m, models)
+
+    found = jax.eval_shape(measured, image)
+    maps = {n.removeprefix("map/"): x.shape for n, x in found.items() if n.startswith("map/")}
+    want = {"content": (3, 2, 8, 8), "teacher": (3, 2, 4, 4)}
+    assert maps == {n: want[n] for n in (["content", "teacher"] if w_pre else ["content"])}
+    assert all(found[f"change/{n}"].shape == (3,) for n in maps)
 
 
 @pytest.mark.slow

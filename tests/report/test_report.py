@@ -11,6 +11,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from report.arrays import study_arrays
 
 from reid_jax import config as config_module
 from reid_jax import report
@@ -19,6 +20,7 @@ from reid_jax.eval import store
 from reid_jax.report import __main__ as command
 from reid_jax.report import figures, sections, strips
 from reid_jax.report import run as runs
+from reid_jax.train import pictures
 
 CAMERAS, IDS = 3, 6
 VOID = {"meta", "link", "br", "img", "hr"}
@@ -484,3 +486,21 @@ def test_settings_mark_what_differs():
         "optim.lr": ("1.0", "0.0003"),
         "efl.mode": ("mmt", "full"),
     }
+
+
+def test_study_of_degradation(workdir, no_tsne):
+    """The section with grids of two steps and maps, and without the arrays."""
+    with open(workdir / "metrics.jsonl", "a") as f:
+        for step, strength in ((3, 0.25), (4, 0.5)):
+            line = {"kind": "study", "stage": "gan", "step": step, "epoch": 1.0, "strength": strength}
+            f.write(json.dumps(line) + "\n")
+    for step in (3, 4):
+        pictures.save_study(str(workdir / "eval" / "gan"), step, study_arrays())
+    _, text = read(workdir)
+    section = text[text.index('id="study"') : text.index('id="tsne"')]
+    assert [section.count(t) for t in ("Step 4<", "Step 3<", "teacher (E_id)<")] == [1, 1, 2]
+    assert section.count("<img") == 2 + 2 * 3 * 2
+    (workdir / "eval" / "gan" / "study.npz").unlink()
+    _, text = read(workdir)
+    section = text[text.index('id="study"') : text.index('id="tsne"')]
+    assert "<img" not in section and "Transfer strength" in section

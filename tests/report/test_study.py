@@ -1,12 +1,17 @@
 """The section on a degradation GAN: what it shows, and that damaged files only leave parts out."""
 
+import base64
+import io
 import types
 
 import numpy as np
 import pytest
+from PIL import Image
+from report.arrays import study_arrays
 
 from reid_jax.eval import store
-from reid_jax.report import study
+from reid_jax.report import look, study
+from reid_jax.train import pictures
 
 
 def line(step, **values):
@@ -15,19 +20,8 @@ def line(step, **values):
 
 @pytest.fixture
 def run(tmp_path):
-    folder, rng = tmp_path / "eval" / "gan", np.random.default_rng(0)
+    folder, arrays = tmp_path / "eval" / "gan", study_arrays()
     folder.mkdir(parents=True)
-    arrays = {
-        "level": np.linspace(1, 4, 7, dtype=np.float32),
-        "level_score": rng.standard_normal((7, 5), np.float32),
-        "clean_score": rng.standard_normal(6, np.float32),
-        "poor_score": rng.standard_normal(6, np.float32),
-        "code": rng.standard_normal((30, 4), np.float32),
-        "code_score": rng.standard_normal(30, np.float32),
-        "code_brightness": rng.uniform(0, 255, 30),
-        "code_camid": np.zeros(30, np.int32),
-        "grid/cross": rng.integers(0, 256, (3, 4, 16, 8, 3), np.uint8),
-    }
     store.save_arrays(str(folder / "study.npz"), arrays)
     lines = [line(5, strength=0.1, psnr=20.0, psnr_nothing=21.0), line(9, strength=0.75, psnr=22.5)]
     return types.SimpleNamespace(workdir=tmp_path, studies=lines, arrays=arrays)
@@ -43,6 +37,71 @@ def test_first_and_last_figures(run):
     assert [c["title"] for c in found["charts"]] == ["Transfer strength", "PSNR, dB"]
     assert found["grid"].startswith("data:image/jpeg;base64,") and len(found["tsne"]) == 2
     assert "<svg" in found["levels"] and "<svg" in found["scores"]
+
+
+def decoded(uri):
+    """u8[H,W,3] of a data URI."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))
+
+
+def test_grids_over_training(run):
+    """The first and the middle one of those before the last step, whatever else lies in the folder."""
+    folder, grid = run.workdir / "eval" / "gan", run.arrays["grid/cross"]
+    for step in (9, 1, 3, 5, 7):
+        pictures.save_study(str(folder), step, {**run.arrays, "grid/cross": np.full_like(grid, 20 * step)})
+    store.save_arrays(str(folder / "study.npz"), run.arrays)
+    for name in ("notes.txt", "cross_000002.txt", "cross_x.png"):
+        (folder / "grids" / name).write_bytes(b"junk")
+    found = study.build(run)
+    assert found["step"] == 9 and [g["step"] for g in found["earlier"]] == [1, 5]
+    for g in found["earlier"]:
+        sheet = decoded(g["src"])
+        assert sheet.shape == (3 * 96, 4 * 48, 3) and np.abs(sheet.astype(int) - 20 * g["step"]).max() < 4
+    assert decoded(found["grid"]).shape == (3 * 192, 4 * 96, 3)
+    (folder / "grids" / "cross_000001.png").write_bytes(b"junk")
+    Image.new("RGB", (9, 9)).save(folder / "grids" / "cross_000005.png")  # another size
+    found = study.build(run)
+    assert found["grid"] and found["earlier"] == []
+
+
+def test_sheets_keep_small_pixels_and_shrink_large_ones():
+    grid = np.zeros((2, 3, 8, 4, 3), np.uint8)
+    grid[0, 1], grid[1, 2, :4] = 200, 100
+    image = study.side_by_side(grid)
+    assert image.size == (12, 16)
+    large = decoded(study.sheet(image, 2, 96))
+    assert large.shape == (192, 144, 3)
+    assert np.abs(large[::12, ::12].astype(int) - np.asarray(image)).max() < 4
+    assert np.abs(large[11::12, 11::12].astype(int) - np.asarray(image)).max() < 4
+    assert decoded(study.sheet(image, 2, 4)).shape == (8, 6, 3)
+
+
+def test_maps_of_a_row_have_one_scale(run, monkeypatch):
+    """Clean and degraded pictures under one scale of colours, each network's own."""
+    monkeypatch.setattr(look, "uri", lambda frame: frame)
+    people = study.build(run)["maps"]
+    assert [[r["title"] for r in rows] for rows in people] == [
+        ["picture", "content (E_con)", "teacher (E_id)"]
+    ] * 2
+    for i, rows in enumerate(people):
+        np.testing.assert_array_equal(rows[0]["frames"], run.arrays["map/image"][i])
+        for row, name in zip(rows[1:], ("content", "teacher"), strict=True):
+            both = run.arrays[f"map/{name}"][i]
+            for j in range(2):
+                scaled = (both[j] - both.min()) / (both.max() - both.min())
+                want = look.overlay(run.arrays["map/image"][i, j], scaled)
+                assert np.abs(row["frames"][j].astype(int) - want).max() <= 1
+
+
+def test_maps_without_a_teacher_and_constant_ones(run):
+    arrays = {n: a for n, a in run.arrays.items() if n != "map/teacher"}
+    arrays["map/content"] = np.ones_like(arrays["map/content"])
+    store.save_arrays(str(run.workdir / "eval" / "gan" / "study.npz"), arrays)
+    assert [len(rows) for rows in study.build(run)["maps"]] == [2, 2]
+    without = {n: a for n, a in arrays.items() if not n.startswith("map/")}
+    store.save_arrays(str(run.workdir / "eval" / "gan" / "study.npz"), without)
+    found = study.build(run)
+    assert found["maps"] == [] and found["grid"]
 
 
 def test_a_run_without_a_study(run):
@@ -61,6 +120,9 @@ def test_damaged_arrays_leave_the_pictures_out(run):
         ("code_score", np.zeros(3)),
         ("level", np.full(7, np.nan)),
         ("code", np.zeros((0, 4))),
+        ("map/image", np.zeros((2, 16, 8, 3), np.uint8)),
+        ("map/content", np.zeros((3, 2, 4, 2))),
+        ("map/teacher", np.full((2, 2, 2, 1), np.inf)),
     ):
         store.save_arrays(str(path), {**run.arrays, name: wrong})
         assert study.build(run)["grid"] is None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from reid_jax import methods
-from reid_jax.config import defaults, namespace
+from reid_jax.config import defaults, direid_preset, namespace
 from reid_jax.errors import CheckpointError, ConfigError
 from reid_jax.methods import State
 from reid_jax.train import checkpoint, evaluate, parallel, stages
@@ -107,3 +107,17 @@ def test_parameters_are_those_of_the_networks():
 
     method = types.SimpleNamespace(init=init, phases=None, batches="pk")
     assert stages.parameters(namespace(defaults()), method) == 2 * 16
+
+
+def test_config_of_an_older_run_gets_newer_fields(tmp_path):
+    """At any depth, of the method's own section too; what the run had stays."""
+    old = defaults() | {"method": "direid", "direid": direid_preset("journal")}
+    for section, field in (("train", "accumulate"), ("direid", "discriminator_std")):
+        del old[section][field]
+    del old["data"]["synthetic"]["seed"]
+    old["stages"] = {"gan": {"train": {"steps": 7}}}
+    checkpoint.write_json(tmp_path / "config.json", old)
+    found = stages.of_run(str(tmp_path))
+    assert found["train"]["accumulate"] == 1 and found["direid"]["discriminator_std"] == 0.02
+    assert found["data"]["synthetic"]["seed"] == 0 and found["direid"]["w_cycle"] == 10.0
+    assert found["stages"] == {"gan": {"train": {"steps": 7}}}

@@ -4,6 +4,8 @@ Submodules are called as in the reference's keys (`_0` for `.0`), so that weight
 Images and maps are [B,H,W,C].
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -162,7 +164,11 @@ class IdentityEncoder(nn.Module):
     pool: str = "max"
 
     def __call__(self, x, train):
-        return heads.spatial_pool(wide(self.base(x, train, stages=True)[-1]), self.pool)
+        return heads.spatial_pool(wide(self.map(x, train)), self.pool)
+
+    def map(self, x, train):
+        """The last map [B,h,w,D], not pooled."""
+        return self.base(x, train, stages=True)[-1]
 
     def classify(self, f, train):
         """f_sen [B,D] -> (neck [B,N], logits [B,K])."""
@@ -326,34 +332,40 @@ class Generator(nn.Module):
 class PatchResidual(nn.Module):
     """3x3 convolution, LReLU, 3x3 convolution, the input added."""
 
+    init: Callable = normal(0.0, 0.02)
     dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x):
-        block = dict(init=normal(0.0, 0.02), dtype=self.dtype)
+        block = dict(init=self.init, dtype=self.dtype)
         y = ConvBlock(x.shape[-1], 3, act=leaky, **block, name="model_0")(x)
         return x + ConvBlock(x.shape[-1], 3, **block, name="model_1")(y)
 
 
 class Discriminator(nn.Module):
-    """Multi-scale PatchGAN without norm: images -> score maps [B,h_s,w_s,1], the finest (H/4) first."""
+    """Multi-scale PatchGAN without norm: images -> score maps [B,h_s,w_s,1], the finest (H/4) first.
+
+    std: of the initial weights; 0: He's.
+    """
 
     scales: int = 3
     width: int = 32
     blocks: int = 4
+    std: float = 0.02
     dtype: jnp.dtype | None = None
 
     def setup(self):
         self.nets = [self._layers() for _ in range(self.scales)]
 
     def _layers(self):
-        block = dict(act=leaky, init=normal(0.0, 0.02), dtype=self.dtype)
+        init = normal(0.0, self.std) if self.std else HE
+        block = dict(act=leaky, init=init, dtype=self.dtype)
         found = [ConvBlock(self.width, **block)]
         for times, stride in ((1, 1), (1, 2), (1, 1), (2, 2)):
             found.append(ConvBlock(times * self.width, 3, stride, use_bias=False, **block))
-        found += [PatchResidual(self.dtype) for _ in range(self.blocks)]
+        found += [PatchResidual(init, self.dtype) for _ in range(self.blocks)]
         zeros = nn.initializers.zeros
-        return [*found, Conv(1, use_bias=True, init=normal(0.0, 0.02), bias_init=zeros, dtype=self.dtype)]
+        return [*found, Conv(1, use_bias=True, init=init, bias_init=zeros, dtype=self.dtype)]
 
     def __call__(self, x):
         return [self.scale(x, s) for s in range(self.scales)]
@@ -437,14 +449,18 @@ def generator(config, dtype=None):
 def reality_discriminator(config, dtype=None):
     """D_r of a config."""
     d = config.direid
-    return Discriminator(d.reality_scales, d.discriminator_width, d.discriminator_blocks, dtype)
+    return _discriminator(d, d.reality_scales, dtype)
 
 
 def degradation_discriminator(config, dtype=None):
     """D_d of a config; its number of scales follows from the degradation unless it is given."""
     d = config.direid
     scales = d.degradation_scales or (1 if config.data.degrade.kind == "res" else 3)
-    return Discriminator(scales, d.discriminator_width, d.discriminator_blocks, dtype)
+    return _discriminator(d, scales, dtype)
+
+
+def _discriminator(d, scales, dtype):
+    return Discriminator(scales, d.discriminator_width, d.discriminator_blocks, d.discriminator_std, dtype)
 
 
 def init(module, key, *args):

@@ -14,6 +14,10 @@ the camera.
     score_auc     percent: a clean and a degraded picture of any two people are told apart by their scores
     content       distance of the content of x and F(x), divided by that of the contents of two people
     code_std      deviation of the degradation codes over people
+    map_change    |m(x) - m(F(x))| / |m(x)| of the content maps m, mean over people, and
+    map_change_teacher  of the last maps of E_id, where stage gan has it (w_pre)
+
+Maps to look at are means of absolute values over the channels, of clean pictures and their degraded versions.
 """
 
 import jax.numpy as jnp
@@ -49,6 +53,8 @@ def of(config, models):
             arrays |= {"clean_score": found["score"][:, 0], "poor_score": found["score"][:, 1]}
             arrays |= {"code": known["code"], "code_score": known["score"], "code_camid": pictures.camid}
             arrays["code_brightness"] = pictures.some.mean((1, 2, 3))
+            arrays |= {n: a[pictures.shown] for n, a in found.items() if n.startswith("map/")}
+            arrays["map/image"] = np.stack([pictures.x, pictures.poor], 1)[pictures.shown]
             return figures, arrays | pictures.grids(state, coded_swap)
 
         coded_swap = over(lambda state, content, donor: swap(state, content, donor, config, models))
@@ -61,7 +67,8 @@ class Pictures:
     """The test images of a study, u8[N,H,W,3] each, the same at every evaluation.
 
     x: clean; poor: x degraded; donor, poor_donor: of the next person of the camera. levels [L,N',...]: some
-    people at L known `level`s. some, camid: any test images. cast: {(camera, poor): image} for the grids.
+    people at L known `level`s. some, camid: any test images. shown: rows of x whose
+    maps are kept, spread over the list.
     """
 
     def __init__(self, config, dataset):
@@ -85,6 +92,7 @@ class Pictures:
         self.some = np.stack([degrade.enlarge(original(r.path), *size) for r in some])
         self.camid = np.array([r.camid for r in some], np.int32)
         self.cameras = np.array([clean[i].camid for i in kept])
+        self.shown = np.unique(np.linspace(0, len(kept) - 1, GRID).astype(int))
         poor_query = one_each(dataset.query)[:GRID]
         self.real_poor = np.stack([degrade.enlarge(original(r.path), *size) for r in poor_query])
 
@@ -107,12 +115,15 @@ class Pictures:
 
 
 def one_each(records):
-    """One record of each identity, distractors and junk left out, in the order of the list."""
+    """One record of each identity in the order of the list, distractors and junk left out.
+
+    The k-th identity's k-th one, cyclic, so that all cameras are there.
+    """
     found = {}
     for r in records:
         if r.pid > 0:
-            found.setdefault(r.pid, r)
-    return list(found.values())
+            found.setdefault(r.pid, []).append(r)
+    return [own[k % len(own)] for k, own in enumerate(found.values())]
 
 
 def next_of_camera(records):
@@ -158,7 +169,12 @@ def measure(state, images, config, models):
     def apart(a, b):
         return jnp.abs(a - b).mean((1, 2, 3))
 
-    return {
+    maps = {"content": c[:2]}
+    if models.E_id:
+        maps["teacher"] = [run(models.E_id, nets["E_id"], v, train=False, method="map")[0] for v in (x, poor)]
+    kept = {f"map/{n}": jnp.stack([heat(m) for m in pair], 1) for n, pair in maps.items()}
+    kept |= {f"change/{n}": relative(*pair) for n, pair in maps.items()}
+    return kept | {
         "transferred": level(with_clean) - level(with_poor),
         "true": level(true) - level(true_poor),
         "mse": jnp.square(with_poor - true_poor).mean((1, 2, 3)),
@@ -178,7 +194,9 @@ def summary(found):
 
     sharp, content_, score_ = (found[n].mean(0) for n in ("sharp", "content", "score"))
     labels = np.repeat([1, 0], len(found["score"]))
-    return {
+    names = {"change/content": "map_change", "change/teacher": "map_change_teacher"}
+    changes = {title: float(found[n].mean()) for n, title in names.items() if n in found}
+    return changes | {
         "strength": float(found["transferred"].mean() / found["true"].mean()),
         "psnr": psnr(found["mse"]),
         "psnr_nothing": psnr(found["mse_nothing"]),
@@ -188,6 +206,17 @@ def summary(found):
         "content": float(content_[0] / content_[1]),
         "code_std": float(found["code"].std(0).mean()),
     }
+
+
+def heat(maps):
+    """Means of absolute values over the channels: [B,h,w,C] -> f32[B,h,w]."""
+    return jnp.abs(maps.astype(jnp.float32)).mean(-1)
+
+
+def relative(a, b):
+    """Distance of maps [B,h,w,C] from a to b, by the norm of a: f32[B]."""
+    a, b = (v.astype(jnp.float32).reshape(len(v), -1) for v in (a, b))
+    return jnp.linalg.norm(a - b, axis=1) / jnp.maximum(jnp.linalg.norm(a, axis=1), 1e-12)
 
 
 def content(models, nets, x):

@@ -256,7 +256,7 @@ def test_file_that_cannot_grow(tmp_path):
     """Writes themselves fail: no file may be larger than 20 kB (ulimit -f) from the middle of the run on."""
     run = Run(tmp_path / "run", STEPS)
     process = run.start(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    wait_until(lambda: run.step() >= 30, process)
+    wait_until(run.checkpoints, process)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
     said, _ = process.communicate(timeout=120)
     assert_full(run, process.returncode, said, str(run.workdir))
@@ -275,26 +275,28 @@ def test_metrics_on_a_full_disk(tmp_path, capsys):
 
 
 # Small steps, and none that follows only the sign of a gradient: what differs by rounding stays close.
+# (After 48 a hardest pair changes, and with it the run.)
+MOVED = 45
 CALM = ["--config.model.bn_group=global", "--config.optim.lr=3e-4", "--config.optim.eps=1e-3"]
 
 
 @pytest.fixture(scope="module")
 def moved(tmp_path_factory):
     """A run with two devices up to the middle, then with one."""
-    run = Run(tmp_path_factory.mktemp("moved") / "run", 60, *CALM, devices=2)
-    run.stop(20)
+    run = Run(tmp_path_factory.mktemp("moved") / "run", MOVED, *CALM, devices=2)
+    run.stop(10)
     stopped, before = run.step(), run.arrays()
     run.devices = 1
-    assert f"going on from step {stopped} " in run.finish() and 20 <= stopped < 60
+    assert f"going on from step {stopped} " in run.finish() and 10 <= stopped < MOVED
     after = run.arrays()
-    assert max(np.abs(after[k] - before[k]).max() for k in after if "/params/" in k) > 1e-3
+    assert max(np.abs(after[k] - before[k]).max() for k in after if "/params/" in k) > 3e-4
     return run
 
 
 @pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_other_number_of_devices(devices, moved, tmp_path):
-    """As with one or with two all the way, but for the order of sums; measured: 5e-6, moved by 3e-3."""
-    other = Run(tmp_path / "run", 60, *CALM, devices=devices)
+    """As with one or with two all the way, but for the order of sums."""
+    other = Run(tmp_path / "run", MOVED, *CALM, devices=devices)
     other.finish()
     have, want = moved.arrays(), other.arrays()
     moments = [[(x["kind"], x["step"]) for x in run.lines()] for run in (moved, other)]

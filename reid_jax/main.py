@@ -286,8 +286,12 @@ def unless_told(hook):
 
 
 def told_by_orbax(record):
-    """Filter of log lines: whether Orbax only warns; its errors are raised, and told once, by what saves."""
-    return "orbax" not in record.pathname or record.levelno < logging.ERROR
+    """Filter of log lines: whether Orbax only warns; its errors are raised, and told once, by what saves.
+
+    What asyncio says are the same errors of Orbax's other tasks.
+    """
+    orbax = "orbax" in record.pathname or record.name == "asyncio"
+    return not orbax or record.levelno < logging.ERROR
 
 
 def tell(error):

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from reid_jax.errors import ConfigError, ReidError
+from reid_jax.errors import STOPPED, ConfigError, ReidError
 
 TITLES = {
     "rank1": "rank-1",
@@ -34,7 +34,6 @@ TITLES = {
     "camera_probe": "camera probe",
     "ari": "label ARI",  # of the pseudo labels of the last round
 }
-STOPPED = 75  # exit code: stopped and saved, of a run (see main.py) as of the whole comparison
 ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 

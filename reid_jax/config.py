@@ -356,6 +356,21 @@ def update(tree, values):
             tree[key] = value
 
 
+def completed(tree):
+    """A config of a run as a nested dict, with the fields at their defaults that are newer than the run."""
+    name = tree.get("method", "")
+    own = globals().get(f"{name}_defaults")
+    return _completed(tree, defaults() | ({name: own()} if own else {}))
+
+
+def _completed(tree, known):
+    both = {k: tree.get(k, v) for k, v in known.items()} | tree
+    return {
+        k: _completed(v, known[k]) if isinstance(v, dict) and isinstance(known.get(k), dict) else v
+        for k, v in both.items()
+    }
+
+
 def namespace(tree):
     """Nested dict -> nested SimpleNamespace, a config for use without ml_collections."""
     if isinstance(tree, dict):

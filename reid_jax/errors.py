@@ -1,5 +1,7 @@
 """Errors a user can act on: each message names the file, field or flag and the way out."""
 
+USER_ERROR, STOPPED = 2, 75  # exit codes, see reid_jax.main
+
 
 class ReidError(Exception):
     """Base class; the command line prints the message without a traceback and exits with 2."""

@@ -25,7 +25,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from reid_jax.errors import ConfigError, ProcessError, ReidError
+from reid_jax.errors import STOPPED, USER_ERROR, ConfigError, ProcessError, ReidError
 
 log = logging.getLogger("reid_jax")
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and variant: configs/efl.py:market")
@@ -51,7 +51,6 @@ JOIN_TIMEOUT = flags.DEFINE_integer("join_timeout", 300, "Seconds to wait for al
 LOST_TIMEOUT = flags.DEFINE_integer(
     "lost_timeout", 60, "Seconds after which a process that is not heard of is lost, which ends the others."
 )
-USER_ERROR, STOPPED = 2, 75  # exit codes, see above
 FULL = {
     errno.ENOSPC: "no space left on the device; free some",
     errno.EDQUOT: "no space left in the quota; free some",

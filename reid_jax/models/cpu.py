@@ -25,13 +25,6 @@ from jax import lax
 _DIMS = ("NHWC", "HWIO", "NHWC")
 
 
-def plain_conv(x, kernel, stride, padding):
-    """XLA's convolution with symmetric padding; also the form of other platforms."""
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), ((padding, padding), (padding, padding)), dimension_numbers=_DIMS
-    )
-
-
 class Window(NamedTuple):
     """One axis of a convolution: out = (apart(in) + low + high - apart(kernel)) // stride + 1."""
 

@@ -10,9 +10,8 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from reid_jax import config as config_module
 from reid_jax import methods
-from reid_jax.config import defaults, flatten, namespace, split_label
+from reid_jax.config import completed, flatten, namespace, split_label
 from reid_jax.data import pipeline
 from reid_jax.errors import CheckpointError, ConfigError
 from reid_jax.train import checkpoint
@@ -148,19 +147,7 @@ def in_order(workdir, found):
 
 def of_run(workdir):
     """The config of a run as a nested dict, with fields that are newer than the run."""
-    tree = checkpoint.read_config(workdir)
-    name = tree.get("method", "")
-    known, own = defaults(), getattr(config_module, f"{name}_defaults", None)
-    return completed(tree, known | ({name: own()} if own else {}))
-
-
-def completed(tree, known):
-    """A nested dict with those fields of `known` that it lacks."""
-    both = {k: tree.get(k, v) for k, v in known.items()} | tree
-    return {
-        k: completed(v, known[k]) if isinstance(v, dict) and isinstance(known.get(k), dict) else v
-        for k, v in both.items()
-    }
+    return completed(checkpoint.read_config(workdir))
 
 
 class Plan(NamedTuple):

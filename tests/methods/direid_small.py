@@ -1,5 +1,8 @@
 """A narrow DI-REID for tests: config, data set facts, triples of random pictures."""
 
+import runpy
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -7,23 +10,10 @@ from reid_jax import config as c
 from reid_jax.methods import Info
 
 SIZE = 32
-NARROW = dict(
-    content_dim=8,
-    content_scale_dim=4,
-    aspp_dim=8,
-    feature_dim=12,
-    neck_dim=6,
-    code_dim=4,
-    code_width=2,
-    mlp_dim=8,
-    generator_blocks=1,
-    discriminator_width=4,
-    discriminator_blocks=1,
-    reality_scales=2,
-    degradation_scales=2,
-    attention_dim=6,
-    dropout=0.0,
-)
+CONFIGS = Path(__file__).parents[2] / "configs"
+_SMOKE = runpy.run_path(str(CONFIGS / "direid.py"))["get_config"]("smoke").direid
+_USUAL = c.direid_defaults() | {"gan_milestones": _SMOKE.gan_milestones}
+NARROW = {k: v for k, v in _SMOKE.items() if v != _USUAL[k]} | dict(degradation_scales=2, dropout=0.0)
 
 
 def config(preset="paper", pairs="un", **fields):

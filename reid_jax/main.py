@@ -163,8 +163,7 @@ def finish(config, dataset, workdir, runner, result, wall_seconds):
         "versions": versions(),
     }
     checkpoint.write_json(os.path.join(workdir, "summary.json"), summary)
-    last = stages.of_config(config)[-1]
-    if config.report.enabled and last in stages.to_train(config):
+    if config.report.enabled:
         write_report(config, dataset, workdir)
     log.info("checkpoints, metrics.jsonl and eval/ are in %s", workdir)
 
@@ -183,15 +182,21 @@ def write_report(config, dataset, workdir):
 
 
 def evaluate(config, dataset, workdir, runner):
-    """Evaluates one checkpoint of workdir; prints the figures, writes WORKDIR/evaluate/."""
-    from reid_jax.train import evaluate as evaluation
-    from reid_jax.train import processes, stages
+    """Evaluates one checkpoint of workdir; prints the figures, writes WORKDIR/evaluate/.
 
-    name, checkpoints = stages.last_begun(workdir)
+    Of the last stage that has one, or of config.train.only.
+    """
+    from reid_jax.train import checkpoint, pictures, processes, stages
+    from reid_jax.train import evaluate as evaluation
+
+    name, checkpoints = stages.last_begun(workdir, config.train.only)
     own, method, _ = stages.build(config, dataset, name, runner.axis_name)
     like = stages.state_shapes(own, method, len(dataset.train))
     state, meta = checkpoints.restore(like, checkpoints.choose(CHECKPOINT.value))
-    results = evaluation.Evaluator(own, dataset, method, runner)(runner.replicate(state))
+    state = runner.replicate(state)
+    results = evaluation.Evaluator(own, dataset, method, runner)(state)
+    study = evaluation.study(own, dataset, method, runner)
+    known, arrays = study(state) if study else ({}, {})
     checkpoints.close()
     if not processes.first():
         return 0
@@ -200,6 +205,11 @@ def evaluate(config, dataset, workdir, runner):
         if "same_id" in result.figures:
             print(evaluation.table1(result.figures))
     evaluation.save_final(own, workdir, meta["step"], results, folder="evaluate")
+    if study:
+        folder = os.path.join(workdir, "evaluate")
+        print("\n".join(f"{figure} {value:.4g}" for figure, value in known.items()))
+        pictures.save_study(folder, meta["step"], arrays)
+        checkpoint.write_json(os.path.join(folder, "study.json"), known)
     log.info("figures and features: %s", os.path.join(workdir, "evaluate"))
     return 0
 

@@ -102,14 +102,16 @@ def read(workdir, keep_features=True) -> Run:
     """Reads a workdir. keep_features: whether `last` keeps them.
 
     config.json and eval/final.json are needed: DataError says which one is missing and what makes it.
-    The other files are optional; `notes` says why one is not there.
+    The other files are optional; `notes` says why one is not there. Of a run whose last stage is still to be
+    trained the last finished one stands for it: eval/STAGE/final.json.
     """
     workdir = Path(workdir)
-    config = _needed(workdir, "config.json", misfit)
-    final = _needed(workdir, "eval/final.json", _misfit_of_final)
-    notes = {}
+    config, notes = _needed(workdir, "config.json", misfit), {}
     lines = _metrics(workdir, notes)
-    last = lines["eval"][-1].get("stage", "") if lines["eval"] else ""
+    names = [line.get("stage", "") for line in lines["eval"]]
+    folder = _folder(workdir, names)
+    last = folder.removeprefix("eval/") if "/" in folder else names[-1] if names else ""
+    final = _needed(workdir, f"{folder}/final.json", _misfit_of_final)
     train, evals, labels = (of_stage(lines[kind], last) for kind in ("train", "eval", "labels"))
     options = {"distance": _distance(config), "camera_filter": final.get("protocol") != "all-pairs"}
     return Run(
@@ -121,10 +123,19 @@ def read(workdir, keep_features=True) -> Run:
         evals=evals,
         labels=labels,
         studies=lines["study"],
-        last=_ranked(workdir, "eval/final.npz", options, notes, keep_features),
-        first=_ranked(workdir, "eval/first.npz", options, notes, False),
+        last=_ranked(workdir, f"{folder}/final.npz", options, notes, keep_features),
+        first=_ranked(workdir, f"{folder}/first.npz", options, notes, False),
         notes=notes,
     )
+
+
+def _folder(workdir, names):
+    """eval, or eval/STAGE where only earlier stages are finished; names: stages as they were evaluated."""
+    finished = [
+        n for n in names if isinstance(n, str) and n and (workdir / "eval" / n / "final.json").exists()
+    ]
+    whole = (workdir / "eval" / "final.json").exists()
+    return f"eval/{finished[-1]}" if finished and not whole else "eval"
 
 
 def _needed(workdir, name, misfit_of):

@@ -123,19 +123,20 @@ def newest(workdir, stage):
         checkpoints.close()
 
 
-def last_begun(workdir):
-    """(name, Checkpoints) of the last stage of a run that has a checkpoint; to be closed.
+def last_begun(workdir, only=""):
+    """(name, Checkpoints) of the last stage of a run that has a checkpoint, or of stage `only`; to be closed.
 
     Raises CheckpointError when there is none.
     """
     folder = os.path.join(workdir, "checkpoints")
     found = os.listdir(folder) if os.path.isdir(folder) else []
-    for name in reversed(in_order(workdir, found)):
+    for name in reversed(in_order(workdir, [n for n in found if not only or n == only])):
         checkpoints = checkpoint.Checkpoints(workdir, name)
         if checkpoints.steps():
             return name, checkpoints
         checkpoints.close()
-    raise CheckpointError(f"{workdir} holds no finished checkpoint; train first")
+    of = f" of stage {only!r} (config.train.only)" if only else ""
+    raise CheckpointError(f"{workdir} holds no finished checkpoint{of}; train first")
 
 
 def in_order(workdir, found):

@@ -3,13 +3,15 @@
 import json
 import pathlib
 import runpy
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 from methods.direid_small import config, info
 
-from reid_jax import methods
+from reid_jax import methods, report
 from reid_jax.config import namespace
 from reid_jax.data import datasets, degrade
 from reid_jax.data.records import Record
@@ -188,3 +190,17 @@ def test_three_stages_and_resume(tmp_path):
     assert [line["step"] for line in lines if line["kind"] == "study"]
     assert (whole / "eval" / "gan" / "grids").is_dir() and (whole / "eval" / "final.json").exists()
     assert namespace(json.loads((whole / "eval" / "final.json").read_text())).net == "fuse"
+    studies = [line for line in lines if line["kind"] == "study"]
+    assert evaluated(parts, "gan").items() <= studies[-1].items()
+    page = report.build(str(parts))  # its last stage is not trained
+    assert "Transfer strength" in pathlib.Path(page).read_text()
+
+
+def evaluated(workdir, stage):
+    """study.json of `--mode=evaluate` on one stage of a smoke run."""
+    root = pathlib.Path(__file__).parents[2]
+    command = [sys.executable, "-m", "reid_jax.main", f"--config={root / 'configs' / 'direid.py'}:smoke"]
+    command += [f"--workdir={workdir}", "--mode=evaluate", f"--config.train.only={stage}"]
+    subprocess.run(command, check=True, cwd=root)
+    assert list((workdir / "evaluate" / "grids").glob("cross_*.png"))
+    return json.loads((workdir / "evaluate" / "study.json").read_text())

@@ -365,6 +365,23 @@ def test_needed_files_are_named(workdir, name):
         report.build(str(workdir))
 
 
+def test_without_its_last_stage_the_last_finished_one_stands_for_a_run(workdir, no_tsne):
+    """The lines of `gan` come after those of `teacher`; a stage in progress has no files."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    staged = [{"stage": s, **line} for s in ("teacher", "gan") for line in lines]
+    write_lines(workdir / "metrics.jsonl", [*staged, {**staged[-1], "stage": "dfen", "rank1": 99.0}])
+    before = runs.read(workdir)
+    for stage in ("teacher", "gan"):
+        shutil.copytree(workdir / "eval", workdir / "kept" / stage)
+    shutil.rmtree(workdir / "eval")
+    (workdir / "kept").rename(workdir / "eval")
+    (workdir / "eval" / "teacher" / "final.json").write_text("{ broken")
+    run = runs.read(workdir)
+    assert run.final == before.final and run.last is not None
+    assert {line["stage"] for line in run.evals} == {"gan"} and len(run.evals) == 2
+    read(workdir)
+
+
 @pytest.mark.parametrize(
     "names, said",
     [

@@ -102,9 +102,13 @@ def synthetic(t):
 
 
 def synthetic_lowres(t):
+    """Blur is a small difference of two pictures: the generator has to be sharp before it is seen at all."""
     synthetic(t)
     t["data"].update(pairs="semi")
-    t["data"]["synthetic"].update(kind="lowres")
+    # few cameras, alike in light and noise, else the codes hold the camera; small pictures, much enlarged
+    t["data"]["synthetic"].update(kind="lowres", height=36, width=18, cameras=3, images=4, strength=0.0)
+    t["direid"].update(aspp_dim=64, content_scale_dim=48, discriminator_std=0.0, gan_milestones=(2200,))
+    t["stages"]["gan"]["train"].update(steps=2700)
 
 
 def synthetic_lowlight(t):

@@ -26,7 +26,8 @@ FIGURES = {  # name in the files: (title, meaning)
 _CELL, _LARGE = 96, 192  # pixels, height of a grid's cell: of earlier grids and of the last
 _MAPS = {"content": "content (E_con)", "teacher": "teacher (E_id)"}  # titles of rows
 _COLOURS = 24  # steps of the colours of a t-SNE
-_ARRAYS = ("level", "level_score", "clean_score", "poor_score", "code", "code_score", "code_brightness")
+_ARRAYS = ("level", "level_score", "clean_score", "poor_score", "code", "code_score")
+_SHADES = {"code_brightness": "brightness", "code_sharpness": "sharpness"}  # what codes are coloured by
 
 
 def build(run):
@@ -79,10 +80,12 @@ def fits(arrays):
     grids = [a for n, a in arrays.items() if n.startswith("grid/")]
     maps = {n: a for n, a in arrays.items() if n.startswith("map/")}
     points = len(arrays["code"])
+    shades = [arrays[n] for n in _SHADES if n in arrays]
     return (
         arrays["level_score"].shape[:1] == arrays["level"].shape
         and arrays["level_score"].ndim == arrays["code"].ndim == 2
-        and arrays["code_score"].shape == arrays["code_brightness"].shape == (points,)
+        and arrays["code_score"].shape == (points,)
+        and all(a.shape == (points,) and a.dtype.kind == "f" and np.isfinite(a).all() for a in shades)
         and all(g.ndim == 5 and g.dtype == np.uint8 and g.shape[4] == 3 and g.size for g in grids)
         and (not maps or maps_fit(**maps))
     )
@@ -189,12 +192,13 @@ def histogram(clean, poor):
 
 
 def codes(arrays):
-    """t-SNE of the degradation codes, coloured by brightness and by degradation score."""
+    """t-SNE of the degradation codes, coloured by brightness, sharpness and degradation score."""
     code = arrays["code"]
     if len(code) < 8 or np.ptp(code, axis=0).max() < 1e-6:  # all equal: t-SNE would crash
         return []
     points = figures.embed_2d(code)
-    shades = {"brightness": arrays["code_brightness"], "degradation score": -arrays["code_score"]}
+    shades = {title: arrays[n] for n, title in _SHADES.items() if n in arrays}
+    shades["degradation score"] = -arrays["code_score"]
     found = []
     for name, values in shades.items():
         order = np.argsort(np.argsort(values)) * _COLOURS // len(values)

@@ -14,6 +14,7 @@ def study_arrays():
         "code": rng.standard_normal((30, 4), np.float32),
         "code_score": rng.standard_normal(30, np.float32),
         "code_brightness": rng.uniform(0, 255, 30),
+        "code_sharpness": rng.uniform(0, 20, 30),
         "code_camid": np.zeros(30, np.int32),
         "grid/cross": rng.integers(0, 256, (3, 4, 16, 8, 3), np.uint8),
         "map/image": rng.integers(0, 256, (2, 2, 16, 8, 3), np.uint8),

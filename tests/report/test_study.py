@@ -35,7 +35,7 @@ def test_first_and_last_figures(run):
         ("PSNR, dB", "20", "22.5"),
     ]
     assert [c["title"] for c in found["charts"]] == ["Transfer strength", "PSNR, dB"]
-    assert found["grid"].startswith("data:image/jpeg;base64,") and len(found["tsne"]) == 2
+    assert found["grid"].startswith("data:image/jpeg;base64,") and len(found["tsne"]) == 3
     assert "<svg" in found["levels"] and "<svg" in found["scores"]
 
 
@@ -118,6 +118,7 @@ def test_damaged_arrays_leave_the_pictures_out(run):
         assert found["grid"] is None and len(found["rows"]) == 2
     for name, wrong in (
         ("code_score", np.zeros(3)),
+        ("code_sharpness", np.zeros(3)),
         ("level", np.full(7, np.nan)),
         ("code", np.zeros((0, 4))),
         ("map/image", np.zeros((2, 16, 8, 3), np.uint8)),

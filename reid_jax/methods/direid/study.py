@@ -52,7 +52,7 @@ def of(config, models):
             arrays = {"level": pictures.level, "level_score": scores.reshape(len(pictures.levels), -1)}
             arrays |= {"clean_score": found["score"][:, 0], "poor_score": found["score"][:, 1]}
             arrays |= {"code": known["code"], "code_score": known["score"], "code_camid": pictures.camid}
-            arrays["code_brightness"] = pictures.some.mean((1, 2, 3))
+            arrays |= {f"code_{n}": known[n] for n in ("brightness", "sharpness")}
             arrays |= {n: a[pictures.shown] for n, a in found.items() if n.startswith("map/")}
             arrays["map/image"] = np.stack([pictures.x, pictures.poor], 1)[pictures.shown]
             return figures, arrays | pictures.grids(state, coded_swap)
@@ -230,10 +230,11 @@ def score(models, nets, x):
 
 
 def describe(state, image, config, models):
-    """{"code" [B,D], "score" [B]} of images u8[B,H,W,3]."""
-    x = parts.plain(config, image)
+    """{"code" [B,D], "score" [B], "brightness" [B], "sharpness" [B]} of images u8[B,H,W,3]."""
+    x, levels = parts.plain(config, image), image.astype(jnp.float32)
     code = models.E_deg.apply(state.nets["E_deg"], x)
-    return {"code": code, "score": score(models, state.nets, x)}
+    found = {"brightness": brightness(levels), "sharpness": sharpness(levels)}
+    return found | {"code": code, "score": score(models, state.nets, x)}
 
 
 def swap(state, image, donor, config, models):

@@ -68,14 +68,16 @@ def synthetic(t):
     """Narrow nets and short stages; every value unlike the paper's stands here."""
     c.synthetic(t)
     t["data"].update(height=96, width=48, pad_crop=5, erase=0.0)  # smaller ones cannot be decoded sharply
+    # few cameras, alike in light and noise, else the codes hold the camera; pictures are small, then enlarged
+    t["data"]["synthetic"].update(cameras=3, images=4, strength=0.0)
     t["model"].update(pool="max", narrow_widths=(24, 32, 64, 256))
     t["loss"].update(triplet="cosine")  # the Euclidean one hardly trains from random weights
     t["train"].update(steps=800, eval_every=0, checkpoint_every=10)
     t["eval"].update(net="all")
     t["direid"].update(
         content_dim=32,
-        content_scale_dim=16,
-        aspp_dim=32,
+        content_scale_dim=48,
+        aspp_dim=64,
         feature_dim=256,
         neck_dim=64,
         dropout=0.0,
@@ -85,6 +87,7 @@ def synthetic(t):
         generator_blocks=2,
         discriminator_width=8,
         discriminator_blocks=1,
+        discriminator_std=0.0,  # from 0.02 so few channels hardly pass a signal
         reality_scales=2,
         attention_dim=32,
         # without these two E_d codes the camera and hardly the degradation
@@ -105,16 +108,15 @@ def synthetic_lowres(t):
     """Blur is a small difference of two pictures: the generator has to be sharp before it is seen at all."""
     synthetic(t)
     t["data"].update(pairs="semi")
-    # few cameras, alike in light and noise, else the codes hold the camera; small pictures, much enlarged
-    t["data"]["synthetic"].update(kind="lowres", height=36, width=18, cameras=3, images=4, strength=0.0)
-    t["direid"].update(aspp_dim=64, content_scale_dim=48, discriminator_std=0.0, gan_milestones=(2200,))
+    t["data"]["synthetic"].update(kind="lowres", height=36, width=18)
+    t["direid"].update(gan_milestones=(2200,))
     t["stages"]["gan"]["train"].update(steps=2700)
 
 
 def synthetic_lowlight(t):
     synthetic(t)
     t["data"]["degrade"].update(kind="ill")
-    t["data"]["synthetic"].update(kind="lowlight")
+    t["data"]["synthetic"].update(kind="lowlight", height=48, width=24)
     t["direid"].update(degradation_scales=2)
 
 

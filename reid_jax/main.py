@@ -186,8 +186,8 @@ def evaluate(config, dataset, workdir, runner):
 
     Of the last stage that has one, or of config.train.only.
     """
-    from reid_jax.train import checkpoint, pictures, processes, stages
     from reid_jax.train import evaluate as evaluation
+    from reid_jax.train import processes, stages
 
     name, checkpoints = stages.last_begun(workdir, config.train.only)
     own, method, _ = stages.build(config, dataset, name, runner.axis_name)
@@ -196,7 +196,7 @@ def evaluate(config, dataset, workdir, runner):
     state = runner.replicate(state)
     results = evaluation.Evaluator(own, dataset, method, runner)(state)
     study = evaluation.study(own, dataset, method, runner)
-    known, arrays = study(state) if study else ({}, {})
+    found = study(state) if study else None
     checkpoints.close()
     if not processes.first():
         return 0
@@ -205,13 +205,20 @@ def evaluate(config, dataset, workdir, runner):
         if "same_id" in result.figures:
             print(evaluation.table1(result.figures))
     evaluation.save_final(own, workdir, meta["step"], results, folder="evaluate")
-    if study:
-        folder = os.path.join(workdir, "evaluate")
-        print("\n".join(f"{figure} {value:.4g}" for figure, value in known.items()))
-        pictures.save_study(folder, meta["step"], arrays)
-        checkpoint.write_json(os.path.join(folder, "study.json"), known)
+    if found:
+        keep_study(os.path.join(workdir, "evaluate"), meta["step"], *found)
     log.info("figures and features: %s", os.path.join(workdir, "evaluate"))
     return 0
+
+
+def keep_study(folder, step, figures, arrays):
+    """Prints the figures of a method's study; writes them to FOLDER/study.json beside its arrays and grids."""
+    from reid_jax.train import checkpoint, pictures
+
+    for name, value in figures.items():
+        print(f"{name} {value:.4g}")
+    pictures.save_study(folder, step, arrays)
+    checkpoint.write_json(os.path.join(folder, "study.json"), figures)
 
 
 def prepare_jax():

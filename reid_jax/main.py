@@ -212,7 +212,7 @@ def evaluate(config, dataset, workdir, runner):
 
 
 def keep_study(folder, step, figures, arrays):
-    """Prints the figures of a method's study; writes them to FOLDER/study.json beside its arrays and grids."""
+    """Prints the figures of a study; writes them to FOLDER/study.json, beside its arrays and grids."""
     from reid_jax.train import checkpoint, pictures
 
     for name, value in figures.items():

@@ -55,7 +55,7 @@ def steps_of(method, info):
     return [(phase.step, sizes[phase.batches]) for phase in method.phases.values()]
 
 
-@pytest.mark.parametrize("name, variant", traced())
+@pytest.mark.parametrize("name, variant", list(traced()))
 def test_variant_builds_its_method(name, variant):
     """Networks, optimisers and one step can be traced at the variant's own size."""
     config = get(name, variant)

@@ -123,8 +123,8 @@ def read(workdir, keep_features=True) -> Run:
         evals=evals,
         labels=labels,
         studies=lines["study"],
-        last=_ranked(workdir, f"{folder}/final.npz", options, notes, keep_features),
-        first=_ranked(workdir, f"{folder}/first.npz", options, notes, False),
+        last=_ranked(workdir / folder, "final.npz", options, notes, keep_features),
+        first=_ranked(workdir / folder, "first.npz", options, notes, False),
         notes=notes,
     )
 
@@ -245,16 +245,16 @@ def _usable(line):
     return isinstance(step, int) and _number(step) and _number(epoch) and isinstance(line.get("net", ""), str)
 
 
-def _ranked(workdir, name, options, notes, keep_features):
-    """Ranked feature file, None with a note when it cannot be used."""
-    path = workdir / name
+def _ranked(folder, name, options, notes, keep_features):
+    """Ranked feature file, None with a note when it cannot be used; notes call every stage's folder eval."""
+    path, note = folder / name, f"eval/{name}"
     if not path.exists():
-        notes[name] = f"{name} is not in the workdir"
+        notes[note] = f"{note} is not in the workdir"
         return None
     try:
         return rank(store.load(path), keep_features=keep_features, **options)
     except DataError as e:
-        notes[name] = str(e)
+        notes[note] = str(e)
         return None
 
 

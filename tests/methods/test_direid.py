@@ -173,6 +173,7 @@ def test_three_stages_and_resume(tmp_path):
     dataset = datasets.load(m.data, str(tmp_path))
     runner = parallel.Runner("jit")
     sequence.train(m, dataset, str(whole), runner)
+    checkpoint.claim_workdir(str(parts), checkpoint.plain(m))
     for name in ("teacher", "gan"):
         m.train.only = name
         sequence.train(m, dataset, str(parts), runner)

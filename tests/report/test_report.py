@@ -379,7 +379,9 @@ def test_without_its_last_stage_the_last_finished_one_stands_for_a_run(workdir, 
     run = runs.read(workdir)
     assert run.final == before.final and run.last is not None
     assert {line["stage"] for line in run.evals} == {"gan"} and len(run.evals) == 2
-    read(workdir)
+    for name in ("first.npz", "final.npz"):
+        (workdir / "eval" / "gan" / name).unlink()
+        assert f"eval/{name} is not in the workdir" in read(workdir)[1]
 
 
 @pytest.mark.parametrize(

@@ -1,132 +1,219 @@
 """The method contract: a method is a module of this package, found by its name.
 
-`find("efl").stages(config, info)` gives the stages by name. A stage is a `Method`: pure functions over a
-`State`, free of any knowledge of files, loops or devices (but for the name of the device axis,
-`info.axis_name`). A module with several stages lists them in order in `STAGES`; each has its own
-checkpoints, its own settings (config.stages.NAME, laid over the config that `stages` then gets) and may take
-over networks of earlier ones (`inherit`). A stage that trains on pseudo labels has `phases` instead of a
-step.
+A module has TITLE (its name in tables), FIELDS (its own fields, config.NAME, with their defaults), METRICS
+(readable titles of what its steps report), LABELS (which identities it may read) and STAGES, its stages by name
+in order. A stage is a subclass of `Method`: settings and modules in the object, arrays in the `State`; its
+functions are pure, and know nothing of files, loops or devices but the name of the device axis. Each stage has
+its own checkpoints, its own settings (config.stages.NAME, laid over the config it is built from) and may take
+over networks of earlier ones (`inherit`).
 """
 
+import copy
+import functools
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reid_jax import config as common
 from reid_jax.errors import ConfigError
+from reid_jax.methods import _steps
+
+LABELS = ("all", "source", "none")  # what a method may read: identities of all sets, of the labelled ones, none
 
 
 class Info(NamedTuple):
     """What a method may know about the data and the run."""
 
-    num_pids: int
+    num_pids: int  # labelled training identities
     num_cams: int
-    steps_per_epoch: int
-    total_steps: int  # 0: not known ahead (a stage with phases)
-    axis_name: str | None = None  # device axis inside pmap / shard_map, None on one device
-    num_images: int = 0  # of the training set
+    steps_per_epoch: int = 1  # this and the next: set by `Method` where the rows are at hand
+    total_steps: int = 1
+    axis_name: str | None = None  # device axis of the step, None outside pmap
+    num_images: int = 0  # rows whose identities are hidden if there are any, else all training rows
+    domains: tuple = ()  # identities of each domain; () for a single one
+    labelled: Any = None  # data.rows.Rows with identities; this and the next are None without training data
+    unlabelled: Any = None  # Rows whose identities are hidden, in random order
+    attributes: Any = None  # i32[num_pids, A], a table by identity
 
 
 class State(NamedTuple):
-    """Everything that training changes, one entry per network and per optimiser."""
+    """Everything that training changes, one entry per network, optimiser and memory."""
 
     step: Any  # i32[]
     nets: dict  # name -> variables ({"params", "batch_stats"} or {"params"})
     opt: dict  # name -> optax state; only trained networks have one
-    labels: Any = None  # in checkpoints of stages with phases: the pseudo labels i32[N] in use
+    memory: dict = {}  # banks, centroids, labels i32[N]: neither gradient nor optimiser  # noqa: RUF012
 
 
-class Phase(NamedTuple):
-    """A part of each round of a stage that trains on pseudo labels of its own making.
+class Part(NamedTuple):
+    """Steps of one sort. A stage is a list of them; an ordinary one has a single part.
 
-    refresh: (features f32[N,D], camid i32[N], State, round) -> labels i32[N] of the training images, -1 for
-             those left out; on the host, features by the method's first network
-    begin:   (State, features, labels, camid, round) -> State for the phase (fresh classifiers, optimisers,
-             memories), outside jit
-    step:    as Method.step; batch["pid"] are the pseudo labels
-    batches: "labels" (P x K by label) | "cameras" (data.instances images of each camera)
-    data:    config.data with the phase's own ids and instances
-    epochs:  over the labelled images
-    steps:   > 0: so many steps instead
+    step:     (State, {stream: batch}) -> (State, {metric: f32[]}), pure, per device
+    streams:  State (numpy) -> {name: data.streams.Stream}, the same after a resume; DataError when these labels
+              allow no training, and then the part has no steps
+    steps:    0: `epochs` epochs of the first stream
+    begin:    (State, features) -> State, on the host, before the first step: labels, memories, fresh heads
+    features: networks (names of `Method.nets`) whose features of the training rows `begin` gets as
+              {name: f32[N,D]}; (): those of the first as one array; None: no features, `begin` gets None
+    round:    > 0: number of the round that this part ends; the intervals of evaluations and checkpoints then
+              count rounds instead of epochs
     """
 
-    refresh: Callable
-    begin: Callable
+    name: str
     step: Callable
-    batches: str
-    data: Any
-    epochs: int
+    streams: Callable
     steps: int = 0
+    epochs: float = 1
+    begin: Callable | None = None
+    features: tuple | None = ()
+    round: int = 0
 
 
-class Method(NamedTuple):
-    """One stage of a method.
+class Method:
+    """One stage of a method; what is None here is for those that can do it.
 
-    init:       (key, batch) -> State, under jit; `batch` as step gets it, only shapes matter
-    step:       (State, batch) -> (State, {name: f32[]}), per device; the batch is the device's part
-    embed:      (State, image u8[B,H,W,3] or clips u8[B,T,H,W,3], net) -> f32[B,D], test features of network
-                `net`
-    nets:       the names that embed knows, the default first
-    warm_start: (State, load) -> State, outside jit; load(name, variables, fallback=None) returns the
-                variables of network `name` with pretrained weights filled in (those of network
-                `fallback` when the source has none of that name)
-    batches:    what step takes, one of data.pipeline.KINDS: "pk" | "triples"
-    inherit:    None, or (State, load, extract) -> State, outside jit, after warm_start: takes over networks
-                of earlier stages, load(stage, net) -> variables as numpy. extract(f, variables) ->
-                f(variables, image u8[B,H,W,3]) of all training images, numpy [N,D]
-    study:      None, or (dataset, over) -> (State -> ({name: figure}, {name: array})): measurements of the
-                stage's own on the test images, taken at every evaluation. over(f) makes a pure function
-                (State, arrays of B rows) -> tree into one for any number of rows, run in batches. Arrays
-                called grid/TITLE u8[R,C,H,W,3] become pictures
-    phases:     None, or {name: Phase}, gone through in each of `rounds` rounds; step is None then
-    rounds:     see phases
+    Features are of uint8 images [B,H,W,3] or clips [B,T,H,W,3]. The defaults serve a method with one encoder:
+    `network`, a models.heads net, in state.nets under the first name of `nets`.
 
-    Tracklets tested by all their frames, where a method can do that:
-    embed_frames: (State, clips u8[B,T,H,W,3], net) -> f32[B,T,C], a vector of each frame; or f32[B,1,C], one
-                  for all frames of a clip
-    embed_pooled: (State, mean f32[B,C] of a tracklet's vectors over all its frames, net) -> f32[B,D]
-    camera_net:   "", or a network for embed and its kin whose features tell cameras apart, for pictures
-    accumulates:  whether the step heeds config.train.accumulate
-    look:         None, or (State, clips u8[B,T,H,W,3]) -> {"map/TITLE": f32[B,T,h,w], "weight": f32[B,T]}:
-                  where the network looks and how much it trusts each frame, for pictures
-    frames_apart: whether a frame's vector is the same whatever the other frames of its clip, so that short
-                  clips may be padded
+    inherit: (State, load, extract) -> State, on the host, after `warm_start`: takes over networks of earlier
+             stages, load(stage, net) -> variables as numpy. extract(f, variables) -> f(variables, image) of the
+             training rows (those with hidden identities, if there are any), numpy [N,D]
+    study:   (dataset, over) -> (State -> ({name: figure}, {name: array})): measurements of its own on the test
+             images, taken at every evaluation. over(f) makes a pure function (State, arrays of B rows) -> tree
+             into one for any number of rows, run in batches. Arrays called grid/TITLE u8[R,C,H,W,3] become
+             pictures
+    look:    (State, clips) -> {"map/TITLE": f32[B,T,h,w], "weight": f32[B,T]}: where the network looks and how
+             much it trusts each frame, for pictures
     """
 
-    init: Callable
-    step: Callable | None
-    embed: Callable
-    nets: tuple
-    warm_start: Callable | None = None
-    batches: str = "pk"
-    inherit: Callable | None = None
-    study: Callable | None = None
-    phases: dict | None = None
-    rounds: int = 0
-    embed_frames: Callable | None = None
-    embed_pooled: Callable | None = None
-    frames_apart: bool = True
-    camera_net: str = ""
-    accumulates: bool = False
-    look: Callable | None = None
+    nets = ("net",)  # what embed knows, the default first
+    camera_net = ""  # one for embed whose features tell cameras apart, for pictures
+    accumulates = False  # whether the step heeds config.train.accumulate
+    embeds_frames = False  # whether tracklets can be tested by all their frames (embed_frames, embed_pooled)
+    frames_apart = True  # whether a frame's vector is the same whatever the other frames of its clip
+    rounds = 0  # of labelling and training; 0: none
+    network = encoder = None
+    inherit = study = look = None
+
+    def __init__(self, config, info):
+        self.config, self.info, self.axis = config, info, info.axis_name
+        self.info = self.measured(info)
+
+    def measured(self, info):
+        """info with the steps of an epoch and of the stage, where the training rows are at hand."""
+        if info.labelled is None and info.unlabelled is None:
+            return info
+        epoch = next(iter(self.streams(None).values())).sampler.batches_per_epoch
+        train = self.config.train
+        return info._replace(steps_per_epoch=epoch, total_steps=train.steps or math.ceil(train.epochs * epoch))
+
+    def init(self, key):
+        """Fresh State from a key; to be called under jit."""
+        raise NotImplementedError
+
+    def part(self, i):
+        """Part number i of the stage, None after the last."""
+        return None if i else Part("train", self.step, self.streams, self.info.total_steps)
+
+    def streams(self, state):
+        """The default's one stream: P x K batches of the labelled rows."""
+        from reid_jax.data import streams
+
+        del state
+        return {"train": streams.pk(self.info.labelled, self.config.data, self.config.seed)}
+
+    def step(self, state, batch):
+        """One step of the default part: (State, {"train": batch}) -> (State, {metric: f32[]})."""
+        raise NotImplementedError
+
+    def embed(self, state, image, net):
+        """Test features f32[B,D] by network `net`."""
+        features, _ = self.encoder.apply(state.nets[net], self.plain(image), False)
+        return features.test
+
+    def embed_frames(self, state, clip, net):
+        """A vector of each frame of clips: f32[B,T,C]; or one of the clip, f32[B,1,C]."""
+        return self.network.apply(state.nets[net], self.plain(clip), False, method="vectors")
+
+    def embed_pooled(self, state, mean, net):
+        """Test features f32[B,D] of tracklets from the mean f32[B,C] of their frames' vectors."""
+        return self.network.apply(state.nets[net], mean, False, method="head").test
+
+    def warm_start(self, state, load):
+        """State with pretrained networks, on the host.
+
+        load(name, variables, fallback=None): the variables of network `name` with pretrained weights filled in
+        (those of network `fallback` when the source has none of that name).
+        """
+        name = self.nets[0]
+        return state._replace(nets={**state.nets, name: load(name, state.nets[name])})
+
+    # ---- what steps are written with
+
+    def view(self, batch, i=0):
+        """View `i` of a batch: normalised images [B,H,W,3] or clips [B,T,H,W,3] in the compute type."""
+        return _steps.view(self.config, batch, i)
+
+    def plain(self, image):
+        """Test images: normalised, not augmented."""
+        return _steps.plain(self.config, image)
+
+    def blank(self):
+        """One normalised black image [1,H,W,3] or clip [1,T,H,W,3], to make networks with."""
+        d = self.config.data
+        return self.plain(np.zeros((1, *([d.frames] if d.frames else []), d.height, d.width, 3), np.uint8))
+
+    def fresh(self, nets, tx, memory=None):
+        """State at step 0 of {name: variables}; tx: {name: optax chain} of the trained ones."""
+        opt = {name: chain.init(nets[name]["params"]) for name, chain in tx.items()}
+        return State(jnp.int32(0), nets, opt, {} if memory is None else memory)
+
+    def key(self, state):
+        """The key of a step, the same on all devices."""
+        return jax.random.fold_in(jax.random.key(self.config.seed), state.step)
+
+    def descend(self, loss, state, tx):
+        """`_steps.descend` on this method's devices."""
+        return _steps.descend(loss, state, tx, self.axis)
 
 
 def names():
-    """Names of all methods: the public modules of this package that offer `stages`."""
-    found = [m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
-    return sorted(n for n in found if n not in ("parts",))
+    """Names of all methods: the public modules of this package that offer STAGES."""
+    public = [m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
+    return sorted(n for n in public if hasattr(importlib.import_module(f"{__name__}.{n}"), "STAGES"))
 
 
+@functools.cache
 def find(name):
     """Returns the module of method `name`; raises ConfigError when there is none."""
-    if name not in names():
-        raise ConfigError(f"config.method is {name!r}; the methods are {', '.join(names())}")
-    return importlib.import_module(f"{__name__}.{name}")
+    public = [m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
+    if name in public:
+        module = importlib.import_module(f"{__name__}.{name}")
+        if hasattr(module, "STAGES"):
+            return module
+    raise ConfigError(f"config.method is {name!r}; the methods are {', '.join(names())}")
 
 
 def stage_names(name):
     """The stages of method `name` in order."""
-    return getattr(find(name), "STAGES", ("train",))
+    return tuple(find(name).STAGES)
+
+
+def build(config, stage, info):
+    """The Method of a stage; config: the stage's own."""
+    return find(config.method).STAGES[stage](config, info)
+
+
+def defaults(name):
+    """All fields of a config of method `name` with their defaults: the common ones and its own."""
+    own = getattr(find(name), "FIELDS", None)
+    return common.defaults() | {"method": name} | ({name: copy.deepcopy(own)} if own else {})
 
 
 def choose_net(method, net):

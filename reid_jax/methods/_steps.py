@@ -1,4 +1,4 @@
-"""Parts that several methods share: views, optimisers, one descent step, the moving average."""
+"""What steps of several methods share: views, optimisers, one descent, the moving average."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,7 @@ from jax import lax
 
 from reid_jax.config import choice
 from reid_jax.data import augment
+from reid_jax.errors import ConfigError
 from reid_jax.losses import identity, triplet
 
 
@@ -90,6 +91,43 @@ def pmean(tree, axis_name):
     return tree if axis_name is None else lax.pmean(tree, axis_name)
 
 
+def gradient(loss, nets, names, axis_name):
+    """Gradient of a loss by the parameters of networks `names`, averaged over the devices.
+
+    loss: {name: variables} of those networks -> (f[], {name: new batch_stats}, {metric: f[]}, anything).
+    Returns ({name: gradient}, {name: batch_stats}, metrics, anything); the last one is the device's own.
+    """
+
+    def value(params):
+        total, stats, metrics, extra = loss({n: {**nets[n], "params": p} for n, p in params.items()})
+        return total, (stats, metrics, extra)
+
+    params = {n: nets[n]["params"] for n in names}
+    grads, (stats, metrics, extra) = jax.grad(value, has_aux=True)(params)
+    return *pmean((grads, stats, metrics), axis_name), extra
+
+
+def moved(state, tx, grads, stats):
+    """State with the networks of `grads` one optimiser step on, with their new batch_stats."""
+    nets, opt = dict(state.nets), dict(state.opt)
+    for name, grad in grads.items():
+        params, opt[name] = apply_gradient(tx[name], grad, opt[name], nets[name]["params"])
+        nets[name] = {**nets[name], "params": params}
+    for name, new in stats.items():
+        nets[name] = {**nets[name], "batch_stats": new}
+    return state._replace(nets=nets, opt=opt)
+
+
+def descend(loss, state, tx, axis_name):
+    """One training step of the networks of tx {name: optax chain} on one loss.
+
+    loss as in `gradient`. Returns (State with step + 1, metrics, what the loss gave beside).
+    """
+    grads, stats, metrics, extra = gradient(loss, state.nets, tx, axis_name)
+    state = moved(state, tx, grads, stats)
+    return state._replace(step=state.step + 1), metrics, extra
+
+
 def apply_gradient(tx, grad, opt, params):
     """One optax step: (new params, new optimiser state)."""
     delta, opt = tx.update(grad, opt, params)
@@ -118,39 +156,53 @@ def after(x, tree):
     return x + sum((0 * leaf.ravel()[0]).astype(x.dtype) for leaf in leaves) if leaves else x
 
 
-def select_feature(loss, features):
-    """The feature that config.loss.feature names, the one triplet and MI see."""
+def select_features(loss, branches):
+    """The features that config.loss.feature names, the ones triplet and MI see: f[B,D] of each branch."""
     choice("loss.feature", loss.feature, ("after_bn", "before_bn"))
-    return getattr(features, loss.feature)
+    return getattr(branches, loss.feature)
 
 
-def identity_losses(loss, features, labels, axis_name):
-    """(cross entropy, batch-hard triplet) of one network against `labels` i32[B]."""
-    ce = identity.cross_entropy(features.logits, labels, label_smooth=loss.label_smooth)
-    tri, _ = triplet.batch_hard(
-        select_feature(loss, features),
-        labels,
-        distance=loss.triplet,
-        margin=loss.margin,
-        axis_name=axis_name,
+def select_feature(loss, branches):
+    """The feature that config.loss.feature names, of the first branch."""
+    return select_features(loss, branches)[0]
+
+
+def identity_losses(loss, branches, labels, axis_name):
+    """Cross entropy and batch-hard triplet of one network against `labels` i32[B], joined over its branches.
+
+    branches: models.heads.Branches. config.loss.branches says how: mean, sum, or a weight for each branch.
+    With config.loss.triplet_weight 0 the triplet is not computed.
+    """
+    ce = joined(
+        loss, [identity.cross_entropy(x, labels, label_smooth=loss.label_smooth) for x in branches.logits]
     )
-    return ce, tri
+    if not loss.triplet_weight:
+        return ce, jnp.zeros(())
+    options = dict(distance=loss.triplet, margin=loss.margin, axis_name=axis_name)
+    triplets = [triplet.batch_hard(f, labels, **options)[0] for f in select_features(loss, branches)]
+    return ce, loss.triplet_weight * joined(loss, triplets)
 
 
-def test_feature(variables, encoder, config, image):
-    """Test feature f32[B,D] of one encoder: the neck output with running statistics."""
-    features, _ = encoder.apply(variables, plain(config, image), False)
-    return features.after_bn
+def joined(loss, values):
+    """One loss from those of the branches, by config.loss.branches."""
+    if len(values) == 1:
+        return values[0]
+    if loss.branches == "mean":
+        return sum(values) / len(values)
+    if loss.branches == "sum":
+        return sum(values)
+    if len(loss.branches) != len(values) or isinstance(loss.branches, str):
+        raise ConfigError(
+            f"config.loss.branches is {loss.branches!r}; it must be mean, sum or a weight for each of the "
+            f"{len(values)} branches"
+        )
+    return sum(w * v for w, v in zip(loss.branches, values, strict=True))
 
 
-def test_vectors(variables, net, config, image):
-    """Vectors f32[B,T,C] of every frame of clips u8[B,T,H,W,3] before the neck; net: a heads.ReIDNet."""
-    return net.apply(variables, plain(config, image), False, method="vectors")
-
-
-def pooled_feature(variables, net, vectors):
-    """Test feature f32[B,D] of tracklets from the mean of their frames' vectors [B,C]."""
-    return net.apply(variables, vectors, False, method="head").after_bn
+def accuracy(branches, labels):
+    """Share of images whose class all branches together name right, f32[]."""
+    scores = sum(jax.nn.log_softmax(x) for x in branches.logits) if len(branches.logits) > 1 else branches.logits[0]
+    return jnp.mean(scores.argmax(-1) == labels)
 
 
 def unit(x):

@@ -8,6 +8,7 @@ Exit codes: 0 finished; 2 something the user has to change, running again is no 
 command may be tried again, and goes on from the newest checkpoint.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -75,21 +76,23 @@ def main(argv):
         raise ConfigError("--config is needed, for example --config=configs/efl.py:synthetic")
     prepare_jax()
     join()
-    from reid_jax.train import checkpoint, parallel, processes, stages
+    from reid_jax.fields import plain
+    from reid_jax.train import checkpoint, processes, stages
+    from reid_jax.train.devices import Devices
 
     config, workdir = CONFIG.value, WORKDIR.value or default_workdir()
-    settings = checkpoint.plain(config)
+    settings = plain(config)
     processes.check_same_config(settings)
-    runner = parallel.Runner(config.train.backend)
+    devices = Devices()
     if MODE.value == "evaluate":
         checkpoint.check_config(workdir, settings)
-        code = evaluate(config, load(config, workdir), workdir, runner)
+        code = evaluate(config, load(config, workdir), workdir, devices)
     else:
         for name in stages.to_train(config):
-            stages.check_batch(stages.settings(config, name), runner)
+            stages.check_batch(stages.settings(config, name), devices)
         processes.from_first(lambda: checkpoint.claim_workdir(workdir, settings))
         processes.check_shared(os.path.join(workdir, "config.json"))
-        code = train(config, load(config, workdir), workdir, runner)
+        code = train(config, load(config, workdir), workdir, devices)
     processes.leave()
     return code
 
@@ -127,38 +130,38 @@ def default_workdir():
     return os.path.join("runs", f"{name}_{variant}" if variant else name)
 
 
-def train(config, dataset, workdir, runner):
+def train(config, dataset, workdir, devices):
     """Trains to the end, then writes the summary and the report."""
-    from reid_jax.train import loop, processes, sequence
+    from reid_jax.train import processes, signals
+    from reid_jax.train import run as run_
 
     log.info("%s", describe(dataset))
     began = time.monotonic()
     try:
-        result = sequence.train(config, dataset, workdir, runner)
-    except loop.Stopped as stop:
+        result = run_.train(config, dataset, workdir, devices)
+    except signals.Stopped as stop:
         stage, step = stop.args
         log.info("stopped on request at step %d of stage %r, saved; the same command goes on", step, stage)
         return STOPPED
     if processes.first():
-        finish(config, dataset, workdir, runner, result, time.monotonic() - began)
+        finish(config, dataset, workdir, devices, result, time.monotonic() - began)
     return 0
 
 
-def finish(config, dataset, workdir, runner, result, wall_seconds):
+def finish(config, dataset, workdir, devices, result, wall_seconds):
     """Writes WORKDIR/summary.json and the report of a finished run."""
     from reid_jax.train import checkpoint, stages
 
-    trained = stages.to_train(config)[-1]
     summary = {
         "seconds": result["seconds"],
         "wall_seconds": wall_seconds,
         "steps": result["step"],
-        "parameters": stages.parameters(stages.settings(config, trained), result["method"]),
+        "parameters": stages.parameters(result["method"]),
         "images_per_second": result["images_per_second"],
         "data_root": dataset.root,
         "camera_names": list(dataset.camera_names),
         "processes": jax.process_count(),
-        "devices": f"{len(runner.devices)} x {runner.devices[0].device_kind}",
+        "devices": f"{len(devices.devices)} x {devices.devices[0].device_kind}",
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
         "versions": versions(),
     }
@@ -181,32 +184,35 @@ def write_report(config, dataset, workdir):
     log.info("report: %s", path)
 
 
-def evaluate(config, dataset, workdir, runner):
+def evaluate(config, dataset, workdir, devices):
     """Evaluates one checkpoint of workdir; prints the figures, writes WORKDIR/evaluate/.
 
     Of the last stage that has one, or of config.train.only.
     """
     from reid_jax.train import evaluate as evaluation
     from reid_jax.train import processes, stages
+    from reid_jax.train.run import info_of
 
     name, checkpoints = stages.last_begun(workdir, config.train.only)
-    own, method, _ = stages.build(config, dataset, name, runner.axis_name)
-    like = stages.state_shapes(own, method, len(dataset.train))
-    state, meta = checkpoints.restore(like, checkpoints.choose(CHECKPOINT.value))
-    state = runner.replicate(state)
-    results = evaluation.Evaluator(own, dataset, method, runner)(state)
-    study = evaluation.study(own, dataset, method, runner)
-    found = study(state) if study else None
-    checkpoints.close()
+    with contextlib.closing(checkpoints):
+        stage_config, method = stages.build(config, name, info_of(dataset, devices.axis_name))
+        step = checkpoints.choose(CHECKPOINT.value)
+        state, _ = checkpoints.restore(stages.state_shapes(method), step)
+        last, best = checkpoints.steps()[-1], checkpoints.best()
+    state = devices.replicate(state)
+    results = evaluation.Evaluator(stage_config, dataset, method, devices)(state)
+    study = evaluation.study(stage_config, dataset, method, devices)
+    measured = study(state) if study else None
     if not processes.first():
         return 0
-    for net, result in results.items():
-        print(evaluation.line(f"step {meta['step']} {net}", result.figures))
+    for (test, net), result in results.items():
+        print(evaluation.line(" ".join(filter(None, (f"step {step}", net, test))), result.figures))
         if "same_id" in result.figures:
             print(evaluation.table1(result.figures))
-    evaluation.save_final(own, workdir, meta["step"], results, folder="evaluate")
-    if found:
-        keep_study(os.path.join(workdir, "evaluate"), meta["step"], *found)
+    which = "last" if step == last else "best" if step == best else str(step)
+    evaluation.save_final(stage_config, workdir, step, results, folder="evaluate", checkpoint=which)
+    if measured:
+        keep_study(os.path.join(workdir, "evaluate"), step, *measured)
     log.info("figures and features: %s", os.path.join(workdir, "evaluate"))
     return 0
 

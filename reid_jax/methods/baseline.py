@@ -10,6 +10,10 @@ from reid_jax.methods import Method, State, parts
 from reid_jax.models import heads
 
 
+TITLE = "Baseline"
+METRICS = {"ce": "Identity cross entropy", "triplet": "Identity triplet", "accuracy": "Identity accuracy"}
+
+
 def stages(config, info):
     """The single stage "train"; see reid_jax.methods for the contract."""
     model = heads.build(config.model, info.num_pids, info.axis_name)

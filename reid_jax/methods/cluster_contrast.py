@@ -24,6 +24,8 @@ from reid_jax.models.layers import BatchNorm
 
 log = logging.getLogger(__name__)
 
+TITLE = "Cluster contrast"
+METRICS = {"accuracy": "Identity accuracy"}
 _TRIES = 4  # radii tried when the one asked for finds less than two clusters
 
 

@@ -24,8 +24,28 @@ from reid_jax.losses import distill, mutual_info
 from reid_jax.methods import Method, State, parts
 from reid_jax.models import club, heads
 
+TITLE = "EFL"
+METRICS = {
+    "loss_id": "Identity loss",
+    "ce": "Identity cross entropy",
+    "triplet": "Identity triplet",
+    "accuracy": "Identity accuracy",
+    "kl": "KL to the other teacher",
+    "mi": "Mutual information bound",
+    "mie": "Estimator loss, first inner step",
+    "mie_last": "Estimator loss, last inner step",
+    "q_r2": "Estimator R²",
+    "cam_ce": "Camera cross entropy",
+    "cam_triplet": "Camera triplet",
+    "cam_accuracy": "Camera accuracy",
+}
 MODES = ("full", "mmt", "fdm", "baseline")
 TEACHER = {"phi1": "m1", "phi2": "m2"}
+
+
+def title(config):
+    """'EFL', of an ablation 'EFL, mode mmt'."""
+    return TITLE if config.efl.mode == "full" else f"{TITLE}, mode {config.efl.mode}"
 
 
 class Models(NamedTuple):

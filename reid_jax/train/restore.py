@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from reid_jax import methods
 from reid_jax.config import namespace
 from reid_jax.errors import CheckpointError, ConfigError
-from reid_jax.train import evaluate, stages
+from reid_jax.train import evaluate, parallel, stages
 
 
 class Restored(NamedTuple):
@@ -27,11 +27,13 @@ class Restored(NamedTuple):
         return evaluate.feature_set(self.config, embedder, self.state, splits, root, progress)
 
 
-def run(workdir, runner, which="best"):
-    """Restored checkpoint of a run's last stage: which = 'best', 'latest' or a step number.
+def run(workdir, runner=None, which="latest", batch=0):
+    """Restored checkpoint of a run's last stage: which = 'latest', 'best' or a step number.
 
-    Raises CheckpointError or ConfigError when there is no such run or checkpoint.
+    runner: default, all devices. batch: images at a time, 0: as in the run. Raises CheckpointError or
+    ConfigError when there is no such run or checkpoint.
     """
+    runner = runner or parallel.Runner()
     config = namespace(stages.of_run(workdir))
     name, checkpoints = stages.last_begun(workdir)
     with contextlib.closing(checkpoints):
@@ -40,6 +42,7 @@ def run(workdir, runner, which="best"):
         if "num_pids" not in meta:
             raise CheckpointError(f"{workdir} was made by an older version, which kept no class counts")
         config = stages.settings(config, name)
+        config.eval.batch_size = batch or config.eval.batch_size
         images = meta.get("num_images", 0)
         info = methods.Info(meta["num_pids"], meta["num_cams"], 1, 1, runner.axis_name, images)
         method = methods.find(config.method).stages(config, info)[name]

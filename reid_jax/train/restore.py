@@ -4,9 +4,10 @@ import contextlib
 from typing import Any, NamedTuple
 
 from reid_jax import methods
-from reid_jax.config import namespace
 from reid_jax.errors import CheckpointError, ConfigError
+from reid_jax.fields import namespace
 from reid_jax.train import evaluate, stages
+from reid_jax.train.devices import Devices
 
 
 class Restored(NamedTuple):
@@ -14,7 +15,7 @@ class Restored(NamedTuple):
 
     config: Any  # the run's own
     method: methods.Method
-    state: Any  # as the devices's embedding functions take it
+    state: Any  # as the devices' embedding functions take it
     step: int
     devices: Any
 
@@ -27,11 +28,13 @@ class Restored(NamedTuple):
         return evaluate.feature_set(self.config, embedder, self.state, splits, root, progress)
 
 
-def run(workdir, devices, which="best"):
-    """Restored checkpoint of a run's last stage: which = 'best', 'latest' or a step number.
+def run(workdir, devices=None, which="latest", batch=0):
+    """Restored checkpoint of a run's last stage: which = 'latest', 'best' or a step number.
 
-    Raises CheckpointError or ConfigError when there is no such run or checkpoint.
+    devices: default, all devices. batch: images at a time, 0: as in the run. Raises CheckpointError or
+    ConfigError when there is no such run or checkpoint.
     """
+    devices = devices or Devices()
     config = namespace(stages.of_run(workdir))
     name, checkpoints = stages.last_begun(workdir)
     with contextlib.closing(checkpoints):
@@ -47,6 +50,7 @@ def run(workdir, devices, which="best"):
             domains=tuple(meta.get("domains", ())),
         )
         config, method = stages.build(config, name, info)
+        config.eval.batch_size = batch or config.eval.batch_size
         state, _ = checkpoints.restore(stages.state_shapes(method), step)
     state = devices.local_state(devices.replicate(state))
     return Restored(config, method, state, step, devices)

@@ -13,7 +13,7 @@ from reid_jax.data import pipeline, prefetch, rows
 from reid_jax.errors import CheckpointError, DataError, TrainingError
 from reid_jax.eval import cluster, embed, store
 from reid_jax.fields import plain
-from reid_jax.train import checkpoint, evaluate, loop, pictures, processes, signals, stages, warm, writer
+from reid_jax.train import checkpoint, evaluate, loop, pictures, processes, signals, stages, titles, warm, writer
 from reid_jax.train.timing import Rate
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,10 @@ class Run:
         at = position(meta)
         self.seconds, self.started, self.rate = meta["seconds"], time.monotonic(), Rate()
         self.batch_size = self.config.data.ids * self.config.data.instances
-        self.writer = writer.Writer(self.workdir, self.label, meta) if processes.first() else writer.Silent()
+        self.writer = writer.Silent()
+        if processes.first():
+            titles.write(self.workdir, self.run_config, {self.name: self.method.nets})
+            self.writer = writer.Writer(self.workdir, self.label, meta)
         try:
             state = loop.fit(self, self.method, state, at)
             return self.finish(state)

@@ -63,7 +63,7 @@ class Run:
         info = info_of(dataset, devices.axis_name)
         self.config, self.method = stages.build(config, name, info)
         stages.check_batch(self.config, devices)
-        pipeline.check_kind(dataset, self.config.data)
+        pipeline.check_fields(dataset, self.config.data)
         self.intervals = stages.intervals(self.config, self.method)
         self.folder = os.path.join("eval", *([] if name == self.names[-1] else [name]))
         self.label = name if len(self.names) > 1 else ""

@@ -57,8 +57,8 @@ class PK(Sampler):
     labels: i[N], identity (or another group) of each row; rows of identity -1 are left out. ids: P.
     instances: K. distinct: P different identities in each batch (deep-person-reid's rule); False lets one
     appear twice (AP3D's). An identity with fewer than K images is drawn K times with replacement; a remainder
-    of fewer than K sits out the epoch. The number of batches is the same in every epoch. Errors: DataError naming data.ids for too
-    few identities or groups.
+    of fewer than K sits out the epoch. The number of batches is the same in every epoch. Errors: DataError
+    naming data.ids for too few identities or groups.
     """
 
     def __init__(self, labels, ids, instances, seed=0, distinct=True):

@@ -93,7 +93,7 @@ def share(size, shard, fields):
     if not 0 <= index < count:
         raise ConfigError(f"shard {index} of {count} does not exist")
     if size < count or size % count:
-        raise ConfigError(f"{fields} is {size}, which {count} hosts cannot share evenly")
+        raise ConfigError(f"{fields} is {size}, which {count} hosts or devices cannot share evenly")
     return slice(index * size // count, (index + 1) * size // count)
 
 
@@ -151,6 +151,8 @@ def domains(rows, data, seed, labels=None, groups=None, views=VIEWS, *, ids=0, i
             "domains with config.data.domains=camera"
         )
     choice("within", within, ("pk", "gallery"))
+    if data.epoch_steps < 0:
+        raise ConfigError(f"config.data.epoch_steps is {data.epoch_steps}; it must be at least 0")
     ids, instances = ids or data.ids, instances or data.instances
     groups = chosen_groups(rows, labels, groups)
     if data.pair_ids:
@@ -174,7 +176,12 @@ def triples(rows, data, seed):
 def sizes(data, stream):
     """{"ids", "instances"} of a second stream, "source" or "meta": data.STREAM_ids and _instances, 0 for
     those of the first; keyword arguments of the constructors."""
-    return {f: getattr(data, f"{stream}_{f}") or getattr(data, f) for f in ("ids", "instances")}
+    choice("stream", stream, ("source", "meta"))
+    source = stream == "source"
+    ids, instances = (
+        (data.source_ids, data.source_instances) if source else (data.meta_ids, data.meta_instances)
+    )
+    return {"ids": ids or data.ids, "instances": instances or data.instances}
 
 
 def build(rows, sampler, seed, labels, views):

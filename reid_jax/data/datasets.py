@@ -93,7 +93,7 @@ def without_hidden(dataset, data, seed, labels):
 def with_domains(dataset, data):
     """The Dataset with domains as data.domains says."""
     if choice("data.domains", data.domains, ("set", "camera")) == "set":
-        return dataset if dataset.domain_names else dataclasses.replace(dataset, domain_names=(dataset.name,))
+        return dataset
     splits = {
         split: tuple(dataclasses.replace(r, domain=r.camid) for r in getattr(dataset, split))
         for split in ("train", "query", "gallery", "val_query", "val_gallery")
@@ -151,7 +151,8 @@ def read_synthetic(root):
     dataset = load_folder(synthetic.layout_of(kind), root, check_counts=False)
     names = synthetic.stored_camera_names(root) or dataset.camera_names
     protocol = "market" if kind == "lowlight" else dataset.protocol  # its gallery has every camera
-    return dataclasses.replace(dataset, name="synthetic", camera_names=names, protocol=protocol)
+    about = {"name": "synthetic", "domain_names": ("synthetic",), "camera_names": names, "protocol": protocol}
+    return dataclasses.replace(dataset, **about)
 
 
 def load_built(data):

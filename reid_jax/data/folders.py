@@ -102,6 +102,7 @@ def relabel(name, root, splits, camera_names=None):
         tuple(dataclasses.replace(r, pid=pids[r.pid], camid=cameras[r.camid]) for r in splits["train"]),
         *test,
         tuple((camera_names or {}).get(c, f"c{c}") for c in cameras),
+        domain_names=(name,),
     )
 
 

@@ -64,7 +64,7 @@ def without_hidden(dataset, data, seed, labels):
     """The Dataset without the training identities that the method must not know, see rows.hide."""
     sets = data.name.split("+")
     if data.target:
-        union.one_of(sets, data.target, "target")
+        union.chosen_set(sets, data.target, "target")
         if labels == "none" and len(sets) > 1:
             raise ConfigError(
                 f"config.data.target is {data.target!r}, but the method learns without any identities: name "
@@ -113,8 +113,8 @@ def load_union(data):
         if name not in LAYOUTS:
             raise ConfigError(unknown_name(name))
     if data.target:
-        union.one_of(names, data.target, "target")
-    test = union.one_of(names, data.test or data.target, "test")
+        union.chosen_set(names, data.target, "target")
+    test = union.chosen_set(names, data.test or data.target, "test")
     union.check_overlap(names, test, data.target)
     roots = union.per_set(data.root, len(names), ",", "root")
     if "" in roots:

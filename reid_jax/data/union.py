@@ -40,7 +40,7 @@ def per_set(text, count, separator, field):
     return values * count if len(values) == 1 else values
 
 
-def one_of(sets, name, field):
+def chosen_set(sets, name, field):
     """Name of the set that config.data.FIELD names, the first one when it is empty."""
     if name and name not in sets:
         raise ConfigError(f"config.data.{field} is {name!r}; it must be one of {', '.join(map(repr, sets))}")

@@ -102,6 +102,16 @@ def test_pure_function_of_seed_and_epoch():
     assert PK(pids, 4, 2, seed=-1).epoch(0) is not None
 
 
+def test_the_draws_stay_as_they_are():
+    """Drawn by an earlier version: a finished run can be repeated."""
+    pids = np.repeat(np.arange(4), (5, 1, 4, 6))
+    assert PK(pids, 3, 2, seed=3).epoch(1).tolist() == [[10, 15, 8, 9, 3, 0], [13, 14, 6, 7, 5, 5]]
+    free = PK(pids, 3, 2, seed=3, distinct=False).epoch(1).tolist()
+    assert free == [[6, 7, 12, 11, 13, 14], [8, 9, 3, 0, 5, 5]]
+    cameras = Cameras(np.arange(16) % 3, 2, seed=3).epoch(1).tolist()
+    assert cameras == [[6, 13, 11, 0, 7, 5], [3, 4, 2, 15, 1, 8]]
+
+
 def test_dropped_groups_change_between_epochs():
     pids = np.repeat(np.arange(7), 4)  # 7 groups, 2 batches of 3: one identity sits out
     sampler = PK(pids, 3, 4)

@@ -37,8 +37,8 @@ def load(text, data):
 _SET = re.compile(r"(?P<name>\w+)(/(?P<variant>[^:]+))?:(?P<root>.+?)(:(?P<splits>\d[\d+-]*))?")
 
 
-def read(item, data):
-    """(label, [TestSet]) of one set of config.eval.also."""
+def read(item, data=None):
+    """(label, [TestSet]) of one set, written as in config.eval.also; data: None when nothing trains."""
     label, rest = split_label(item)
     match = _SET.fullmatch(rest)
     if not match or match["name"] not in (*LAYOUTS, "tfds"):
@@ -52,8 +52,10 @@ def read(item, data):
     variant, numbers = match["variant"] or "", split_numbers(match["splits"] or "0")
     sets = []
     for number in numbers:
-        dataset = read_split(match["name"], match["root"], Options(variant, number, data.split_seed))
-        check_unseen(dataset.name, variant, number, data)
+        options = Options(variant, number, data.split_seed if data else 0)
+        dataset = read_split(match["name"], match["root"], options)
+        if data:
+            check_unseen(dataset.name, variant, number, data)
         name = label if len(numbers) == 1 else f"{label}-{number}"
         sets.append(TestSet(name, dataset.query, dataset.gallery, dataset.protocol, dataset.root, label))
     return label, sets

@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 def load(data, workdir, seed=0, labels="all", also=""):
     """The Dataset that a config's `data` section names.
 
-    workdir: where "synthetic" puts its pictures (WORKDIR/data) when data.root is empty. seed: of the draw of
-    data.val_ids, and of the order of hidden rows. labels: whose identities the method may read, "all" |
-    "source" (not those of data.target, nor those of a single set) | "none". also: config.eval.also. Errors:
-    ConfigError for an unknown name, DataError for a folder that cannot be used.
+    workdir: where "synthetic" puts its pictures (WORKDIR/data) when data.root is empty. seed: config.seed, for
+    the order of hidden rows. labels: whose identities the method may read, "all" | "source" (not those of
+    data.target, nor those of a single set) | "none". also: config.eval.also. Errors: ConfigError for an
+    unknown name, DataError for a folder that cannot be used.
     """
     choice("labels", labels, ("all", "source", "none"))
     dataset = dataclasses.replace(read(data, workdir), also=test_sets.load(also, data))
@@ -37,7 +37,7 @@ def load(data, workdir, seed=0, labels="all", also=""):
         dataset = cut(dataset, data.split_tracklets)
     dataset = without_hidden(dataset, data, seed, labels)
     if data.val_ids:
-        dataset = hold_out(dataset, data.val_ids, seed)
+        dataset = hold_out(dataset, data.val_ids)  # the same identities whatever the run's seed
     dataset = with_domains(dataset, data)
     check_train(dataset, data)
     return dataset

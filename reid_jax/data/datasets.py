@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 def load(data, workdir, seed=0, labels="all", also=""):
     """The Dataset that a config's `data` section names.
 
-    workdir: where "synthetic" puts its pictures (WORKDIR/data) when data.root is empty. seed: config.seed, for
-    the order of hidden rows. labels: whose identities the method may read, "all" | "source" (not those of
+    workdir: where "synthetic" puts its pictures (WORKDIR/data) when data.root is empty. seed: config.seed,
+    for the order of hidden rows. labels: whose identities the method may read, "all" | "source" (not those of
     data.target, nor those of a single set) | "none". also: config.eval.also. Errors: ConfigError for an
     unknown name, DataError for a folder that cannot be used.
     """

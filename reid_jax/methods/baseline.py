@@ -6,7 +6,7 @@ The shortest complete method; copy it to begin a new one.
 import jax
 import jax.numpy as jnp
 
-from reid_jax.methods import Method, State, parts
+from reid_jax.methods import Method, State, _optim, parts
 from reid_jax.models import heads
 
 
@@ -14,7 +14,7 @@ def stages(config, info):
     """The single stage "train"; see reid_jax.methods for the contract."""
     model = heads.build(config.model, info.num_pids, info.axis_name)
     encoder = heads.encoder(model, config.train.accumulate)
-    tx = parts.adam(config.optim, info, mask=heads.trainable_mask)
+    tx = parts.adam(config.optim, info, mask=_optim.trained(model.frozen))
     lr = parts.schedule(config.optim, info, config.optim.lr)
 
     def init(key, batch):
@@ -24,9 +24,9 @@ def stages(config, info):
     def step(state, batch):
         def loss(params):
             variables = {"params": params, "batch_stats": net["batch_stats"]}
-            features, stats = encoder.apply(variables, image, True)
+            features, stats = encoder.apply(variables, image, True, _optim.step_key(config, state.step))
             ce, tri = parts.identity_losses(config.loss, features, batch["pid"], info.axis_name)
-            accuracy = jnp.mean(features.logits.argmax(-1) == batch["pid"])
+            accuracy = jnp.mean(features.logits[0].argmax(-1) == batch["pid"])
             return ce + tri, (stats, {"loss": ce + tri, "ce": ce, "triplet": tri, "accuracy": accuracy})
 
         net, image = state.nets["net"], parts.view(config, batch, 0)

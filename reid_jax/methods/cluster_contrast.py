@@ -8,19 +8,17 @@ cross entropy of query . centroids / temperature, after which every query moves 
 import logging
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from reid_jax.config import choice
+from reid_jax.config import choice, namespace
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.losses import batch as batches
 from reid_jax.losses import identity
-from reid_jax.methods import Method, Phase, State, parts
+from reid_jax.methods import Method, Phase, State, _optim, parts
 from reid_jax.models import heads
-from reid_jax.models.layers import BatchNorm
 
 log = logging.getLogger(__name__)
 
@@ -30,32 +28,9 @@ _TRIES = 4  # radii tried when the one asked for finds less than two clusters
 class Models(NamedTuple):
     """The network and its optimiser."""
 
-    net: Any  # ContrastNet
+    net: Any  # heads.ReIDNet with head "contrast"
     tx: Any
     lr: Any  # schedule, of the step
-
-
-class ContrastNet(nn.Module):
-    """Backbone, pooling, norm with frozen bias: images [B,H,W,3] -> unit features [B,D].
-
-    pool 'gem': (mean of max(x, 1e-6)^p)^(1/p) over the map with a trained p; 'avg', 'max'.
-    """
-
-    base: nn.Module
-    pool: str = "gem"
-    gem_p: float = 3.0
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(self, x, train):
-        y = self.base(x, train)
-        y = y.astype(jnp.promote_types(y.dtype, jnp.float32))
-        if y.ndim == 4 and self.pool == "gem":
-            p = self.param("gem_p", nn.initializers.constant(self.gem_p), (1,), jnp.float32)
-            y = (jnp.maximum(y, 1e-6) ** p).mean((1, 2)) ** (1 / p)
-        elif y.ndim == 4:
-            y = heads.spatial_pool(y, self.pool)
-        return parts.unit(BatchNorm(axis_name=self.axis_name, frozen_bias=True, name="neck")(y, train))
 
 
 def build(config, info):
@@ -70,22 +45,22 @@ def build(config, info):
             f"config.cluster_contrast.temperature is {own.temperature} and momentum {own.momentum}; the one "
             "must lie above 0, the other between 0 and 1"
         )
-    base = heads.trunk(config.model, info.axis_name)
-    net = ContrastNet(base, own.pool, own.gem_p, base.axis_name)
-    tx = parts.adam(config.optim, info, mask=_trained)
+    net = heads.build(_model(config), 0, info.axis_name)
+    tx = parts.adam(config.optim, info, mask=_optim.trained(net.frozen))
     return Models(net, tx, parts.schedule(config.optim, info, config.optim.lr))
 
 
-def _trained(params):
-    """All but the frozen bias of the neck."""
-    mask = jax.tree.map(lambda _: True, params)
-    return {**mask, "neck": {**mask["neck"], "bias": False}}
+def _model(config):
+    """config.model with the head of this method and its pooling, where the backbone has none of its own."""
+    own, fields = config.cluster_contrast, dict(vars(config.model))
+    pool = own.pool if fields["pool"] == "auto" and fields["backbone"] != "narrow" else fields["pool"]
+    return namespace(fields | dict(head="contrast", pool=pool, gem_p=own.gem_p))
 
 
 def init_state(key, image, *, models, config):
     """Fresh State for images [B,H,W,3]; the memory is empty until the first `begin`."""
     net = dict(models.net.init(key, image[:1], False))
-    size = jax.eval_shape(lambda: models.net.apply(net, image[:1], False)).shape[1]
+    size = jax.eval_shape(lambda: models.net.apply(net, image[:1], False)).test.shape[1]
     memory = {"centroids": jnp.zeros((config.cluster_contrast.max_clusters, size)), "used": jnp.int32(0)}
     return State(jnp.int32(0), {"net": net, "memory": memory}, {"net": models.tx.init(net["params"])})
 
@@ -196,7 +171,8 @@ def step(state, batch, *, models, config, axis_name=None):
     image, pid = parts.view(config, batch, 0), batch["pid"]
 
     def loss(params):
-        f, changed = models.net.apply({**net, "params": params}, image, True, mutable=["batch_stats"])
+        out, changed = models.net.apply({**net, "params": params}, image, True, mutable=["batch_stats"])
+        f = out.test
         found = logits(f, memory, own.temperature)
         value = identity.cross_entropy(found, pid)
         metrics = {"loss": value, "accuracy": jnp.mean(found.argmax(-1) == pid)}
@@ -214,7 +190,7 @@ def step(state, batch, *, models, config, axis_name=None):
 
 def embed(state, image, *, models, config):
     """Test features f32[B,D] of images u8[B,H,W,3], at unit length."""
-    return models.net.apply(state.nets["net"], parts.plain(config, image), False)
+    return models.net.apply(state.nets["net"], parts.plain(config, image), False).test
 
 
 def stages(config, info):

@@ -21,7 +21,7 @@ from reid_jax.config import choice
 from reid_jax.errors import ConfigError
 from reid_jax.losses import batch as batches
 from reid_jax.losses import distill, mutual_info
-from reid_jax.methods import Method, State, parts
+from reid_jax.methods import Method, State, _optim, parts
 from reid_jax.models import club, heads
 
 MODES = ("full", "mmt", "fdm", "baseline")
@@ -59,10 +59,10 @@ def student_loss(params, fixed, image, pid, *, models, config, axis_name):
     out, stats = models.identity.apply(variables, image, True)
     feature = parts.select_feature(config.loss, out)
     ce, tri = parts.identity_losses(config.loss, out, pid, axis_name)
-    metrics = {"ce": ce, "triplet": tri, "accuracy": jnp.mean(out.logits.argmax(-1) == pid)}
+    metrics = {"ce": ce, "triplet": tri, "accuracy": jnp.mean(out.logits[0].argmax(-1) == pid)}
     total = ce + tri
     if logits is not None:
-        metrics["kl"] = distill.kl(logits, out.logits)
+        metrics["kl"] = distill.kl(logits, out.logits[0])
         total = (1 - efl.lambda_kl) * ce + tri + efl.lambda_kl * metrics["kl"]
     metrics["loss_id"] = total
     if fixed["f_cam"] is not None:
@@ -117,7 +117,7 @@ def camera_step(state, image, camid, *, models, config, axis_name):
         metrics = {
             "cam_ce": ce,
             "cam_triplet": tri,
-            "cam_accuracy": jnp.mean(out.logits.argmax(-1) == camid),
+            "cam_accuracy": jnp.mean(out.logits[0].argmax(-1) == camid),
         }
         return ce + tri, (parts.select_feature(config.loss, out), stats, metrics)
 
@@ -160,7 +160,7 @@ def teacher_logits(state, views, *, models):
     for student, teacher in TEACHER.items():
         if teacher in state.nets:
             out, stats[teacher] = models.identity.apply(state.nets[teacher], views[student], True)
-            logits[student] = lax.stop_gradient(out.logits)
+            logits[student] = lax.stop_gradient(out.logits[0])
     return logits, stats
 
 
@@ -224,13 +224,12 @@ def build_models(config, info):
         raise ConfigError(
             f"config.efl.n_mi is {efl.n_mi}; q needs at least 1 inner step (mode=mmt leaves q out)"
         )
-    identity, camera = (
-        heads.encoder(heads.build(config.model, classes, info.axis_name), config.train.accumulate)
-        for classes in (info.num_pids, info.num_cams)
-    )
-    tx = {n: parts.adam(optim, info, mask=heads.trainable_mask) for n in students(mode)}
+    models = [heads.build(config.model, n, info.axis_name) for n in (info.num_pids, info.num_cams)]
+    identity, camera = (heads.encoder(net, config.train.accumulate) for net in models)
+    trained = _optim.trained(models[0].frozen)
+    tx = {n: parts.adam(optim, info, mask=trained) for n in students(mode)}
     if has_camera(mode):
-        tx["cam"] = parts.adam(optim, info, mask=heads.trainable_mask)
+        tx["cam"] = parts.adam(optim, info, mask=trained)
         tx["q"] = parts.adam(optim, info, lr=efl.mi_lr, weight_decay=efl.mi_weight_decay, repeats=efl.n_mi)
     return Models(identity, camera, club.Club(hidden_size=efl.mi_hidden), tx)
 
@@ -243,7 +242,7 @@ def init_state(key, image, *, models, mode):
         nets |= {TEACHER[n]: jax.tree.map(jnp.copy, nets[n]) for n in students(mode)}
     if has_camera(mode):
         nets["cam"] = models.camera.init(keys["cam"], image)
-        f = jax.eval_shape(lambda: models.camera.apply(nets["cam"], image, False)[0].after_bn)
+        f = jax.eval_shape(lambda: models.camera.apply(nets["cam"], image, False)[0].after_bn[0])
         zeros = jnp.zeros(f.shape, f.dtype)
         nets["q"] = {"params": models.q.init(keys["q"], zeros, zeros)["params"]}
     opt = {n: tx.init(nets[n]["params"]) for n, tx in models.tx.items()}

@@ -121,12 +121,12 @@ def after(x, tree):
 def select_feature(loss, features):
     """The feature that config.loss.feature names, the one triplet and MI see."""
     choice("loss.feature", loss.feature, ("after_bn", "before_bn"))
-    return getattr(features, loss.feature)
+    return getattr(features, loss.feature)[0]
 
 
 def identity_losses(loss, features, labels, axis_name):
     """(cross entropy, batch-hard triplet) of one network against `labels` i32[B]."""
-    ce = identity.cross_entropy(features.logits, labels, label_smooth=loss.label_smooth)
+    ce = identity.cross_entropy(features.logits[0], labels, label_smooth=loss.label_smooth)
     tri, _ = triplet.batch_hard(
         select_feature(loss, features),
         labels,
@@ -140,7 +140,7 @@ def identity_losses(loss, features, labels, axis_name):
 def test_feature(variables, encoder, config, image):
     """Test feature f32[B,D] of one encoder: the neck output with running statistics."""
     features, _ = encoder.apply(variables, plain(config, image), False)
-    return features.after_bn
+    return features.test
 
 
 def test_vectors(variables, net, config, image):
@@ -150,7 +150,7 @@ def test_vectors(variables, net, config, image):
 
 def pooled_feature(variables, net, vectors):
     """Test feature f32[B,D] of tracklets from the mean of their frames' vectors [B,C]."""
-    return net.apply(variables, vectors, False, method="head").after_bn
+    return net.apply(variables, vectors, False, method="head").test
 
 
 def unit(x):

@@ -97,10 +97,13 @@ def join():
 
 def load(config, workdir):
     """The data set, first on process 0, which may have to write it; the same one on all."""
+    from reid_jax import methods
     from reid_jax.data import datasets
     from reid_jax.train import processes
 
-    dataset = processes.first_then_all(lambda: datasets.load(config.data, workdir))
+    labels = methods.find(config.method).LABELS
+    rules = dict(seed=config.seed, labels=labels, also=config.eval.also)
+    dataset = processes.first_then_all(lambda: datasets.load(config.data, workdir, **rules))
     processes.check_same_data(dataset)
     return dataset
 

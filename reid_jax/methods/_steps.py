@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -132,6 +133,19 @@ def apply_gradient(tx, grad, opt, params):
     """One optax step: (new params, new optimiser state)."""
     delta, opt = tx.update(grad, opt, params)
     return optax.apply_updates(params, delta), opt
+
+
+def partners(key, size, axis_name):
+    """A random row of the global batch for every row of it, no row twice: i32[N], the same on every device.
+
+    size: rows on a device.
+    """
+    return jax.random.permutation(key, size * (1 if axis_name is None else lax.axis_size(axis_name)))
+
+
+def part_seed(seed, i):
+    """Seed of the batches of part `i` of a stage, an int, from config.seed."""
+    return int(np.random.SeedSequence((seed % 2**64, i)).generate_state(1, np.uint64)[0])
 
 
 def ema(teacher, student, decay):

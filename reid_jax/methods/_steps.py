@@ -38,6 +38,11 @@ def plain(config, image):
     return augment.plain(image, mean=config.data.mean, std=config.data.std, dtype=dtype_of(config.model))
 
 
+def part_seed(seed, i):
+    """The seed of part i of a stage, for what is drawn anew in it."""
+    return int(np.random.SeedSequence((seed % 2**64, i)).generate_state(1, np.uint64)[0])
+
+
 def schedule(optim, info, lr):
     """Learning rate as a function of the optimiser's step count.
 
@@ -141,11 +146,6 @@ def partners(key, size, axis_name):
     size: rows on a device.
     """
     return jax.random.permutation(key, size * (1 if axis_name is None else lax.axis_size(axis_name)))
-
-
-def part_seed(seed, i):
-    """Seed of the batches of part `i` of a stage, an int, from config.seed."""
-    return int(np.random.SeedSequence((seed % 2**64, i)).generate_state(1, np.uint64)[0])
 
 
 def ema(teacher, student, decay):

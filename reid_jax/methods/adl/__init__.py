@@ -23,8 +23,8 @@ import numpy as np
 import optax
 from jax import lax
 
-from reid_jax.config import choice
 from reid_jax.errors import ConfigError
+from reid_jax.fields import choice
 from reid_jax.losses import adversarial, identity, triplet
 from reid_jax.losses import batch as batches
 from reid_jax.methods import Method, Part, _steps
@@ -71,7 +71,6 @@ FIELDS = dict(
     block=10,  # steps of a turn
 )
 METRICS = {
-    "loss": "Total loss",
     "loss_stage": "Loss on pseudo labels",
     "ce": "Identity cross entropy",
     "triplet": "Identity triplet",
@@ -82,7 +81,7 @@ METRICS = {
     "cam_accuracy": "Camera accuracy",
 }
 LABELS = "none"
-ROWS = {  # (FRIFM, adversarial game): names of the paper's Table 4
+ROWS = {  # of the paper's Table 4: (FRIFM, adversarial game)
     (True, True): "ADL",
     (True, False): "IICS with FRIFM",
     (False, True): "IICS with ADL's game",
@@ -109,6 +108,8 @@ class Adl(Method):
         for phase in adl.adversarial_stages:
             choice("adl.adversarial_stages", phase, tuple(PHASES))
         choice("adl.schedule", adl.schedule, ("simultaneous", "blocks"))
+        choice("adl.transform", adl.transform, adversarial.TRANSFORMS)
+        choice("adl.critic_input_norm", adl.critic_input_norm, adversarial.FORMS)
         self.live = choice("adl.encoder_input", adl.encoder_input, ("detached", "live")) == "live"
         self.modules = self.networks()
         self.tx = {phase: self.optimisers(phase) for phase in PHASES}
@@ -200,6 +201,7 @@ class Adl(Method):
             epochs=getattr(self.config.adl, phase).epochs,
             begin=functools.partial(self.begin, i),
             round=i // 2 + 1 if phase == "inter" else 0,
+            labels_by_camera=phase == "intra",
         )
 
     def stream(self, i, labels):

@@ -19,6 +19,9 @@ from reid_jax.methods import Method, State, parts
 from reid_jax.methods.direid import dfen, gan, nets, reid, study
 from reid_jax.methods.direid.layers import run
 
+TITLE = "DI-REID"
+METRICS = {"accuracy": "Identity accuracy"}
+STUDY = study.STUDY
 STAGES = ("teacher", "gan", "dfen")
 
 

@@ -221,7 +221,7 @@ def _sparse(features, adl, own, name, *, scores=None, camid=None, mix=0.0, progr
     if adl.mode == "threshold":
         settings = {"threshold": _quantile(distance, len(features), own.quantile)}
     labels = linkage.average(i, j, distance, len(features), **settings, progress=progress)
-    return largest(labels, own.clusters, name)
+    return _numbered(cluster.largest(labels, own.clusters, f"config.adl, clusters of {name}"))
 
 
 def _pairs(features, adl, scores, camid, mix, progress):
@@ -265,21 +265,3 @@ def _quantile(distance, count, share):
     absent = count * (count - 1) // 2 - len(distance)
     place = round(share * (len(distance) + absent))
     return float(np.partition(distance, place)[place]) if place < len(distance) else 1.0
-
-
-def largest(labels, most, name):
-    """Labels without gaps of the `most` largest clusters, -1 for the images of others."""
-    sizes = np.bincount(labels[labels >= 0])
-    if len(sizes) <= most:
-        return _numbered(labels)
-    keep = np.zeros(len(sizes) + 1, bool)  # the last place is that of label -1
-    keep[np.argsort(-sizes, kind="stable")[:most]] = True
-    out = np.where(keep[labels], labels, -1)
-    log.warning(
-        "%s: %d clusters, of which the %d largest are kept; %d images get no label",
-        name,
-        len(sizes),
-        most,
-        np.count_nonzero(out < 0),
-    )
-    return _numbered(out)

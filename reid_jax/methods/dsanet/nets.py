@@ -103,7 +103,7 @@ def weighted(f_t, w):
     return jnp.einsum("nt,ntc->nc", w, f_t)
 
 
-class DsaNet(nn.Module):
+class Network(nn.Module):
     """Clips [N,T,H,W,3] -> everything the losses and pictures need, see `__call__`.
 
     base: a trunk with `stages`. tlm, fwg: with those modules. num_pids, num_cams: K, M. neck: False leaves

@@ -9,6 +9,7 @@ command line: --config.adl.mode=threshold.
 from ml_collections import ConfigDict
 
 from reid_jax import presets
+from reid_jax.fields import split_row
 
 ROWS = {  # the paper's Table 4
     "baseline": dict(frifm_stages=(), adversarial_stages=()),  # IICS
@@ -78,9 +79,7 @@ VARIANTS = {"market": market, "duke": duke, "msmt17": msmt17, "synthetic": synth
 
 def get_config(variant="market"):
     """ConfigDict of one variant, or of VARIANT-ROW; ConfigError for an unknown one."""
-    tree = c.defaults() | {"adl": c.adl_defaults()}
-    tree["method"] = "adl"
-    name, row = c.split_row("adl", variant, VARIANTS, ROWS)
-    VARIANTS[name](tree)
+    name, row = split_row("adl", variant, VARIANTS, ROWS)
+    tree = presets.tree("adl", name, VARIANTS)
     tree["adl"].update(ROWS[row or "full"])
     return ConfigDict(tree)

@@ -9,6 +9,7 @@ line: --config.dsanet.lam=0.05.
 from ml_collections import ConfigDict
 
 from reid_jax import presets
+from reid_jax.fields import split_row
 
 OFF = dict(disentangle=False, intra_class=False, tlm=False, loss_lr=False, fwg=False, loss_w=False, sao=False)
 APART = dict(OFF, disentangle=True, intra_class=True)
@@ -75,9 +76,7 @@ VARIANTS = {"mars": mars, "duke_video": duke_video, "ls_vid": ls_vid, "synthetic
 
 def get_config(variant="mars"):
     """ConfigDict of one variant, or of VARIANT-ROW; ConfigError for an unknown one."""
-    tree = c.defaults() | {"dsanet": c.dsanet_defaults()}
-    tree["method"] = "dsanet"
-    name, row = c.split_row("dsanet", variant, VARIANTS, ROWS)
-    VARIANTS[name](tree)
+    name, row = split_row("dsanet", variant, VARIANTS, ROWS)
+    tree = presets.tree("dsanet", name, VARIANTS)
     tree["dsanet"].update(ROWS[row or "full"])
     return ConfigDict(tree)

@@ -33,6 +33,15 @@ class Features(NamedTuple):
     logits: jax.Array  # [B,K] from after_bn
 
 
+class Branches(NamedTuple):
+    """What a net of one or several heads returns."""
+
+    logits: tuple
+    before_bn: tuple
+    after_bn: tuple
+    test: jax.Array
+
+
 class Encoder(NamedTuple):
     """A net as pure functions; the train steps know no more of it.
 

@@ -78,8 +78,8 @@ def over_images(function, x):
 def scan(body, carry, xs, collectives=False):
     """lax.scan(body, carry, xs), written out where a loop of the compiler does badly.
 
-    On CPUs, where a gradient through the loop takes several times as long; and with `collectives` in the body,
-    which can deadlock in a loop on simulated devices.
+    On CPUs, where a gradient through the loop takes several times as long; and with `collectives` in the
+    body, which can deadlock in a loop on simulated devices.
     """
     if not (collectives or _cpu_form()):
         return lax.scan(body, carry, xs)

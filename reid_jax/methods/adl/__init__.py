@@ -167,7 +167,7 @@ class Adl(Method):
     # ---- states
 
     def init(self, key):
-        """With the heads of both phases, so that the state's structure never changes; no image has a label."""
+        """With the heads of both phases: the state keeps its structure. Labels come with the first part."""
         names = ("net", *PHASES.values(), *PLAYERS)
         keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
         image, net = self.blank(), self.modules["net"]
@@ -414,7 +414,7 @@ class Adl(Method):
         return new._replace(nets=variables, opt=opt)
 
     def embed(self, state, image, net):
-        """The mean of the pooled features of image and mirror image; net "camera": E's camera feature of it."""
+        """Mean of the pooled features of image and mirror image; net "camera": E's camera feature of it."""
         image = self.plain(image)
         both = jnp.concatenate([image, image[:, :, ::-1]])
         f = self.modules["net"].apply(state.nets["net"], both, False).reshape(2, len(image), -1).mean(0)

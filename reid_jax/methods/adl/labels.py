@@ -221,7 +221,7 @@ def _sparse(features, adl, own, name, *, scores=None, camid=None, mix=0.0, progr
     if adl.mode == "threshold":
         settings = {"threshold": _quantile(distance, len(features), own.quantile)}
     labels = linkage.average(i, j, distance, len(features), **settings, progress=progress)
-    return _numbered(cluster.largest(labels, own.clusters, f"config.adl, clusters of {name}"))
+    return cluster.largest(labels, own.clusters, f"config.adl, clusters of {name}")
 
 
 def _pairs(features, adl, scores, camid, mix, progress):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from reid_jax.errors import ConfigError
 from reid_jax.fields import choice
-from reid_jax.losses import disentangle, identity, triplet
+from reid_jax.losses import disentangle, identity
 from reid_jax.methods import Method, _steps
 from reid_jax.methods.dsanet import nets
 from reid_jax.models import heads
@@ -104,7 +104,6 @@ class DsaNet(Method):
             options = dict(detach_cam=d.detach_cam, mutable=["batch_stats"])
             out, changed = self.network.apply(nets["net"], clip, True, partners, **options)
             metrics = self.losses(out, pid, batch["camid"])
-            metrics["accuracy"] = jnp.mean(out["logits_id"].argmax(-1) == pid)
             return metrics["loss"], {"net": changed["batch_stats"]}, metrics, None
 
         new, metrics, _ = self.descend(loss, state, self.tx)
@@ -115,8 +114,11 @@ class DsaNet(Method):
 
         pid, camid: i32[N]. Means over the device's clips; L_tri and L_ic are of the global batch.
         """
-        d, values = self.config.dsanet, {"ce": self.cross_entropy(out["logits_id"], pid)}
-        total = values["ce"]
+        d = self.config.dsanet
+        branches = heads.Branches((out["logits_id"],), (out["f_id"],), (out["f_test"],), out["f_test"])
+        ce, tri = _steps.identity_losses(self.config.loss, branches, pid, self.axis)
+        values = {"ce": ce, "triplet": tri, "accuracy": _steps.accuracy(branches, pid)}
+        total = ce
         if "logits_aug" in out:
             values["ce_switched"] = self.cross_entropy(out["logits_aug"], pid)
             total += d.lam * values["ce_switched"]
@@ -128,8 +130,7 @@ class DsaNet(Method):
         if "f_cam" in out:
             values["cam_ce"] = self.cross_entropy(out["logits_cam"], camid)
             total += d.lam_cam * values["cam_ce"]
-        values["triplet"] = self.triplet(out, pid)
-        total += values["triplet"]
+        total += tri
         if "f_cam" in out:
             values["disentangle"] = disentangle.cosine_hinge(out["f_id"], out["f_cam"]).mean()
             total += d.lam_dis * values["disentangle"]
@@ -146,14 +147,6 @@ class DsaNet(Method):
 
     def cross_entropy(self, logits, labels):
         return identity.cross_entropy(logits, labels, label_smooth=self.config.loss.label_smooth)
-
-    def triplet(self, out, pid):
-        """L_tri, on the feature that config.loss.feature names."""
-        loss = self.config.loss
-        branch = heads.Branches((out["logits_id"],), (out["f_id"],), (out["f_test"],), out["f_test"])
-        feature = _steps.select_feature(loss, branch)
-        options = dict(distance=loss.triplet, margin=loss.margin, axis_name=self.axis)
-        return loss.triplet_weight * triplet.batch_hard(feature, pid, **options)[0]
 
     # ---- features
 

@@ -244,9 +244,8 @@ def test_a_batch_of_unequal_cameras_is_refused(narrow):
 
 def test_parts_of_a_run():
     """Two parts a round, the second ends it; batches follow the labels in the state and another seed each."""
-    m = method(
-        rounds=2, data__ids=2, data__instances=2, intra=dict(defaults("adl")["adl"]["intra"], instances=2)
-    )
+    two = dict(adl.FIELDS["intra"], instances=2)
+    m = method(rounds=2, data__ids=2, data__instances=2, intra=two)
     parts = [m.part(i) for i in range(4)]
     assert [p.name for p in parts] == ["intra", "inter"] * 2 and m.part(4) is None
     assert [p.round for p in parts] == [0, 1, 0, 2] and m.rounds == 2
@@ -359,13 +358,8 @@ def test_it_starts_from_weights_of_an_ordinary_resnet():
 
 
 def test_titles_are_the_rows_of_table_4():
-    rows = [
-        dict(frifm_stages=(), adversarial_stages=()),
-        dict(adversarial_stages=()),
-        dict(frifm_stages=()),
-        {},
-    ]
-    titles = [adl.title(config(**row)) for row in rows]
+    no_frifm, no_game = dict(frifm_stages=()), dict(adversarial_stages=())
+    titles = [adl.title(config(**row)) for row in (no_frifm | no_game, no_game, no_frifm, {})]
     assert titles == ["IICS", "IICS with FRIFM", "IICS with ADL's game", "ADL"]
     assert adl.title(config(mode="threshold")) == "ADL, mode threshold"
 

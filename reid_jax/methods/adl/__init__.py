@@ -167,7 +167,7 @@ class Adl(Method):
     # ---- states
 
     def init(self, key):
-        """With the heads of both phases: the state keeps its structure. Labels come with the first part."""
+        """With the heads of both phases: the state keeps its structure. No image has a label."""
         names = ("net", *PHASES.values(), *PLAYERS)
         keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
         image, net = self.blank(), self.modules["net"]
@@ -179,7 +179,7 @@ class Adl(Method):
         for name in (*PHASES.values(), *self.players):
             variables[name] = self.modules[name].init(keys[name], *inputs[name])
         variables = {n: {k: v for k, v in x.items() if k != "intermediates"} for n, x in variables.items()}
-        memory = {"labels": jnp.zeros(self.info.num_images, jnp.int32)}
+        memory = {"labels": jnp.full(self.info.num_images, -1, jnp.int32)}
         return self.fresh(variables, self.tx["intra"] | self.tx["inter"], memory)
 
     def to_every_head(self, f):
@@ -190,29 +190,26 @@ class Adl(Method):
         if i >= len(PHASES) * self.rounds:
             return None
         phase = tuple(PHASES)[i % 2]
-
-        def batches_of(state):
-            return {"train": self.stream(i, state.memory["labels"])}
-
         return Part(
             phase,
             self.intra_step if phase == "intra" else self.inter_step,
-            batches_of,
+            functools.partial(self.streams, i=i),
             epochs=getattr(self.config.adl, phase).epochs,
             begin=functools.partial(self.begin, i),
             round=i // 2 + 1 if phase == "inter" else 0,
             labels_by_camera=phase == "intra",
         )
 
-    def stream(self, i, labels):
-        """Batches of part `i` by pseudo labels i[N], which stand for identities."""
+    def streams(self, state, i):
+        """Batches of part `i` by the pseudo labels, which stand for identities."""
         from reid_jax.data import streams
 
-        data, seed = self.config.data, _steps.part_seed(self.config.seed, i)
-        rows = self.info.unlabelled
+        data, rows, labels = self.config.data, self.info.unlabelled, state.memory["labels"]
+        seed = _steps.part_seed(self.config.seed, i)
         if i % 2:
-            return streams.pk(rows, data, seed, labels=labels)
-        return streams.cameras(rows, data, seed, labels=labels, instances=self.config.adl.intra.instances)
+            return {"train": streams.pk(rows, data, seed, labels=labels)}
+        count = self.config.adl.intra.instances
+        return {"train": streams.cameras(rows, data, seed, labels=labels, instances=count)}
 
     def begin(self, i, state, features):
         """State for part `i`: labels of the images by features f[N,D], and what `relabelled` makes new."""
@@ -221,10 +218,10 @@ class Adl(Method):
         adl, camid = self.config.adl, self.info.unlabelled.camid
         if i % 2:
             scores = self.class_scores(state, features)
-            found = labels.inter(features, scores, camid, self.mix(i // 2), adl, progress=True)
+            new = labels.inter(features, scores, camid, self.mix(i // 2), adl, progress=True)
         else:
-            found = labels.intra(features, camid, adl, progress=True)
-        return self.relabelled(i, state, found)
+            new = labels.intra(features, camid, adl, progress=True)
+        return self.relabelled(i, state, new)
 
     def relabelled(self, i, state, labels):
         """State for part `i` with pseudo labels i[N] (-1: none); host code.
@@ -328,8 +325,7 @@ class Adl(Method):
     def omega(self, critic, f, z, partners):
         """omega of the critic with these variables, f[]: its own z against the z of the row's partner."""
         f, z = (adversarial.standardised(x, self.config.adl.critic_input_norm) for x in (f, z))
-        rows = batches.first_row(z, self.axis) + jnp.arange(len(z))
-        other = batches.gather(z, self.axis)[partners[rows]]
+        other = batches.of_partners(z, partners, self.axis)
         joint, marginal = (self.modules["critic"].apply(critic, f, x) for x in (z, other))
         return adversarial.omega(joint, marginal, self.axis)
 

@@ -78,11 +78,11 @@ def test_fresh_frifm_is_the_baseline_bit_for_bit():
     for dtype in ("float32", "bfloat16"):
         both = [method(frifm_stages=s, model__dtype=dtype).modules["net"] for s in ((), (1, 2))]
         variables = both[1].init(jax.random.key(0), x, False)
-        plain = jax.eval_shape(lambda x, n=both[0]: n.init(jax.random.key(0), x, False), x)
-        params = {k: variables["params"]["base"][k] for k in plain["params"]["base"]}
+        shapes = jax.eval_shape(lambda x, n=both[0]: n.init(jax.random.key(0), x, False), x)
+        params = {k: variables["params"]["base"][k] for k in shapes["params"]["base"]}
         assert len(variables["params"]["base"]) == len(params) + 2
-        plain = {"params": {"base": params}, "batch_stats": variables["batch_stats"]}
         variables = {k: variables[k] for k in ("params", "batch_stats")}
+        plain = {**variables, "params": {**variables["params"], "base": params}}
         for train in (False, True) if dtype == "float32" else (False,):
             run = [
                 jax.jit(lambda v, x, n=n, t=train: n.apply(v, x, t, mutable=["batch_stats"])) for n in both

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from reid_jax.errors import ConfigError, DataError
+from reid_jax.errors import ConfigError
 from reid_jax.fields import choice
 from reid_jax.losses import batch as batches
 from reid_jax.losses import contrast, identity
@@ -115,20 +115,14 @@ class ClusterContrast(Method):
 
     def begin(self, state, features):
         """New clusters; the memory holds the unit mean of every cluster's unit features."""
-        labels = find_labels(features, self.config.cluster_contrast, progress=True)
-        centroids, used = self.centroids(features, labels)
-        memory = {"centroids": centroids, "used": np.int32(used), "labels": labels.astype(np.int32)}
+        fields = self.config.cluster_contrast
+        labels = find_labels(features, fields, progress=True)
+        memory = {
+            "centroids": contrast.centroids(features, labels, fields.max_clusters),
+            "used": np.int32(labels.max(initial=-1) + 1),
+            "labels": labels.astype(np.int32),
+        }
         return state._replace(memory=memory)
-
-    def centroids(self, features, labels):
-        """(f32[max_clusters,D], number of clusters) of features f[N,D] with labels i[N] (-1: left out)."""
-        places = self.config.cluster_contrast.max_clusters
-        used = int(labels.max(initial=-1)) + 1
-        if not 0 < used <= places:
-            raise DataError(
-                f"{used} clusters; the memory holds from 1 to {places} (config.cluster_contrast.max_clusters)"
-            )
-        return contrast.centroids(features, labels, places), used
 
     def step(self, state, batch):
         """One training step; pid i32[B]: clusters from 0 on.

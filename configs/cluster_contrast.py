@@ -7,12 +7,12 @@ be changed on the command line: --config.cluster_contrast.hard=True.
 
 from ml_collections import ConfigDict
 
-from reid_jax import config as c
+from reid_jax import presets
 
 
 def market(t):
     """Market-1501. Intervals and milestones count rounds."""
-    c.image_set(t, "market1501")
+    presets.image_set(t, "market1501")
     t["data"].update(ids=16, instances=16, pad_crop=10)
     t["optim"].update(lr=3.5e-4, milestones=(20, 40))
     t["train"].update(eval_every=5, checkpoint_every=1)
@@ -36,7 +36,7 @@ def synthetic(t):
 
     AIBN, unlike the published code: with batch norm the clusters fall apart by camera here and never join.
     """
-    c.synthetic(t)
+    presets.synthetic(t)
     t["data"].update(pad_crop=3)
     t["data"]["synthetic"].update(train_ids=60, test_ids=60, cameras=4, images=4, strength=0.6)
     t["train"].update(eval_every=2, checkpoint_every=2)
@@ -47,7 +47,7 @@ def synthetic(t):
 
 def smoke(t):
     """Seconds: two rounds of everything."""
-    c.smoke(t)
+    presets.smoke(t)
     t["data"].update(pad_crop=2)
     t["train"].update(eval_every=1)
     t["cluster_contrast"].update(rounds=2, steps=3, k1=4, k2=2, min_samples=2, max_clusters=20)
@@ -58,9 +58,4 @@ VARIANTS = {"market": market, "duke": duke, "msmt17": msmt17, "synthetic": synth
 
 def get_config(variant="market"):
     """ConfigDict of one variant; ConfigError for an unknown one."""
-    tree = c.defaults() | {"cluster_contrast": c.cluster_contrast_defaults()}
-    tree["method"] = "cluster_contrast"
-    if variant not in VARIANTS:
-        raise c.unknown_variant("cluster_contrast", variant, VARIANTS)
-    VARIANTS[variant](tree)
-    return ConfigDict(tree)
+    return ConfigDict(presets.tree("cluster_contrast", variant, VARIANTS))

@@ -8,12 +8,12 @@ smoke_video. Any field can be changed on the command line: --config.efl.lambda_m
 
 from ml_collections import ConfigDict
 
-from reid_jax import config as c
+from reid_jax import presets
 
 
 def market(t):
     """Market-1501, batches of 16 identities x 8 images (paper, section 4)."""
-    c.image_set(t, "market1501")
+    presets.image_set(t, "market1501")
     t["data"].update(ids=16, instances=8)
 
 
@@ -25,19 +25,19 @@ def duke(t):
 
 def msmt17(t):
     """MSMT17, batches of 16 identities x 16 images (paper)."""
-    c.image_set(t, "msmt17")
+    presets.image_set(t, "msmt17")
     t["data"].update(ids=16, instances=16)
 
 
 def me_reid(t):
     """ME-ReID, batches of 16 identities x 4 images (paper); the paper starts from its MSMT17 model."""
-    c.image_set(t, "me_reid")
+    presets.image_set(t, "me_reid")
     t["data"].update(ids=16, instances=4)
 
 
 def synthetic(t):
     """The embedded data set; short-run values of EFL's fields, each unlike the paper's."""
-    c.synthetic(t)
+    presets.synthetic(t)
     t["efl"].update(
         lambda_kl=0.2,
         lambda_mi=3e-3,  # the bound is a sum over D = 128 instead of 2048 dimensions
@@ -50,13 +50,13 @@ def synthetic(t):
 
 def smoke(t):
     """Seconds: a few steps of everything."""
-    c.smoke(t)
+    presets.smoke(t)
     t["efl"].update(mi_lr=1e-3, n_mi=2, mi_hidden=32, alpha=0.9)
 
 
 def mars(t):
     """MARS, clips of 12 identities x 4 tracklets x 4 frames, C2D ResNet50 (paper; pooling as AP3D)."""
-    c.image_set(t, "mars")
+    presets.image_set(t, "mars")
     t["data"].update(ids=12, instances=4, frames=4)
     t["model"].update(backbone="c2d_resnet50", pool="max")
     t["eval"].update(batch_size=256)  # frames at a time
@@ -71,13 +71,13 @@ def mars_ap3d(t):
 def synthetic_video(t):
     """The embedded walking tracklets; values as on images."""
     synthetic(t)
-    c.synthetic_video(t)
+    presets.synthetic_video(t)
 
 
 def smoke_video(t):
     """Seconds, on tracklets."""
     smoke(t)
-    c.smoke_video(t)
+    presets.smoke_video(t)
 
 
 def mode(variant, name):
@@ -110,9 +110,4 @@ VARIANTS = {
 
 def get_config(variant="market"):
     """ConfigDict of one variant; ConfigError for an unknown one."""
-    tree = c.defaults() | {"efl": c.efl_defaults()}
-    tree["method"] = "efl"
-    if variant not in VARIANTS:
-        raise c.unknown_variant("efl", variant, VARIANTS)
-    VARIANTS[variant](tree)
-    return ConfigDict(tree)
+    return ConfigDict(presets.tree("efl", variant, VARIANTS))

@@ -80,6 +80,17 @@ def defaults():
             cache_mib=0,  # decoded training images kept in memory up to this size; 0 = off
             on_broken="stop",  # stop | skip: an image that cannot be read
             val_ids=0,  # training identities held out as a validation split
+            # Several sets: the one whose training identities are hidden (unsupervised adaptation); it is the
+            # one that is tested too unless data.test says otherwise.
+            target="",
+            domains="set",  # set | camera: what a domain is
+            cross_camera=True,  # streams of groups: the images after a group's first by other cameras
+            epoch_steps=0,  # streams of domains: steps of an epoch; 0 = of the largest domain's
+            pair_ids=False,  # streams of domains: the same identities in every domain of a batch
+            source_ids=0,  # P and K of a labelled source beside a target; 0 = ids, instances
+            source_instances=0,
+            meta_ids=0,  # P and K of a stream for meta steps; 0 = ids, instances
+            meta_instances=0,
             synthetic=dict(  # used when name is "synthetic"
                 kind="image",  # image | video (walking tracklets) | lowres | caviar | lowlight
                 train_ids=100,
@@ -154,6 +165,10 @@ def defaults():
             # all-pairs (nothing is) | single-shot (one random image of each identity, drawn for each query) |
             # single-gallery (drawn once for all queries of a trial)
             protocol="auto",
+            # Further sets to test on during and after training, which nothing is chosen by:
+            # "LABEL=NAME:ROOT:SPLITS,...", e.g. "viper:/data/VIPeR:0-9,cuhk03/labeled:/data/cuhk03". LABEL=
+            # (the name), /VARIANT and :SPLITS (0; 3 | 0-9 | 0+2+5) may be left out.
+            also="",
             trials=0,  # single-*: draws, seeded by `seed`; 0 = 100 for single-shot, 10 for single-gallery
         ),
         report=dict(

@@ -1,40 +1,36 @@
-"""Trains, resumes, evaluates and reports: `python -m reid_jax.main --config=configs/efl.py:market`.
+"""Trains, resumes, evaluates and reports: `python -m reid_jax.main --config=configs/METHOD.py:market`.
 
 Modes: "train" goes on from the newest checkpoint of --workdir, or starts; at the end it evaluates and
-writes WORKDIR/report.html. "evaluate" tests the best (or --checkpoint) checkpoint of --workdir.
+writes WORKDIR/report.html. "evaluate" tests the last (or --checkpoint) checkpoint of --workdir; the "best" one
+was chosen by its figures on config.eval.split, so on the test identities it looks better than it is.
 
 Exit codes: 0 finished; 2 something the user has to change, running again is no use; 75 stopped on request
 (SIGTERM, SIGINT) and saved, the same command goes on; anything else is a failure after which the same
 command may be tried again, and goes on from the newest checkpoint.
 """
 
-import errno
+import contextlib
 import logging
 import os
 import platform
-import signal
-import sys
-import threading
 import time
-import traceback
-from importlib import metadata
 
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
-from tqdm import tqdm
 
-from reid_jax.errors import STOPPED, USER_ERROR, ConfigError, ProcessError, ReidError
+from reid_jax import cli
+from reid_jax.errors import STOPPED, ConfigError
 
 log = logging.getLogger("reid_jax")
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and variant: configs/efl.py:market")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and variant: configs/METHOD.py:VARIANT")
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, metrics and the report (default: runs/CONFIG_VARIANT)."
 )
 MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
 CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "best", "Mode evaluate: best | latest | a step number of --workdir."
+    "checkpoint", "latest", "Mode evaluate: latest | best | a step number of --workdir."
 )
 DISTRIBUTED = flags.DEFINE_boolean(
     "distributed",
@@ -51,19 +47,6 @@ JOIN_TIMEOUT = flags.DEFINE_integer("join_timeout", 300, "Seconds to wait for al
 LOST_TIMEOUT = flags.DEFINE_integer(
     "lost_timeout", 60, "Seconds after which a process that is not heard of is lost, which ends the others."
 )
-FULL = {
-    errno.ENOSPC: "no space left on the device; free some",
-    errno.EDQUOT: "no space left in the quota; free some",
-    errno.EFBIG: "a file is as large as it may be; raise that limit, ulimit -f,",
-}
-LEFT_BEHIND = ("Event loop is closed", "handle is closed")  # by background threads, after a failure
-
-
-class TqdmHandler(logging.Handler):
-    """Log lines above the progress bar instead of through it."""
-
-    def emit(self, record):
-        tqdm.write(self.format(record), file=sys.stderr)
 
 
 def main(argv):
@@ -72,24 +55,26 @@ def main(argv):
     if len(argv) > 1:
         raise ConfigError(f"unexpected argument {argv[1]!r}; fields are set as --config.data.root=DIR")
     if CONFIG.value is None:
-        raise ConfigError("--config is needed, for example --config=configs/efl.py:synthetic")
-    prepare_jax()
+        raise ConfigError("--config is needed, for example --config=configs/METHOD.py:synthetic")
+    cli.prepare_jax()
     join()
-    from reid_jax.train import checkpoint, parallel, processes, stages
+    from reid_jax.fields import plain
+    from reid_jax.train import checkpoint, processes, stages
+    from reid_jax.train.devices import Devices
 
     config, workdir = CONFIG.value, WORKDIR.value or default_workdir()
-    settings = checkpoint.plain(config)
+    settings = plain(config)
     processes.check_same_config(settings)
-    runner = parallel.Runner(config.train.backend)
+    devices = Devices()
     if MODE.value == "evaluate":
         checkpoint.check_config(workdir, settings)
-        code = evaluate(config, load(config, workdir), workdir, runner)
+        code = evaluate(config, load(config, workdir), workdir, devices)
     else:
         for name in stages.to_train(config):
-            stages.check_batch(stages.settings(config, name), runner)
+            stages.check_batch(stages.settings(config, name), devices)
         processes.from_first(lambda: checkpoint.claim_workdir(workdir, settings))
         processes.check_shared(os.path.join(workdir, "config.json"))
-        code = train(config, load(config, workdir), workdir, runner)
+        code = train(config, load(config, workdir), workdir, devices)
     processes.leave()
     return code
 
@@ -121,46 +106,46 @@ def load(config, workdir):
 
 
 def default_workdir():
-    """configs/efl.py:market -> runs/efl_market."""
+    """configs/METHOD.py:market -> runs/METHOD_market."""
     path, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     name = os.path.splitext(os.path.basename(path))[0]
     return os.path.join("runs", f"{name}_{variant}" if variant else name)
 
 
-def train(config, dataset, workdir, runner):
+def train(config, dataset, workdir, devices):
     """Trains to the end, then writes the summary and the report."""
-    from reid_jax.train import loop, processes, sequence
+    from reid_jax.train import processes, signals
+    from reid_jax.train import run as run_
 
     log.info("%s", describe(dataset))
     began = time.monotonic()
     try:
-        result = sequence.train(config, dataset, workdir, runner)
-    except loop.Stopped as stop:
+        result = run_.train(config, dataset, workdir, devices)
+    except signals.Stopped as stop:
         stage, step = stop.args
         log.info("stopped on request at step %d of stage %r, saved; the same command goes on", step, stage)
         return STOPPED
     if processes.first():
-        finish(config, dataset, workdir, runner, result, time.monotonic() - began)
+        finish(config, dataset, workdir, devices, result, time.monotonic() - began)
     return 0
 
 
-def finish(config, dataset, workdir, runner, result, wall_seconds):
+def finish(config, dataset, workdir, devices, result, wall_seconds):
     """Writes WORKDIR/summary.json and the report of a finished run."""
     from reid_jax.train import checkpoint, stages
 
-    trained = stages.to_train(config)[-1]
     summary = {
         "seconds": result["seconds"],
         "wall_seconds": wall_seconds,
         "steps": result["step"],
-        "parameters": stages.parameters(stages.settings(config, trained), result["method"]),
+        "parameters": stages.parameters(result["method"]),
         "images_per_second": result["images_per_second"],
         "data_root": dataset.root,
         "camera_names": list(dataset.camera_names),
         "processes": jax.process_count(),
-        "devices": f"{len(runner.devices)} x {runner.devices[0].device_kind}",
+        "devices": f"{len(devices.devices)} x {devices.devices[0].device_kind}",
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
-        "versions": versions(),
+        "versions": cli.versions(),
     }
     checkpoint.write_json(os.path.join(workdir, "summary.json"), summary)
     if config.report.enabled:
@@ -181,32 +166,35 @@ def write_report(config, dataset, workdir):
     log.info("report: %s", path)
 
 
-def evaluate(config, dataset, workdir, runner):
+def evaluate(config, dataset, workdir, devices):
     """Evaluates one checkpoint of workdir; prints the figures, writes WORKDIR/evaluate/.
 
     Of the last stage that has one, or of config.train.only.
     """
     from reid_jax.train import evaluate as evaluation
     from reid_jax.train import processes, stages
+    from reid_jax.train.run import info_of
 
     name, checkpoints = stages.last_begun(workdir, config.train.only)
-    own, method, _ = stages.build(config, dataset, name, runner.axis_name)
-    like = stages.state_shapes(own, method, len(dataset.train))
-    state, meta = checkpoints.restore(like, checkpoints.choose(CHECKPOINT.value))
-    state = runner.replicate(state)
-    results = evaluation.Evaluator(own, dataset, method, runner)(state)
-    study = evaluation.study(own, dataset, method, runner)
-    found = study(state) if study else None
-    checkpoints.close()
+    with contextlib.closing(checkpoints):
+        stage_config, method = stages.build(config, name, info_of(dataset, devices.axis_name))
+        step = checkpoints.choose(CHECKPOINT.value)
+        state, _ = checkpoints.restore(stages.state_shapes(method), step)
+        last, best = checkpoints.steps()[-1], checkpoints.best()
+    state = devices.replicate(state)
+    results = evaluation.Evaluator(stage_config, dataset, method, devices)(state)
+    study = evaluation.study(stage_config, dataset, method, devices)
+    measured = study(state) if study else None
     if not processes.first():
         return 0
-    for net, result in results.items():
-        print(evaluation.line(f"step {meta['step']} {net}", result.figures))
+    for (test, net), result in results.items():
+        print(evaluation.line(" ".join(filter(None, (f"step {step}", net, test))), result.figures))
         if "same_id" in result.figures:
             print(evaluation.table1(result.figures))
-    evaluation.save_final(own, workdir, meta["step"], results, folder="evaluate")
-    if found:
-        keep_study(os.path.join(workdir, "evaluate"), meta["step"], *found)
+    which = "last" if step == last else "best" if step == best else str(step)
+    evaluation.save_final(stage_config, workdir, step, results, folder="evaluate", checkpoint=which)
+    if measured:
+        keep_study(os.path.join(workdir, "evaluate"), step, *measured)
     log.info("figures and features: %s", os.path.join(workdir, "evaluate"))
     return 0
 
@@ -221,17 +209,6 @@ def keep_study(folder, step, figures, arrays):
     checkpoint.write_json(os.path.join(folder, "study.json"), figures)
 
 
-def prepare_jax():
-    """Compilation cache on; no queued steps on several simulated CPU devices (they can deadlock)."""
-    from reid_jax.models import cpu
-
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(home, "reid_jax", "xla"))
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
-    cpu.keep_heap()
-
-
 def describe(dataset):
     """One line about a data set."""
     what = "tracklets" if dataset.kind == "video" else "images"
@@ -240,18 +217,6 @@ def describe(dataset):
         f"{dataset.num_train_pids} identities, {dataset.num_cams} cameras; "
         f"query {len(dataset.query)}, gallery {len(dataset.gallery)}"
     )
-
-
-def versions():
-    """Versions of what a run depends on."""
-    packages = ("reid_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
-    found = {"python": platform.python_version()}
-    for name in packages:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def parse_flags(argv):
@@ -270,58 +235,14 @@ def parse_flags(argv):
 
 def run(argv=None):
     """Parses flags, runs main, turns errors a user can act on into one message and exit code 2."""
-    handler = TqdmHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    threading.excepthook = unless_told(threading.excepthook)
-    sys.unraisablehook = unless_told(sys.unraisablehook)
-    absl_logging.get_absl_handler().addFilter(told_by_orbax)
+    cli.show_log()
+    cli.silence_aftermath()
     try:
         app.run(main, argv=argv, flags_parser=parse_flags)
-    except (Exception, KeyboardInterrupt) as e:
+    except (Exception, KeyboardInterrupt) as error:
         from reid_jax.train import processes
 
-        processes.fail(tell(e))
-
-
-def unless_told(hook):
-    """A hook for exceptions that nothing catches, silent where the run itself ends with the error.
-
-    That is a disk without room, which background threads find full too, and what Orbax and tensorboardX leave
-    behind when they could not read or write a file.
-    """
-
-    def handle(found):
-        error = found.exc_value
-        if getattr(error, "errno", None) not in FULL and str(error) not in LEFT_BEHIND:
-            hook(found)
-
-    return handle
-
-
-def told_by_orbax(record):
-    """Filter of log lines: whether Orbax only warns; its errors are raised, and told once, by what saves.
-
-    What asyncio says are the same errors of Orbax's other tasks.
-    """
-    orbax = "orbax" in record.pathname or record.name == "asyncio"
-    return not orbax or record.levelno < logging.ERROR
-
-
-def tell(error):
-    """Says what went wrong; the exit code."""
-    if isinstance(error, KeyboardInterrupt):
-        return 128 + signal.SIGINT
-    message = str(error)
-    if isinstance(error, OSError) and error.errno in FULL:
-        message = f"{FULL[error.errno]} ({error.filename or 'in --workdir'}) and run the same command again"
-    elif not isinstance(error, ReidError):
-        traceback.print_exception(error)
-        return 1
-    sys.stderr.write(f"error: {message}\n")
-    return 1 if isinstance(error, ProcessError) else USER_ERROR
+        processes.fail(cli.report_error(error))
 
 
 if __name__ == "__main__":

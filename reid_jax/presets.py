@@ -3,6 +3,18 @@
 Each function changes a tree of fields (see `reid_jax.methods.defaults`) in place.
 """
 
+from reid_jax import methods
+from reid_jax.fields import unknown_variant
+
+
+def tree(method, variant, variants):
+    """All fields of a method as `variants[variant]` sets them; ConfigError for an unknown variant."""
+    if variant not in variants:
+        raise unknown_variant(method, variant, variants)
+    fields = methods.defaults(method)
+    variants[variant](fields)
+    return fields
+
 
 def image_set(tree, name):
     """Full-size training on a real image set: the defaults are the paper's."""

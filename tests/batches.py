@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 
 from reid_jax.config import defaults, namespace
-from reid_jax.data import pipeline
+from reid_jax.data import streams
+from reid_jax.data.rows import rows_of
 
 
 def data_config(**fields):
@@ -16,9 +17,14 @@ def data_config(**fields):
     return data
 
 
-def take(dataset, data, count, seed=0, **kwargs):
-    """The first `count` training batches."""
-    with pipeline.train_batches(dataset, data, seed=seed, **kwargs) as batches:
+def opened(dataset, data, seed=0, first_step=0, shard=(0, 1), build=streams.pk, **options):
+    """Iterator over the batches of the labelled rows; build, options: a constructor of streams and more."""
+    return build(rows_of(dataset)[0], data, seed, **options).open(dataset, data, first_step, shard)
+
+
+def take(dataset, data, count, seed=0, **options):
+    """The first `count` training batches; options as for `opened`."""
+    with opened(dataset, data, seed, **options) as batches:
         return list(itertools.islice(batches, count))
 
 

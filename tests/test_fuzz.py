@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torchfile
 from absl import flags
+from batches import opened
 from ml_collections import config_flags
 from PIL import Image
 from scipy import io as matlab
@@ -442,8 +443,8 @@ def test_values_of_data_fields(pictures):
 
     def batch(data):
         dataset = datasets.load(data, None)
-        pipeline.check_kind(dataset, data)
-        with pipeline.train_batches(dataset, data, seed=0) as batches:
+        pipeline.check_fields(dataset, data)
+        with opened(dataset, data) as batches:
             next(batches)
         with pipeline.eval_batches(dataset.query, data, 4) as batches:
             next(batches)

@@ -20,8 +20,9 @@ from absl import flags
 from PIL import Image
 
 from reid_jax.config import defaults, namespace
-from reid_jax.data import decode, images, pipeline, prefetch, tfds_sets
+from reid_jax.data import decode, images, prefetch, streams, tfds_sets
 from reid_jax.data.records import Dataset, Record
+from reid_jax.data.rows import rows_of
 from reid_jax.data.transforms import Draws
 
 SIZE = 128, 64  # of the files, height and width
@@ -183,8 +184,9 @@ def config(args, **fields):
 def ours(dataset, args, place=False, **fields):
     """The training pipeline; place: onto the default device, as training does."""
     data = config(args, **fields)
-    with pipeline.train_batches(dataset, data, seed=0) as batches:
-        warm = pipeline.steps_per_epoch(dataset, data) + 2 if data.cache_mib else 1
+    stream = streams.pk(rows_of(dataset)[0], data, 0)
+    with stream.open(dataset, data) as batches:
+        warm = stream.steps_per_epoch + 2 if data.cache_mib else 1
         if not place:
             return rate(batches, warm, args)
         with prefetch.OnDevice(batches, jax.device_put, data.device_prefetch) as placed:

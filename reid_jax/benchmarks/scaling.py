@@ -17,7 +17,7 @@ import jax
 from reid_jax import methods
 from reid_jax.benchmarks import step
 from reid_jax.models import layers
-from reid_jax.train.parallel import AXIS
+from reid_jax.train.devices import AXIS
 
 
 class Device(NamedTuple):

@@ -62,7 +62,7 @@ def draw(rng, picture, kind, ranges=DEFAULT):
 
     kind: res (down-sampled) | ill (dark) | jpeg | blur | noise. Raises ConfigError for another.
     """
-    choice("direid.degradation", kind, KINDS)
+    choice("data.degrade.kind", kind, KINDS)
     if kind == "res":
         return shrink(picture, rng.uniform(*ranges.ratio))
     if kind == "ill":

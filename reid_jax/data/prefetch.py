@@ -8,7 +8,7 @@ class OnDevice:
     """Iterator over place(batch) for each batch, `count` of them made ahead by one thread, in order.
 
     batches: an iterator, closed with this one when it has close(). place: puts a batch on the devices, such
-    as train.parallel.Runner.shard. count: 0 makes each batch when it is asked for, without a thread. An
+    as train.devices.Devices.shard. count: 0 makes each batch when it is asked for, without a thread. An
     exception of either comes out of next() where its batch would have; iteration then ends.
     """
 

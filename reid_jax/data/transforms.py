@@ -10,8 +10,9 @@ import numpy as np
 
 from reid_jax.errors import ConfigError
 
-VIEWS = 2
+VIEWS = ("strong", "strong")  # how the views of a batch are augmented unless a stream says otherwise
 TRIES = 100  # of random erasing, as in MMT's code
+_AUGMENT = 0x617567  # name of the random stream
 STRIDE = 208  # uniform numbers of one view: 6 + 2 * TRIES, rounded up so that a record's are whole counters
 
 
@@ -49,8 +50,11 @@ class Draws:
     erase_area: tuple[float, float]
     erase_aspect: float
     seed: int = 0
+    views: tuple[str, ...] = VIEWS  # of each view: strong | weak, which is without erasing
 
     def __post_init__(self):
+        if set(self.views) - {"strong", "weak"}:
+            raise ValueError(f"views are 'strong' or 'weak', not {self.views}")
         low, high = self.erase_area if len(self.erase_area) == 2 else (0, 0)
         for field, fine in (
             ("height", self.height >= 1),
@@ -65,15 +69,22 @@ class Draws:
                 raise ConfigError(f"config.data.{field} is {getattr(self, field)!r}, out of its range")
 
     @classmethod
-    def of(cls, data, seed):
+    def of(cls, data, seed, views=VIEWS):
         """From a config's `data` section."""
-        fields = [f.name for f in dataclasses.fields(cls) if f.name != "seed"]
+        fields = [f.name for f in dataclasses.fields(cls) if f.name not in ("seed", "views")]
         values = {f: getattr(data, f) for f in fields}
-        return cls(**{**values, "erase_area": tuple(data.erase_area)}, seed=seed)
+        return cls(**{**values, "erase_area": tuple(data.erase_area)}, seed=seed, views=tuple(views))
 
     def uniforms(self, first, count):
-        """f64[count, VIEWS, STRIDE] in [0, 1): the numbers of positions first .. first + count - 1."""
-        return uniforms(self.seed, 0x617567, first, count, VIEWS * STRIDE).reshape(count, VIEWS, STRIDE)
+        """f64[count, V, STRIDE] in [0, 1): the numbers of positions first .. first + count - 1.
+
+        Two views share a purpose, so that those of a third leave the first two's as they are.
+        """
+        pairs = [
+            uniforms(self.seed, _AUGMENT + (pair << 24), first, count, 2 * STRIDE).reshape(count, 2, STRIDE)
+            for pair in range(-(-len(self.views) // 2))
+        ]
+        return np.concatenate(pairs or [np.empty((count, 0, STRIDE))], axis=1)[:, : len(self.views)]
 
     def __call__(self, first, count):
         """{flip bool[count,V], crop i32[count,V,2], erase i32[count,V,4]} of the positions from `first` on.
@@ -82,7 +93,9 @@ class Draws:
         """
         u = self.uniforms(first, count)
         crop = np.floor(u[..., 1:3] * (2 * self.pad_crop + 1)).astype(np.int32)
-        return {"flip": u[..., 0] < self.flip, "crop": crop, "erase": self._erase(u[..., 3:])}
+        strong = np.array([v == "strong" for v in self.views], bool)
+        erase = np.where(strong[:, None], self._erase(u[..., 3:]), 0).astype(np.int32)
+        return {"flip": u[..., 0] < self.flip, "crop": crop, "erase": erase}
 
     def _erase(self, u):
         """MMT's RandomErasing on uniforms [..., 3 + 2 * TRIES]: up to 100 tries of area and aspect."""

@@ -6,6 +6,7 @@ wanted.
 """
 
 import dataclasses
+import logging
 
 import numpy as np
 from scipy import sparse
@@ -18,6 +19,8 @@ from tqdm import tqdm
 
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval import neighbours, reciprocal
+
+log = logging.getLogger(__name__)
 
 MOST_TO_AGGLOMERATE = 40_000  # images; their distances take 6.4 GB, twice while they are linked
 
@@ -170,6 +173,20 @@ def quality(labels, pid, camid=None):
     ari, nmi = np.average(scores, 0, weights) if scores else (0.0, 0.0)
     labelled = 100 * float(np.mean(labels >= 0))
     return {"clusters": clusters, "labelled": labelled, "ari": 100 * float(ari), "nmi": 100 * float(nmi)}
+
+
+def largest(labels, most, field):
+    """Labels i[N] from 0 without gaps of the `most` largest clusters; -1 for all other images.
+
+    field: what sets `most`, for the warning where clusters are left out.
+    """
+    sizes = np.bincount(labels[labels >= 0])
+    if len(sizes) <= most:
+        return labels
+    log.warning("%d clusters, of which the %d largest are kept (%s)", len(sizes), most, field)
+    number = np.full(len(sizes) + 1, -1)  # the last place is that of -1
+    number[np.sort(np.argsort(-sizes, kind="stable")[:most])] = np.arange(most)
+    return number[labels]
 
 
 def _count(distances):

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from reid_jax.config import choice
 from reid_jax.losses import batch
 
 NO_DEPENDENCE = -1.3862943611198906  # -2 log 2: omega of a critic that sees none
+TRANSFORMS = ("exp", "linear")
+FORMS = ("layer", "none")
 
 
 def omega(joint, marginal, axis_name=None):
@@ -27,15 +28,25 @@ def js(value):
 
 
 def pull(value, transform, temperature=1.0):
-    """What the feature side minimises (eq. 10): exp(omega / temperature) ('exp') or omega ('linear')."""
-    if choice("adl.transform", transform, ("exp", "linear")) == "linear":
+    """What the feature side minimises (eq. 10): exp(omega / temperature) ('exp') or omega ('linear').
+
+    ValueError for another transform.
+    """
+    if transform not in TRANSFORMS:
+        raise ValueError(f"transform is {transform!r}; it must be one of {', '.join(TRANSFORMS)}")
+    if transform == "linear":
         return value
     return jnp.exp(value / temperature)
 
 
 def standardised(x, form):
-    """Rows of x f[B,D] with mean 0 and variance 1 ('layer', epsilon 1e-5), or x itself ('none')."""
-    if choice("adl.critic_input_norm", form, ("layer", "none")) == "none":
+    """Rows of x f[B,D] with mean 0 and variance 1 ('layer', epsilon 1e-5), or x itself ('none').
+
+    ValueError for another form.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form is {form!r}; it must be one of {', '.join(FORMS)}")
+    if form == "none":
         return x
     x = batch.wide(x)
     return jax.nn.standardize(x, axis=-1, epsilon=1e-5)

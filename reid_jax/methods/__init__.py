@@ -63,6 +63,7 @@ class Part(NamedTuple):
               {name: f32[N,D]}; (): those of the first as one array; None: no features, `begin` gets None
     round:    > 0: number of the round that this part ends; the intervals of evaluations and checkpoints then
               count rounds instead of epochs
+    labels_by_camera: whether state.memory["labels"] count within each camera, to rate them rightly
     """
 
     name: str
@@ -73,6 +74,7 @@ class Part(NamedTuple):
     begin: Callable | None = None
     features: tuple | None = ()
     round: int = 0
+    labels_by_camera: bool = False
 
 
 class Method:

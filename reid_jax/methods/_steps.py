@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -35,6 +36,11 @@ def view(config, batch, i):
 def plain(config, image):
     """Test images: normalised, not augmented."""
     return augment.plain(image, mean=config.data.mean, std=config.data.std, dtype=dtype_of(config.model))
+
+
+def part_seed(seed, i):
+    """The seed of part i of a stage, for what is drawn anew in it."""
+    return int(np.random.SeedSequence((seed % 2**64, i)).generate_state(1, np.uint64)[0])
 
 
 def schedule(optim, info, lr):

@@ -18,17 +18,20 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from reid_jax.config import defaults, flatten, misfit
+from reid_jax import methods
+from reid_jax.config import defaults
 from reid_jax.errors import CheckpointError, ConfigError
+from reid_jax.fields import flatten, misfit
 from reid_jax.train import processes
 
 # Fields that change how a run is carried out, not what it computes.
 RUNTIME_FIELDS = (
     "data.root", "data.workers", "data.threads", "data.prefetch", "data.cache_mib",
     "data.source", "data.device_prefetch", "data.test_clip", "data.chunk",
-    "train.only", "train.backend", "train.log_every", "train.eval_every", "train.checkpoint_every",
+    "train.only", "train.log_every", "train.eval_every", "train.checkpoint_every",
     "eval.", "report.",
 )  # fmt: skip
+LAYOUT = 2  # of the arrays and the position; 1 had pseudo labels and memories elsewhere
 _SPARE = 2**18  # bytes of a checkpoint beside its arrays
 _METRIC, NOT_EVALUATED = "mAP", -1.0
 _CHECKSUMS = "checksums"  # field of the stored meta
@@ -38,10 +41,11 @@ log = logging.getLogger(__name__)
 def differences(old, new):
     """[(field, old value, new value)] of two nested config dicts, runtime fields left out.
 
-    A field that `old`, made by an earlier version, does not have counts as its default.
+    A field that `old`, made by an earlier version, does not have counts as its default; one that only `old` has
+    is gone and counts for nothing.
     """
-    old, new, known = flatten(old), flatten(new), flatten(defaults())
-    fields = sorted(f for f in {*old, *new} if not f.startswith(RUNTIME_FIELDS))
+    old, new, known = flatten(old), flatten(new), flatten(methods.defaults(new["method"]))
+    fields = sorted(f for f in new if not f.startswith(RUNTIME_FIELDS))
     return [(f, old.get(f), new.get(f)) for f in fields if old.get(f, known.get(f)) != new.get(f)]
 
 
@@ -76,7 +80,7 @@ def read_config(workdir):
     try:
         with open(path) as f:
             tree = json.load(f)
-        if wrong := misfit(tree):
+        if wrong := misfit(tree, defaults()):
             raise ValueError(wrong)
     except FileNotFoundError:
         raise CheckpointError(f"{workdir} holds no run: {path} is missing; train there first") from None
@@ -239,6 +243,12 @@ class Checkpoints:
         have = self.shapes(step)
         want = {k: tuple(v.shape) for k, v in target.items()}
         wrong = sorted(k for k in {*have, *want} if have.get(k) != want.get(k))
+        if wrong and self.read_meta(step).get("layout", 1) < LAYOUT:
+            raise CheckpointError(
+                f"checkpoint {step} in {self.folder} was written by an earlier version of reid_jax, which laid out "
+                "this method's networks and memories otherwise: use that version, or train again in a new "
+                "--workdir"
+            )
         if wrong:
             shown = "\n".join(f"  {k}: {have.get(k)} there, {want.get(k)} now" for k in wrong[:8])
             raise CheckpointError(
@@ -310,8 +320,3 @@ def _flat(tree):
     """Tree -> {leaf path: leaf} in flattening order; paths like nets/phi1/params/base/conv1/kernel."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def plain(config):
-    """ConfigDict -> nested dict of JSON values."""
-    return json.loads(config.to_json_best_effort())

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from reid_jax import methods
 from reid_jax.config import choice
 from reid_jax.data import pipeline, tracklets
+from reid_jax.data.records import TestSet
 from reid_jax.errors import ConfigError
 from reid_jax.eval import embed, probe, protocols, ranking, scoring, store
 from reid_jax.train import processes
@@ -40,42 +41,45 @@ def split_records(config, dataset):
 
 
 class Evaluator:
-    """Evaluates states of one method; each network is compiled once."""
+    """Evaluates states of one method on the run's own test set and on others; each network is compiled once."""
 
-    def __init__(self, config, dataset, method, runner):
-        self.config, self.runner, self.root = config, runner, dataset.root
-        self.query, self.gallery = split_records(config, dataset)
-        self.protocol = choose_protocol(config, dataset.protocol)
+    def __init__(self, config, dataset, method, devices):
+        self.config, self.devices = config, devices
+        query, gallery = split_records(config, dataset)
+        protocol = choose_protocol(config, dataset.protocol)
+        self.tests = {"": TestSet("", query, gallery, protocol, dataset.root)}
+        self.tests |= {test.name: test for test in dataset.also}
         nets = methods.choose_net(method, config.eval.net)
-        self.embedders = {net: Embedder(method, net, runner) for net in nets}
+        self.embedders = {net: Embedder(method, net, devices) for net in nets}
 
     def __call__(self, state):
-        """{net: Result} of `state`, as the runner's compiled step returns it."""
-        state = self.runner.local_state(state)
+        """{(test, net): Result} of `state`, as the compiled step returns it; test "" is the run's own, first."""
+        state = self.devices.local_state(state)
         return {
-            net: score(self.config, self.features(e, state), self.protocol)
-            for net, e in self.embedders.items()
+            (name, net): score(self.config, self.features(embedder, state, test), test.protocol)
+            for name, test in self.tests.items()
+            for net, embedder in self.embedders.items()
         }
 
-    def features(self, embedder, state):
-        """FeatureSet of query and gallery."""
-        splits = {"query": self.query, "gallery": self.gallery}
-        return feature_set(self.config, embedder, state, splits, self.root, shared=True)
+    def features(self, embedder, state, test):
+        """FeatureSet of a test set's query and gallery."""
+        splits = {"query": test.query, "gallery": test.gallery}
+        return feature_set(self.config, embedder, state, splits, test.root, shared=True)
 
 
 class Embedder:
-    """One network of a method as compiled functions for batches that runner's local devices divide.
+    """One network of a method as compiled functions for batches that devices's local devices divide.
 
     image: (state, image u8[B,H,W,3] or clips u8[B,T,H,W,3]) -> [B,D].
     frames: (state, {"image": clips, "frames": bool[B,T]}) -> f32[B,C], sums of the real frames' vectors.
     pooled: (state, f32[B,C]) -> [B,D], tracklets by their mean vectors.
     """
 
-    def __init__(self, method, net, runner):
-        self.method, self.multiple = method, len(runner.local)
-        self.image = runner.compile_embed(lambda state, image: method.embed(state, image, net))
-        self.frames = runner.compile_embed(lambda state, clips: self._sums(state, clips, net))
-        self.pooled = runner.compile_embed(lambda state, mean: method.embed_pooled(state, mean, net))
+    def __init__(self, method, net, devices):
+        self.method, self.multiple = method, len(devices.local)
+        self.image = devices.compile_embed(lambda state, image: method.embed(state, image, net))
+        self.frames = devices.compile_embed(lambda state, clips: self._sums(state, clips, net))
+        self.pooled = devices.compile_embed(lambda state, mean: method.embed_pooled(state, mean, net))
 
     def _sums(self, state, clips, net):
         vectors = self.method.embed_frames(state, clips["image"], net)
@@ -129,7 +133,7 @@ def mean_vectors(config, embedder, state, records, progress=False):
 
     ConfigError when the method has no vectors of frames.
     """
-    if embedder.method.embed_frames is None:
+    if not embedder.method.embeds_frames:
         raise ConfigError(
             f"config.data.test_clip is {config.data.test_clip!r}, but method {config.method} embeds whole "
             f"clips only: use {' or '.join(tracklets.ONE_CLIP)}"
@@ -165,20 +169,20 @@ def padded(vectors, size):
         yield {"image": np.pad(part, (extra, (0, 0))), "mask": np.arange(size) < len(part)}
 
 
-def study(config, dataset, method, runner):
+def study(config, dataset, method, devices):
     """Method.study of a method for this run: state of the compiled step -> (figures, arrays), or None."""
     if method.study is None:
         return None
-    measure = method.study(dataset, lambda f: Over(f, config.eval.batch_size, runner))
-    return lambda state: measure(runner.local_state(state))
+    measure = method.study(dataset, lambda f: InBatches(f, config.eval.batch_size, devices))
+    return lambda state: measure(devices.local_state(state))
 
 
-class Over:
+class InBatches:
     """A pure function (State, arrays of B rows) -> tree of B rows, for any number of rows, in batches."""
 
-    def __init__(self, function, size, runner):
-        self.size = -(-size // len(runner.local)) * len(runner.local)
-        self.compiled = runner.compile_embed(lambda state, rows: function(state, *rows))
+    def __init__(self, function, size, devices):
+        self.size = -(-size // len(devices.local)) * len(devices.local)
+        self.compiled = devices.compile_embed(lambda state, rows: function(state, *rows))
 
     def __call__(self, state, *rows):
         """Tree of numpy arrays; rows: numpy arrays of the same length."""
@@ -224,32 +228,39 @@ def line(title, figures):
     return f"{title}: " + "  ".join(f"{n} {figures[n]:.1f}" for n in names if n in figures)
 
 
-def save_final(config, workdir, step, results, folder="eval"):
-    """Writes WORKDIR/eval/final.json and final.npz."""
+def save_final(config, workdir, step, results, folder="eval", checkpoint="last"):
+    """Writes WORKDIR/eval/final.json and final.npz; checkpoint: last, best (by figures of config.eval.split) or a step.
+
+    results: {(test, net): Result} as `Evaluator` gives them.
+    """
     folder = os.path.join(workdir, folder)
     os.makedirs(folder, exist_ok=True)
-    net, chosen = next(iter(results.items()))
+    (_, net), chosen = next(iter(results.items()))
     store.save(os.path.join(folder, "final.npz"), chosen.features)
-    nets = {
-        name: {
-            **r.figures,
-            "cmc": [round(100 * float(c), 4) for c in r.retrieval.cmc],
-            "num_query": int(np.sum(r.features.split == "query")),
-            "num_gallery": int(np.sum(r.features.split == "gallery")),
-        }
-        for name, r in results.items()
+    tests = {}
+    for (test, name), result in results.items():
+        entry = tests.setdefault(test, {"protocol": result.protocol, "nets": {}})
+        entry["nets"][name] = final_figures(result)
+    final = {
+        "step": step,
+        "split": config.eval.split,
+        "checkpoint": checkpoint,
+        "protocol": chosen.protocol,
+        "net": net,
+        "nets": tests.pop("")["nets"],
+        "random": random_figures(config, chosen),
     }
-    write_json(
-        os.path.join(folder, "final.json"),
-        {
-            "step": step,
-            "split": config.eval.split,
-            "protocol": chosen.protocol,
-            "net": net,
-            "nets": nets,
-            "random": random_figures(config, chosen),
-        },
-    )
+    write_json(os.path.join(folder, "final.json"), final | ({"sets": tests} if tests else {}))
+
+
+def final_figures(result):
+    """Figures of a Result as they stand in final.json."""
+    return {
+        **result.figures,
+        "cmc": [round(100 * float(c), 4) for c in result.retrieval.cmc],
+        "num_query": int(np.sum(result.features.split == "query")),
+        "num_gallery": int(np.sum(result.features.split == "gallery")),
+    }
 
 
 def random_figures(config, result):

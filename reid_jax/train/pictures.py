@@ -13,25 +13,25 @@ CLIPS = 4  # tracklets whose heat maps are shown
 FRAMES = 4  # of a tracklet in a retrieval strip
 
 
-def save(config, workdir, method, state, runner, dataset):
+def save(config, workdir, method, state, devices, dataset):
     """Writes WORKDIR/eval/camera.npz and look.npz, as far as the method offers what they hold.
 
-    On tracklets frames.npz too. state: as the runner's compiled step returns it.
+    On tracklets frames.npz too. state: as the devices's compiled step returns it.
     """
     folder = os.path.join(workdir, "eval")
     query, gallery = evaluate.split_records(config, dataset)
     if config.data.frames:
         store.save_arrays(os.path.join(folder, "frames.npz"), frames([*query, *gallery], dataset.root))
-    if not (method.camera_net or (method.look and config.data.frames)):
+    if not (method.camera_net or (method.look is not None and config.data.frames)):
         return
-    state = runner.local_state(state)
+    state = devices.local_state(state)
     if method.camera_net:
-        embedder = evaluate.Embedder(method, method.camera_net, runner)
+        embedder = evaluate.Embedder(method, method.camera_net, devices)
         splits = {"query": query, "gallery": gallery}
         features = evaluate.feature_set(config, embedder, state, splits, dataset.root)
         store.save(os.path.join(folder, "camera.npz"), features)
-    if method.look and config.data.frames:
-        store.save_arrays(os.path.join(folder, "look.npz"), look(config, method, state, runner, query))
+    if method.look is not None and config.data.frames:
+        store.save_arrays(os.path.join(folder, "look.npz"), look(config, method, state, devices, query))
 
 
 def frames(records, root):
@@ -52,15 +52,15 @@ def save_study(folder, step, arrays):
         Image.fromarray(sheet).save(os.path.join(folder, "grids", f"{title}_{step:06d}.png"))
 
 
-def look(config, method, state, runner, query):
+def look(config, method, state, devices, query):
     """{name: array} of CLIPS query tracklets, spread over the list.
 
     image u8[N,T,H,W,3]; pid, camid i32[N]; map/TITLE f32[N,T,h,w] in [0,1] per frame; weight f32[N,T].
     """
     chosen = [query[i] for i in np.unique(np.linspace(0, len(query) - 1, CLIPS).astype(int))]
     image = np.stack([read_clip(r, config.data) for r in chosen])
-    found = runner.compile_embed(lambda state, image: method.look(state, image))
-    parts = [found(state, np.repeat(clip[None], len(runner.local), 0)) for clip in image]
+    found = devices.compile_embed(lambda state, image: method.look(state, image))
+    parts = [found(state, np.repeat(clip[None], len(devices.local), 0)) for clip in image]
     arrays = {"image": image, "pid": np.array([r.pid for r in chosen], np.int32)}
     arrays["camid"] = np.array([r.camid for r in chosen], np.int32)
     for name in parts[0]:

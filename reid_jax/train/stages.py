@@ -1,60 +1,48 @@
-"""The stages of a run: their order, settings and plans, and what later ones read of earlier ones."""
+"""The stages of a run: their order, settings and lengths, and what later ones read of earlier ones."""
 
-import copy
 import logging
 import math
 import os
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from flax import traverse_util
 
 from reid_jax import methods
-from reid_jax.config import completed, flatten, namespace, split_label
-from reid_jax.data import pipeline
 from reid_jax.errors import CheckpointError, ConfigError
+from reid_jax.fields import completed, flatten, namespace, overlay, plain, split_label
 from reid_jax.train import checkpoint
 
 log = logging.getLogger(__name__)
+# Fields that hold for a whole run: the data are read once, for all stages.
+RUN_FIELDS = (
+    "method", "stages", "init", "report", "train.only", "train.skip", "data.name", "data.root", "data.test",
+    "data.target", "data.source", "data.variant", "data.split", "data.split_seed", "data.csv", "data.pattern",
+    "data.train_share", "data.split_tracklets", "data.val_ids", "data.synthetic", "data.domains", "eval.also",
+)  # fmt: skip
 
 
 def settings(config, name):
     """The config of one stage: config.stages.NAME laid over the rest.
 
     config: ConfigDict or nested namespace; returned as it is when the stage has no settings of its own.
-    Raises ConfigError for a field that there is not, or a stage that the method does not have.
+    Raises ConfigError for a field that there is not or that has no effect in one stage alone, or for a stage that
+    the method does not have.
     """
     tree = plain(config)
     known = methods.stage_names(tree["method"])
     unknown = sorted(set(tree.get("stages", {})) - set(known))
     if unknown:
         raise ConfigError(f"config.stages has {', '.join(unknown)}; {tree['method']} has {', '.join(known)}")
-    own = tree.get("stages", {}).get(name)
-    return namespace(overlay(tree, own, f"stages.{name}.")) if own else config
-
-
-def plain(config):
-    """Nested dict of a ConfigDict, a nested namespace or a nested dict."""
-    if hasattr(config, "to_json_best_effort"):
-        return checkpoint.plain(config)
-    tree = config if isinstance(config, dict) else vars(config)
-    return {k: plain(v) if isinstance(v, dict) or hasattr(v, "__dict__") else v for k, v in tree.items()}
-
-
-def overlay(tree, own, prefix=""):
-    """A copy of nested dict `tree` with the values of `own`; ConfigError for a field that tree lacks."""
-    tree = copy.deepcopy(tree)
-    have = {*flatten(tree)}
-    for field, value in flatten(own).items():
-        if field not in have:
-            raise ConfigError(f"config.{prefix}{field} is no field: there is no config.{field}")
-        *path, last = field.split(".")
-        node = tree
-        for key in path:
-            node = node[key]
-        node[last] = value
-    return tree
+    changes = tree.get("stages", {}).get(name)
+    if not changes:
+        return config
+    for field in flatten(changes):
+        if any(field == f or field.startswith(f + ".") for f in RUN_FIELDS):
+            raise ConfigError(
+                f"config.stages.{name}.{field} has no effect: it holds for the whole run, set config.{field}"
+            )
+    return namespace(overlay(tree, changes, f"stages.{name}."))
 
 
 def of_config(config):
@@ -66,24 +54,33 @@ def of_config(config):
 
 
 def to_train(config):
-    """Names of the stages that this run trains: all, or config.train.only; those of other runs left out."""
+    """Names of the stages that this run trains: all, or config.train.only; those of other runs left out.
+
+    ConfigError when none is left.
+    """
     names, only = of_config(config), config.train.only
     if only and only not in names:
         raise ConfigError(f"config.train.only is {only!r}; this run has {', '.join(names)}")
     taken = elsewhere(config)
-    return [n for n in names if n == only or (not only and n not in taken)]
+    left = [n for n in names if n == only or (not only and n not in taken)]
+    if not left:
+        raise ConfigError(
+            f"config.init.stages={config.init.stages} names every stage of this run ({', '.join(names)}): there "
+            "is nothing to train; leave one out, or evaluate the other run itself with --mode=evaluate"
+        )
+    return left
 
 
 def elsewhere(config):
     """{stage: workdir} of config.init.stages, finished stages of other runs."""
-    found = {}
+    folders = {}
     for text in filter(None, config.init.stages.split(",")):
         stage, workdir = split_label(text)
         if stage not in methods.stage_names(config.method):
             known = ", ".join(methods.stage_names(config.method))
             raise ConfigError(f"config.init.stages has {text!r}; use STAGE=WORKDIR with a stage of {known}")
-        found[stage] = workdir
-    return found
+        folders[stage] = workdir
+    return folders
 
 
 def loader(config, workdir):
@@ -97,11 +94,11 @@ def loader(config, workdir):
         folder = folders.get(stage, workdir)
         if stage not in kept:
             kept[stage] = newest(folder, stage)
-        found = {k.split("/", 2)[2]: v for k, v in kept[stage].items() if k.startswith(f"nets/{net}/")}
-        if not found:
+        leaves = {k.split("/", 2)[2]: v for k, v in kept[stage].items() if k.startswith(f"nets/{net}/")}
+        if not leaves:
             raise CheckpointError(f"stage {stage!r} of {folder} has no network {net!r}")
         log.info("%s: taken from stage %s of %s", net, stage, folder)
-        return traverse_util.unflatten_dict(found, sep="/")
+        return traverse_util.unflatten_dict(leaves, sep="/")
 
     return load
 
@@ -129,8 +126,8 @@ def last_begun(workdir, only=""):
     Raises CheckpointError when there is none.
     """
     folder = os.path.join(workdir, "checkpoints")
-    found = os.listdir(folder) if os.path.isdir(folder) else []
-    for name in reversed(in_order(workdir, [n for n in found if not only or n == only])):
+    begun = os.listdir(folder) if os.path.isdir(folder) else []
+    for name in reversed(in_order(workdir, [n for n in begun if not only or n == only])):
         checkpoints = checkpoint.Checkpoints(workdir, name)
         if checkpoints.steps():
             return name, checkpoints
@@ -139,117 +136,75 @@ def last_begun(workdir, only=""):
     raise CheckpointError(f"{workdir} holds no finished checkpoint{of}; train first")
 
 
-def in_order(workdir, found):
+def in_order(workdir, names):
     """Names of stages in the order of the run's method."""
-    if len(found) < 2:
-        return found
-    return [n for n in methods.stage_names(checkpoint.read_config(workdir)["method"]) if n in found]
+    if len(names) < 2:
+        return names
+    return [n for n in methods.stage_names(checkpoint.read_config(workdir)["method"]) if n in names]
 
 
 def of_run(workdir):
     """The config of a run as a nested dict, with fields that are newer than the run."""
-    return completed(checkpoint.read_config(workdir))
+    tree = checkpoint.read_config(workdir)
+    return completed(tree, methods.defaults(tree["method"]))
 
 
-class Plan(NamedTuple):
-    """When things happen, in steps (of a stage with phases: in rounds)."""
+class Intervals(NamedTuple):
+    """When things happen: in steps, of a stage with rounds evaluation and checkpoint in rounds."""
 
-    total: int
-    per_epoch: int
     log: int
     evaluate: int  # 0: only at the end
     checkpoint: int
 
 
-def plan(config, dataset, kind="pk"):
-    """A stage's length and intervals in steps; kind: of its batches."""
-    train = config.train
-    per_epoch = pipeline.steps_per_epoch(dataset, config.data, kind)
-    total = train.steps or math.ceil(train.epochs * per_epoch)
-    return Plan(
-        total,
-        per_epoch,
-        max(train.log_every, 1),
-        math.ceil(train.eval_every * per_epoch),
-        max(math.ceil(train.checkpoint_every * per_epoch), 1),
-    )
+def intervals(config, method):
+    """The Intervals of a stage; config: the stage's own."""
+    train, unit = config.train, 1 if method.rounds else method.info.steps_per_epoch
+    evaluate, save = math.ceil(train.eval_every * unit), max(math.ceil(train.checkpoint_every * unit), 1)
+    return Intervals(max(train.log_every, 1), evaluate, save)
 
 
-def plan_rounds(config, rounds):
-    """Plan of a stage with phases, whose epochs are rounds: an interval of 5 means after every 5th round."""
-    every = max(math.ceil(config.train.checkpoint_every), 1)
-    return Plan(rounds, 1, max(config.train.log_every, 1), math.ceil(config.train.eval_every), every)
-
-
-def build(config, dataset, name, axis_name):
-    """(config, Method, Plan) of stage `name`; config: of the whole run."""
-    own = settings(config, name)
-    module = methods.find(config.method)
-    counts, images = (dataset.num_train_pids, dataset.num_cams), len(dataset.train)
-    method = module.stages(own, methods.Info(*counts, 1, 1, axis_name, images))[name]
-    if own.train.accumulate != 1 and not method.accumulates:
+def build(config, name, info):
+    """(config, Method) of stage `name`; config: of the whole run, info: methods.Info."""
+    stage_config = settings(config, name)
+    method = methods.build(stage_config, name, info)
+    if stage_config.train.accumulate != 1 and not method.accumulates:
         raise ConfigError(
-            f"config.train.accumulate is {own.train.accumulate}, and {config.method} does not accumulate "
+            f"config.train.accumulate is {stage_config.train.accumulate}, and {config.method} does not accumulate "
             "gradients: leave it at 1; to save memory use config.model.remat, bfloat16 or more devices"
         )
-    if method.phases:
-        return own, method, plan_rounds(own, method.rounds)
-    when = plan(own, dataset, method.batches)
-    info = methods.Info(*counts, when.per_epoch, when.total, axis_name, images)
-    return own, module.stages(own, info)[name], when
+    return stage_config, method
 
 
-def example_batch(config, size=2, kind="pk"):
-    """A training batch of zeros: what init and shape inference need; kind: of batches, see data.pipeline."""
-    d, views = config.data, 2
-    if kind == "triples":
-        names = ("pid", "camid", "index", "pid_k", "camid_k", "index_k")
-        image = np.zeros((size, 3, d.height, d.width, 3), np.uint8)
-        return {"image": image, **{n: np.zeros(size, np.int32) for n in names}}
-    return {
-        "image": np.zeros((size, *([d.frames] if d.frames else []), d.height, d.width, 3), np.uint8),
-        "pid": np.zeros(size, np.int32),
-        "camid": np.zeros(size, np.int32),
-        "index": np.zeros(size, np.int32),
-        "flip": np.zeros((size, views), bool),
-        "crop": np.zeros((size, views, 2), np.int32),
-        "erase": np.zeros((size, views, 4), np.int32),
-    }
+def state_shapes(method):
+    """The State of a method as ShapeDtypeStructs."""
+    return jax.eval_shape(method.init, jax.random.key(0))
 
 
-def state_shapes(config, method, num_images=0):
-    """The State of a method as ShapeDtypeStructs; num_images: of the training set, for pseudo labels."""
-    batch = example_batch(config, kind=method.batches)
-    state = jax.eval_shape(method.init, jax.random.key(config.seed), batch)
-    if method.phases:
-        state = state._replace(labels=jax.ShapeDtypeStruct((num_images,), np.int32))
-    return state
-
-
-def parameters(config, method):
-    """Number of parameters of all networks of a stage, heads included; config: the stage's."""
-    leaves = jax.tree_util.tree_leaves_with_path(state_shapes(config, method).nets)
+def parameters(method):
+    """Number of parameters of all networks of a stage, heads included."""
+    leaves = jax.tree_util.tree_leaves_with_path(state_shapes(method).nets)
     return sum(x.size for path, x in leaves if any(getattr(k, "key", None) == "params" for k in path))
 
 
-def check_batch(config, runner):
-    """Raises ConfigError when the global batch does not fit the devices."""
-    size, parts = config.data.ids * config.data.instances, config.train.accumulate
-    runner.check_batch(size)
-    own = size // len(runner.devices)
-    if parts < 1 or own % parts:
+def check_batch(config, devices):
+    """Raises ConfigError when the global batch does not fit the devices; config: a stage's."""
+    size, turns = config.data.ids * config.data.instances, config.train.accumulate
+    devices.check_batch(size)
+    images = size // len(devices.devices)
+    if turns < 1 or images % turns:
         raise ConfigError(
-            f"config.train.accumulate is {parts}; it must be 1 or more and divide a device's {own} images "
+            f"config.train.accumulate is {turns}; it must be 1 or more and divide a device's {images} images "
             "(data.ids x data.instances over the devices)"
         )
-    if parts > 1 and config.model.bn_group == "global":
+    if turns > 1 and config.model.bn_group == "global":
         raise ConfigError(
             "config.train.accumulate cannot be joined with config.model.bn_group=global: the statistics of "
             "parts that come in turn are their own; use bn_group=device"
         )
-    if own == parts and config.model.bn_group == "device":
+    if images == turns and config.model.bn_group == "device":
         raise ConfigError(
-            f"{size} images (data.ids x data.instances) on {len(runner.devices)} devices, in {parts} parts "
+            f"{size} images (data.ids x data.instances) on {len(devices.devices)} devices, in {turns} parts "
             "each (config.train.accumulate), come one by one, and batch norm has nothing to average: use "
             "config.model.bn_group=global, a larger batch, fewer parts or fewer devices"
         )

@@ -1,5 +1,6 @@
 """Starting values from elsewhere: a weight file (init.weights) or a finished run (init.run)."""
 
+import contextlib
 import logging
 import os
 
@@ -8,7 +9,7 @@ from flax import traverse_util
 
 from reid_jax.errors import CheckpointError, ConfigError, WeightsError
 from reid_jax.models import weights
-from reid_jax.train import stages
+from reid_jax.train import stages, titles
 
 log = logging.getLogger(__name__)
 
@@ -16,7 +17,7 @@ log = logging.getLogger(__name__)
 def start(config, method, state, needed=True):
     """`state` with the starting values that config.init names; says what was used and what was not.
 
-    Classifiers of another number of identities or cameras stay fresh. Raises WeightsError or
+    Classifiers of another number of identities or cameras stay fresh (`of_classifier`). Raises WeightsError or
     CheckpointError when the source does not fit, ConfigError when both sources are given, or when the method
     takes none and `needed` is set.
     """
@@ -41,20 +42,20 @@ def from_file(path):
     .pth, .pt, .safetensors or .npz in any of the layouts of `reid_jax.models.weights`. Weights of a 2-D net
     go to their places in an AP3D net.
     """
-    found = weights.read(path)
-    for note in found.notes:
+    file = weights.read(path)
+    for note in file.notes:
         log.info("%s: %s", path, note)
-    if found.skipped:
-        log.info("%s: %s values that are no weights of this part are not read", path, found.skipped)
+    if file.skipped:
+        log.info("%s: %s values that are no weights of this part are not read", path, file.skipped)
 
     def load(name, variables, fallback=None):
         del fallback
         try:
-            filled, report = weights.load(found.entries, variables, inflate=True)
+            filled, report = weights.load(file.entries, variables, inflate=True)
         except WeightsError as error:
             raise WeightsError(f"config.init.weights={path}: {error}") from error
-        source = f"{path} ({found.kind}, layout {report['layout']})"
-        tell(name, source, report["used"], report["unused"], report["missing"])
+        source = f"{path} ({file.kind}, layout {report['layout']})"
+        log_origin(name, source, report["used"], report["missing"], report["unused"])
         for note in report["notes"]:
             log.info("%s: %s", name, note)
         return filled
@@ -62,61 +63,83 @@ def from_file(path):
     return load
 
 
-def run_arrays(workdir):
-    """{leaf path: numpy array} of the best checkpoint of a finished run, as nets/m1/params/base/...
+def best_of(workdir):
+    """(last stage of a run that has a checkpoint, {leaf path: numpy array} of its best one).
 
-    Raises WeightsError when there is none.
+    Leaf paths are nets/NET/params/base/... Raises WeightsError when there is no checkpoint.
     """
     folder = os.path.join(workdir, "checkpoints")
     if not os.path.isdir(folder) or not os.listdir(folder):
         raise WeightsError(f"{workdir} holds no checkpoints; name the --workdir of a finished run")
     try:
-        _, checkpoints = stages.last_begun(workdir)
+        stage, checkpoints = stages.last_begun(workdir)
     except CheckpointError as error:
         raise WeightsError(str(error)) from error
-    try:
-        return checkpoints.read_arrays(checkpoints.best())
-    finally:
-        checkpoints.close()
+    with contextlib.closing(checkpoints):
+        return stage, checkpoints.read_arrays(checkpoints.best())
+
+
+def networks(arrays):
+    """Names of the networks of a checkpoint, sorted."""
+    return sorted({path.split("/")[1] for path in arrays if path.startswith("nets/")})
+
+
+def default_nets(workdir, stage, arrays):
+    """The networks of a checkpoint that can stand for it, the usual one first: the stage's, or the only one."""
+    names = networks(arrays)
+    known = [name for name in titles.networks(workdir, stage) if name in names]
+    return known or (names if len(names) == 1 else [])
 
 
 def from_run(workdir):
-    """load(name, variables, fallback) from the best checkpoint of a finished run, without classifiers.
+    """load(name, variables, fallback) from the best checkpoint of a finished run.
 
-    `fallback` names the network to read when the run has none called `name`.
+    `fallback` names the network to read when the run has none called `name`; without that too it is the one
+    that stands for the run. Leaves of classifiers of another size (another number of identities or cameras)
+    stay fresh; any other leaf of another size is a WeightsError.
     """
     try:
-        arrays = run_arrays(workdir)
+        stage, arrays = best_of(workdir)
     except WeightsError as error:
         raise WeightsError(f"config.init.run={error}") from error
 
     def load(name, variables, fallback=None):
-        source = next((n for n in (name, fallback, "net", "m1", "phi1") if any_of(arrays, n)), None)
+        candidates = [name, fallback, *default_nets(workdir, stage, arrays)]
+        source = next((n for n in candidates if n in networks(arrays)), None)
         if source is None:
             raise WeightsError(f"{workdir} has no network {name!r} to start from")
-        filled, used, missing = {}, [], []
-        for path, leaf in traverse_util.flatten_dict(variables).items():
-            value = None if "classifier" in path else arrays.get("/".join(("nets", source, *path)))
-            if value is not None and value.shape != leaf.shape:
+        leaves = traverse_util.flatten_dict(variables)
+        stored = {path: arrays.get("/".join(("nets", source, *path))) for path in leaves}
+        misfits = {p for p, v in stored.items() if v is not None and v.shape != leaves[p].shape}
+        for path in misfits:
+            if not of_classifier(path):
                 raise WeightsError(
-                    f"{workdir}: {'/'.join(path)} is {value.shape}, this model needs {leaf.shape}"
+                    f"{workdir}: {'/'.join(path)} is {stored[path].shape}, this model needs "
+                    f"{leaves[path].shape}"
                 )
-            (missing if value is None else used).append("/".join(path))
-            filled[path] = leaf if value is None else jnp.asarray(value)
-        tell(name, f"{workdir} ({source})", used, [], missing)
-        return traverse_util.unflatten_dict(filled)
+        used = [p for p, v in stored.items() if v is not None and p not in misfits]
+        absent = [p for p, v in stored.items() if v is None]
+        log_origin(name, f"{workdir} ({source})", *map(dotted, (used, absent)), misfits=dotted(misfits))
+        return traverse_util.unflatten_dict({**leaves, **{p: jnp.asarray(stored[p]) for p in used}})
 
     return load
 
 
-def any_of(arrays, name):
-    """Whether a checkpoint holds a network."""
-    return name is not None and any(k.startswith(f"nets/{name}/") for k in arrays)
+def of_classifier(path):
+    """Whether a leaf belongs to a classifier: some module on its path has "classifier" in its name."""
+    return any("classifier" in module for module in path[:-1])
 
 
-def tell(name, source, used, unused, missing):
+def dotted(paths):
+    """Paths of leaves as text, in order."""
+    return sorted("/".join(path) for path in paths)
+
+
+def log_origin(name, source, used, absent, unused=(), misfits=()):
     """One line on what came from where; nothing is dropped in silence."""
     text = f"{name} starts from {source}: {len(used)} arrays used"
-    text += f"; {len(missing)} not in it, left fresh: {weights.tell(missing)}" if missing else ""
+    text += f"; {len(absent)} not in it, left fresh: {weights.tell(absent)}" if absent else ""
+    size = "of classifiers of another size, left fresh"
+    text += f"; {len(misfits)} {size}: {weights.tell(misfits)}" if misfits else ""
     text += f"; {len(unused)} in it, not used: {weights.tell(unused)}" if unused else ""
     log.info("%s", text)

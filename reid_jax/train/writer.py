@@ -8,6 +8,8 @@ import os
 class Silent:
     """What processes that are not the first have for a Writer."""
 
+    lines = 0
+
     def write(self, kind, step, epoch, seconds, values):
         """Writes nothing."""
 
@@ -16,25 +18,25 @@ class Silent:
 
 
 class Writer:
-    """Appends metric lines to WORKDIR/metrics.jsonl.
+    """Appends metric lines to WORKDIR/metrics.jsonl; `lines` counts them.
 
-    On a resume the lines after `step` (written by steps that are now run again) are cut off, so a
-    resumed run leaves the same file as an unbroken one, but for the seconds. stage: named in every line of
-    a run with several stages; lines of the others stay. keep: function of a line of this stage, another rule
-    of what stays.
+    meta: of the checkpoint that the run goes on from ({"step": 0} for none). Lines of this stage that were
+    written after it are cut off (its steps are now run again), so a resumed run leaves the same file as an
+    unbroken one, but for the seconds. stage: named in every line of a run with several stages; lines of the
+    others stay.
     """
 
-    def __init__(self, workdir, step=0, stage="", keep=None):
+    def __init__(self, workdir, stage="", meta=None):
+        meta = meta or {"step": 0}
         self.path = os.path.join(workdir, "metrics.jsonl")
         self.stage = {"stage": stage} if stage else {}
-        keep = keep or (lambda line: 0 < line["step"] <= step)
-        kept = [x for x in read(self.path) if x.get("stage", "") != stage or keep(x)]
-        part = f"{self.path}.part"
-        with open(part, "w") as f:
+        kept = [x for i, x in enumerate(read(self.path)) if x.get("stage", "") != stage or older(x, i, meta)]
+        self.lines, whole = len(kept), f"{self.path}.part"
+        with open(whole, "w") as f:
             f.writelines(json.dumps(x) + "\n" for x in kept)
-        os.replace(part, self.path)
+        os.replace(whole, self.path)
         self.file = open(self.path, "a")
-        self.board = _board(os.path.join(workdir, "tensorboard", stage), step)
+        self.board = _board(os.path.join(workdir, "tensorboard", stage), meta["step"])
 
     def write(self, kind, step, epoch, seconds, values):
         """One line; values are numbers or strings. Raises OSError with the path when it cannot be written."""
@@ -48,6 +50,7 @@ class Writer:
         try:
             self.file.write(json.dumps({**line, **values}) + "\n")
             self.file.flush()
+            self.lines += 1
         except OSError as e:
             raise OSError(e.errno, e.strerror, self.path) from e
         if self.board:
@@ -63,6 +66,11 @@ class Writer:
         with contextlib.suppress(OSError):
             if self.board:
                 self.board.close()
+
+
+def older(line, number, meta):
+    """Whether a line, the number-th of the file, was there when the checkpoint of meta was saved."""
+    return number < meta["lines"] if "lines" in meta else 0 < line["step"] <= meta["step"]
 
 
 def _board(folder, step):

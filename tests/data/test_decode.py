@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from batches import opened
 from PIL import Image
 
 from reid_jax.config import defaults, namespace
@@ -115,7 +116,7 @@ def test_pipeline(tmp_path, name):
     assert not np.array_equal(expected[0], images.read(records[0].path, 256, 128))
     for workers in (0, 1):
         data.workers = workers
-        with pipeline.train_batches(dataset, data, seed=0) as batches:
+        with opened(dataset, data) as batches:
             batch = next(batches)
         np.testing.assert_array_equal(batch["image"], [expected[i] for i in batch["index"]])
     with pipeline.eval_batches(records, data, 8) as batches:

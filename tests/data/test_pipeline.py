@@ -11,11 +11,12 @@ import types
 import numpy as np
 import pytest
 from absl import flags
-from batches import assert_equal, data_config, take
+from batches import assert_equal, data_config, opened, take
 from PIL import Image
 
-from reid_jax.data import images, pipeline
+from reid_jax.data import images, pipeline, streams
 from reid_jax.data.records import Dataset, Record
+from reid_jax.data.rows import rows_of
 from reid_jax.errors import ConfigError, DataError
 
 COUNTS = (4, 1, 6, 9, 5)  # images of each identity
@@ -39,7 +40,7 @@ def config(**fields):
 
 def test_batch_contents(dataset):
     data = config()
-    per_epoch = pipeline.steps_per_epoch(dataset, data)
+    per_epoch = streams.pk(rows_of(dataset)[0], data, 0).steps_per_epoch
     assert per_epoch == 4  # groups 2, 1, 3, 4, 2
     for b in take(dataset, data, 2 * per_epoch + 1):
         shapes = {k: (v.shape, v.dtype.name) for k, v in b.items()}
@@ -70,12 +71,12 @@ def test_processes_change_nothing(dataset, workers):
     expected = take(dataset, config(), 7)
     assert_equal(expected, take(dataset, config(workers=workers), 7))
     if workers == 2:
-        assert_equal(expected[3:], take(dataset, config(workers=2), 4, start_step=3))
+        assert_equal(expected[3:], take(dataset, config(workers=2), 4, first_step=3))
 
 
 @pytest.mark.parametrize("step", [1, 3, 8])
 def test_resume_at_any_step(dataset, step):
-    assert_equal(take(dataset, config(), 10)[step:], take(dataset, config(), 10 - step, start_step=step))
+    assert_equal(take(dataset, config(), 10)[step:], take(dataset, config(), 10 - step, first_step=step))
 
 
 def test_seeds_differ(dataset):
@@ -103,15 +104,15 @@ def test_field_errors(dataset):
         ({"flip": 2}, {}, "data.flip"),
     ):
         with pytest.raises(ConfigError, match=match):
-            pipeline.train_batches(dataset, config(**fields), seed=0, **kwargs)
+            opened(dataset, config(**fields), **kwargs)
     with pytest.raises(DataError, match="data.ids"):
-        pipeline.train_batches(dataset, config(ids=6), seed=0)
+        opened(dataset, config(ids=6))
 
 
 def test_processes_need_parsed_flags(dataset, monkeypatch):
     monkeypatch.setattr(pipeline, "flags", types.SimpleNamespace(FLAGS=flags.FlagValues()))
     with pytest.raises(ConfigError, match="absl.app.run"):
-        pipeline.train_batches(dataset, config(workers=1), seed=0)
+        opened(dataset, config(workers=1))
 
 
 def with_broken(dataset, tmp_path):
@@ -125,7 +126,7 @@ def with_broken(dataset, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_broken_image_stops_with_its_name(dataset, tmp_path, workers):
-    batches = pipeline.train_batches(with_broken(dataset, tmp_path), config(workers=workers), seed=0)
+    batches = opened(with_broken(dataset, tmp_path), config(workers=workers))
     with pytest.raises(DataError, match="empty.png"):
         list(itertools.islice(batches, 30))
     assert list(batches) == []  # closed
@@ -171,7 +172,7 @@ def readers():
 @pytest.mark.parametrize("how", ["close", "drop"])
 def test_threads_end(dataset, how):
     before = readers()
-    batches = pipeline.train_batches(dataset, config(), seed=0)
+    batches = opened(dataset, config())
     next(batches)
     own = readers() - before
     assert own
@@ -189,7 +190,7 @@ def test_threads_end(dataset, how):
 def test_processes_end(dataset):
     import multiprocessing
 
-    batches = pipeline.train_batches(dataset, config(workers=1), seed=0)
+    batches = opened(dataset, config(workers=1))
     next(batches)
     pids = [p.pid for p in multiprocessing.active_children()]
     assert pids

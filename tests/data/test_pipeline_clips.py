@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import video_trees as trees
-from batches import assert_equal, data_config, take
+from batches import assert_equal, data_config, opened, take
 
 from reid_jax.data import augment, clips, images, pipeline
 from reid_jax.data.records import Dataset, Record
@@ -83,7 +83,7 @@ def test_readers_change_nothing(dataset, fields):
 @pytest.mark.parametrize("step", [1, 4])
 def test_resume_and_shards(dataset, step):
     whole = take(dataset, config(), 6)
-    assert_equal(whole[step:], take(dataset, config(), 6 - step, start_step=step))
+    assert_equal(whole[step:], take(dataset, config(), 6 - step, first_step=step))
     parts = [take(dataset, config(), 6, shard=(i, 3)) for i in range(3)]
     joined = [{k: np.concatenate([p[k] for p in b]) for k in b[0]} for b in zip(*parts, strict=True)]
     assert_equal(whole, joined)
@@ -93,10 +93,10 @@ def test_resume_and_shards(dataset, step):
 
 def test_kind_must_fit(dataset):
     with pytest.raises(ConfigError, match="tiny holds tracklets: set config.data.frames"):
-        pipeline.train_batches(dataset, config(frames=0), seed=0)
+        opened(dataset, config(frames=0))
     still = dataclasses.replace(dataset, kind="image")
     with pytest.raises(ConfigError, match="data.frames is 4, but tiny holds images"):
-        pipeline.train_batches(still, config(), seed=0)
+        opened(still, config())
 
 
 # ---- broken frames --------------------------------------------------------------------------------------

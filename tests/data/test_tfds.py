@@ -10,7 +10,7 @@ import threading
 
 import numpy as np
 import pytest
-from batches import data_config
+from batches import data_config, opened
 from PIL import Image
 
 from reid_jax.data import __main__ as command
@@ -58,7 +58,7 @@ def config(root, **fields):
 
 
 def take(dataset, data, count=5):
-    with pipeline.train_batches(dataset, data, seed=3) as batches:
+    with opened(dataset, data, 3) as batches:
         return list(itertools.islice(batches, count))
 
 

@@ -6,7 +6,7 @@ from batches import assert_equal, data_config, take
 from PIL import Image
 
 from reid_jax.config import namespace
-from reid_jax.data import degrade
+from reid_jax.data import degrade, streams
 from reid_jax.data.records import Dataset, Record
 from reid_jax.data.triples import TripleSampler
 from reid_jax.errors import ConfigError, DataError
@@ -59,13 +59,13 @@ def test_no_partners():
         TripleSampler(np.zeros(9, int), config())
     with pytest.raises(DataError, match="good and poor"):
         TripleSampler(np.array([1, 2, 1]), config(pairs="semi", ids=1))
-    with pytest.raises(ConfigError, match="lower config.data.ids"):
+    with pytest.raises(DataError, match="lower config.data.ids"):
         TripleSampler(np.array([0, 1, 2]), config())
 
 
 def test_batches(dataset):
     data = config()
-    batches = take(dataset, data, 5, kind="triples")
+    batches = take(dataset, data, 5, build=streams.triples)
     seen = np.concatenate([b["index"] for b in batches[:3]])
     assert np.array_equal(np.sort(seen), np.arange(12))  # an epoch
     for b in batches:
@@ -78,18 +78,20 @@ def test_batches(dataset):
             for row, picture in ((i, image[0]), (k, image[2])):
                 with Image.open(dataset.train[row].path) as original:
                     assert np.array_equal(picture, original.resize((8, 16), Image.Resampling.BICUBIC))
-    assert_equal(batches[2:], take(dataset, data, 3, kind="triples", start_step=2))
-    halves = [take(dataset, data, 5, kind="triples", shard=(h, 2)) for h in (0, 1)]
+    assert_equal(batches[2:], take(dataset, data, 3, build=streams.triples, first_step=2))
+    halves = [take(dataset, data, 5, build=streams.triples, shard=(h, 2)) for h in (0, 1)]
     joined = [{n: np.concatenate([a[n], b[n]]) for n in a} for a, b in zip(*halves, strict=True)]
     assert_equal(batches, joined)
-    assert not np.array_equal(batches[0]["image"], take(dataset, data, 1, 1, kind="triples")[0]["image"])
+    assert not np.array_equal(
+        batches[0]["image"], take(dataset, data, 1, 1, build=streams.triples)[0]["image"]
+    )
 
 
 def test_the_degradation_is_that_of_the_original_picture(dataset):
     """Down-sampled by exactly 2 at 20 x 10, then brought to 16 x 8."""
     data = config()
     data.degrade = namespace({**vars(data.degrade), "ratio": (2.0, 2.0)})
-    (batch,) = take(dataset, data, 1, kind="triples")
+    (batch,) = take(dataset, data, 1, build=streams.triples)
     for row, image in zip(batch["index"], batch["image"], strict=True):
         with Image.open(dataset.train[row].path) as original:
             small = original.resize((5, 10), Image.Resampling.BILINEAR)

@@ -33,9 +33,33 @@ from reid_jax.methods import Method, Phase, State, parts
 from reid_jax.methods.adl import nets
 from reid_jax.models import heads
 
+TITLE = "ADL"
+METRICS = {
+    "loss_stage": "Loss on pseudo labels",
+    "ce": "Identity cross entropy",
+    "triplet": "Identity triplet",
+    "accuracy": "Identity accuracy",
+    "adl": "Adversarial loss",
+    "omega": "Critic's value omega",
+    "cam_ce": "Camera cross entropy",
+    "cam_accuracy": "Camera accuracy",
+}
+ROWS = {  # of Table 4: (FRIFM, adversarial game)
+    (True, True): "ADL",
+    (True, False): "IICS with FRIFM",
+    (False, True): "IICS with ADL's game",
+    (False, False): "IICS",
+}
 PHASES = ("intra", "inter")
 PLAYERS = ("encoder", "camera", "critic")  # of the adversarial game
 _ROWS = 512  # images whose class scores are computed at a time
+
+
+def title(config):
+    """The row of the paper's Table 4 that a config is."""
+    adl = config.adl
+    row = ROWS[bool(adl.frifm_stages), bool(adl.adversarial_stages)]
+    return row if adl.mode == "original" else f"{row}, mode {adl.mode}"
 
 
 class Models(NamedTuple):
@@ -58,6 +82,8 @@ def build(config, info):
     """
     adl, axis = config.adl, info.axis_name
     choice("adl.mode", adl.mode, ("original", "threshold"))
+    choice("adl.transform", adl.transform, adversarial.TRANSFORMS)
+    choice("adl.critic_input_norm", adl.critic_input_norm, adversarial.FORMS)
     unused = choice("adl.unused_classes", adl.unused_classes, ("auto", "keep", "mask"))
     mask = unused == "mask" or (unused == "auto" and adl.mode == "threshold")
     for stage in adl.adversarial_stages:

@@ -13,6 +13,7 @@ needs stage gan, must be off.
 
 from reid_jax.methods.direid.dfen import Dfen
 from reid_jax.methods.direid.gan import Ddgan
+from reid_jax.methods.direid.study import STUDY  # noqa: F401
 from reid_jax.methods.direid.teacher import Teacher
 
 TITLE = "DI-REID"

@@ -18,6 +18,7 @@ the camera.
     map_change_teacher  of the last maps of E_id, where stage gan has it (w_pre)
 
 Maps to look at are means of absolute values over the channels, of clean pictures and their degraded versions.
+STUDY is what a page says of all this (train/titles.py: its form, and the names of arrays).
 """
 
 import jax.numpy as jnp
@@ -28,6 +29,48 @@ from reid_jax.data import degrade
 from reid_jax.data.images import original
 from reid_jax.methods.direid import judges
 
+STUDY = {
+    "title": "What stage {stage} learned of degradation",
+    "link": "Degradation",
+    "lead": "Measured on test people. Each clean picture is degraded once more; the degradation of a picture is "
+    "taken from another person of the same camera. Nothing of this is a retrieval figure.",
+    "figures": {
+        "strength": ("Transfer strength", "of the donor's degradation: 0 none, 1 as the true degradation"),
+        "psnr": ("PSNR, dB", "of pictures degraded by transfer against truly degraded ones"),
+        "psnr_nothing": ("PSNR of doing nothing, dB", "of the clean pictures against the same"),
+        "sharpness": ("Sharpness", "of reconstructions, originals 1"),
+        "score_gap": ("Score gap", "of D_deg between clean and degraded pictures; its margin is 1"),
+        "score_auc": ("Score AUC, %", "a clean and a degraded picture of any people told apart by D_deg"),
+        "content": ("Content distance", "of a picture and its degraded version, that of two people 1"),
+        "code_std": ("Code deviation", "of the degradation codes over people"),
+        "map_change": ("Change of content maps", "under the degradation, by their norm: 0 none"),
+        "map_change_teacher": ("Change of the teacher's maps", "the same of its last maps"),
+    },
+    "levels": {"psnr": "psnr_nothing"},
+    "arrays": {
+        "grid/cross": {
+            "title": "Content of the row, degradation of the column",
+            "lead": "First column: contents, clean people, then degraded ones. First row: donors of "
+            "degradations, for up to four cameras a clean person and a degraded one, then real poor pictures. "
+            "All others are generated. The same people at every step.",
+            "alt": "first column: contents, first row: donors of degradations, between them the generated "
+            "pictures",
+            "alt_earlier": "the same contents and donors",
+        },
+        "map": {
+            "title": "Feature maps under degradation",
+            "lead": "People that were not trained on: the clean picture and its degraded version. Heat maps: "
+            "mean absolute value over the channels, of E_con's content and, where the stage has the teacher, "
+            "of its last map to compare with; red is high, one scale of colours for the two pictures of a row. "
+            "What does not mind the degradation looks the same on both sides.",
+            "columns": ("clean", "degraded"),
+            "rows": {"content": "content (E_con)", "teacher": "teacher (E_id)"},
+        },
+        "band/score": {"title": "Degradation score of D_deg at known levels", "xlabel": "level"},
+        "hist/score": {"title": "Scores of clean and degraded pictures", "xlabel": "degradation score"},
+        "scatter/code": {"title": "Degradation codes by {}", "labels": {"score": "degradation score"}},
+    },
+}
 PEOPLE, POINTS, GRID = 96, 1000, 4  # measured; codes in a plot; rows of a grid
 LEVELS = 7
 
@@ -46,12 +89,18 @@ def of(method):
             pictures = pictures or Pictures(config, dataset)
             found = measured(state, pictures.x, pictures.poor, pictures.donor, pictures.poor_donor)
             figures = summary(found)
-            scores = coded(state, pictures.levels.reshape(-1, *pictures.x.shape[1:]))["score"]
-            known = coded(state, pictures.some)
-            arrays = {"level": pictures.level, "level_score": scores.reshape(len(pictures.levels), -1)}
-            arrays |= {"clean_score": found["score"][:, 0], "poor_score": found["score"][:, 1]}
-            arrays |= {"code": known["code"], "code_score": known["score"], "code_camid": pictures.camid}
-            arrays |= {f"code_{n}": known[n] for n in ("brightness", "sharpness")}
+            leveled = coded(state, pictures.levels.reshape(-1, *pictures.x.shape[1:]))["score"]
+            codes = coded(state, pictures.some)
+            arrays = {
+                "band/score/x": pictures.level,
+                "band/score/y": -leveled.reshape(len(pictures.levels), -1),
+                "hist/score/clean": -found["score"][:, 0],
+                "hist/score/degraded": -found["score"][:, 1],
+                "scatter/code/points": codes["code"],
+                "scatter/code/brightness": codes["brightness"],
+                "scatter/code/sharpness": codes["sharpness"],
+                "scatter/code/score": -codes["score"],
+            }
             arrays |= {n: a[pictures.shown] for n, a in found.items() if n.startswith("map/")}
             arrays["map/image"] = np.stack([pictures.x, pictures.poor], 1)[pictures.shown]
             return figures, arrays | pictures.grids(state, coded_swap)
@@ -66,8 +115,7 @@ class Pictures:
     """The test images of a study, u8[N,H,W,3] each, the same at every evaluation.
 
     x: clean; poor: x degraded; donor, poor_donor: of the next person of the camera. levels [L,N',...]: some
-    people at L known `level`s. some, camid: any test images. shown: rows of x whose
-    maps are kept, spread over the list.
+    people at L known `level`s. some: any test images. shown: rows of x whose maps are kept, spread over the list.
     """
 
     def __init__(self, config, dataset):
@@ -89,7 +137,6 @@ class Pictures:
         some = [*dataset.query, *dataset.gallery]
         some = [some[i] for i in np.unique(np.linspace(0, len(some) - 1, min(POINTS, len(some))).astype(int))]
         self.some = np.stack([degrade.enlarge(original(r.path), *size) for r in some])
-        self.camid = np.array([r.camid for r in some], np.int32)
         self.cameras = np.array([clean[i].camid for i in kept])
         self.shown = np.unique(np.linspace(0, len(kept) - 1, GRID).astype(int))
         poor_query = one_each(dataset.query)[:GRID]

@@ -22,7 +22,20 @@ from reid_jax.methods import Method, State, parts
 from reid_jax.methods.dsanet import nets
 from reid_jax.models import heads
 
-METRICS = {  # loss -> its name in metrics.jsonl
+TITLE = "DSANet"
+METRICS = {
+    "ce": "Identity cross entropy",
+    "triplet": "Identity triplet",
+    "accuracy": "Identity accuracy",
+    "cam_ce": "Camera cross entropy",
+    "disentangle": "Cosine of identity and camera",
+    "intra_class": "Spread within identities",
+    "ce_sides": "Left and right cross entropy",
+    "ce_switched": "Switched cross entropy",
+    "ce_frames": "Frame cross entropy",
+    "frame_weights": "Error of the frame weights",
+}
+LOGGED = {  # loss -> its name in metrics.jsonl
     "total": "loss",
     "id": "ce",
     "tri": "triplet",
@@ -134,7 +147,7 @@ def stages(config, info):
             options = dict(detach_cam=config.dsanet.detach_cam, mutable=["batch_stats"])
             out, changed = net.apply(all_, clip, True, partners, **options)
             found = losses(out, pid, camid, config=config, axis_name=info.axis_name)
-            metrics = {name: found[key] for key, name in METRICS.items() if key in found}
+            metrics = {name: found[key] for key, name in LOGGED.items() if key in found}
             metrics["accuracy"] = jnp.mean(out["logits_id"].argmax(-1) == pid)
             return found["total"], (changed["batch_stats"], metrics)
 

@@ -15,10 +15,11 @@ from reid_jax.models.weights.mapping import (
     tell,
     to_torch,
 )
-from reid_jax.models.weights.names import LAYOUTS, guess, keys, strip, torch_key
+from reid_jax.models.weights.names import LAYOUTS, TARGETS, guess, keys, strip, torch_key
 
 __all__ = [
     "LAYOUTS",
+    "TARGETS",
     "Weights",
     "fill",
     "from_torch",

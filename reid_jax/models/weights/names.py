@@ -35,6 +35,7 @@ LAYOUTS = {
     "reid_jax": {},
 }
 """{layout: {module of ours: its names there, the first one is written}}."""
+TARGETS = tuple(name for name in LAYOUTS if name != "direid")  # layouts that files are written in
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 

@@ -8,11 +8,12 @@ import os
 import numpy as np
 import pytest
 import video_trees as trees
+from batches import opened
 from loaded import labels
 from scipy.io import loadmat, savemat
 
 from reid_jax.config import defaults, namespace
-from reid_jax.data import datasets, pipeline
+from reid_jax.data import datasets
 from reid_jax.data.loaders import LAYOUTS
 from reid_jax.data.loaders.common import Options
 from reid_jax.errors import ConfigError, DataError
@@ -135,10 +136,10 @@ def test_broken_frame_stops_training_or_is_skipped(name, kind, tmp_path, warning
     for k, v in small.items():
         setattr(data, k, v)
     with pytest.raises(DataError, match="cannot be read as an image.*on_broken=skip") as error:
-        list(itertools.islice(pipeline.train_batches(d, data, seed=0), 12))
+        list(itertools.islice(opened(d, data), 12))
     assert victim in str(error.value)
     data.on_broken = "skip"
-    with pipeline.train_batches(d, data, seed=0) as batches:
+    with opened(d, data) as batches:
         assert len(list(itertools.islice(batches, 12))) == 12
     assert len([m for m in warnings() if "broken image skipped" in m and victim in m]) == 1
 

@@ -1,0 +1,48 @@
+"""`python -m reid_jax` lists the commands, `python -m reid_jax NAME ...` runs one."""
+
+import difflib
+import runpy
+import sys
+
+from reid_jax import cli
+from reid_jax.errors import ConfigError
+
+COMMANDS = {  # name: (module, one line)
+    "train": ("reid_jax.main", "train, resume or evaluate a run of a config; writes its report"),
+    "data": ("reid_jax.data", "list, check, draw, show or build data sets"),
+    "report": ("reid_jax.report", "write the report page of a finished run again, or beside another run"),
+    "embed": ("reid_jax.embed", "features of a data set or a folder of pictures by a trained run"),
+    "score": ("reid_jax.evaluate", "retrieval figures of stored features: protocols, re-ranking, CMC"),
+    "cross": ("reid_jax.cross", "one table of trained runs on other data sets"),
+    "compare": ("reid_jax.compare", "train several configs with several seeds; one table of the results"),
+    "convert": ("reid_jax.convert", "weights from and to PyTorch: what fits, and a file of it"),
+    "parity": ("reid_jax.parity", "compare this library with recorded outputs of PyTorch code"),
+    "benchmarks": ("reid_jax.benchmarks", "time and memory of steps, data, evaluation and clustering"),
+}
+
+
+def main(argv=None):
+    """Lists the commands, or becomes the one that is named."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(listing())
+        return 0
+    name, *arguments = argv
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        raise ConfigError(f"no command {name!r}; {advice}")
+    sys.argv[1:] = arguments
+    runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
+    return 0
+
+
+def listing():
+    """All commands with a line each."""
+    lines = [f"  {name:11} {line}" for name, (_, line) in COMMANDS.items()]
+    usage = "usage: python -m reid_jax COMMAND ...   (python -m reid_jax COMMAND --help: its arguments)"
+    return "\n".join([usage, "", *lines])
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,160 @@
+"""What all commands share: parsing, messages, exit codes, the settings of JAX.
+
+A command is a function main(argv) that returns its exit code (None: 0) and raises ReidError for what the user
+can change. `run(main)` makes of it a program: such an error is one line, `error: ...`, and exit code 2.
+"""
+
+import argparse
+import errno
+import importlib.util
+import logging
+import os
+import platform
+import signal
+import sys
+import threading
+import traceback
+from importlib import metadata
+
+from reid_jax.errors import USER_ERROR, ConfigError, ProcessError, ReidError
+
+log = logging.getLogger("reid_jax")
+DISK_FULL = {
+    errno.ENOSPC: "no space left on the device; free some",
+    errno.EDQUOT: "no space left in the quota; free some",
+    errno.EFBIG: "a file is as large as it may be; raise that limit, ulimit -f,",
+}
+LEFT_BEHIND = ("Event loop is closed", "handle is closed")  # by background threads, after a failure
+PACKAGES = ("reid_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
+
+
+# ---- parsing
+class Parser(argparse.ArgumentParser):
+    """argparse's parser whose errors are ConfigErrors."""
+
+    def error(self, message):
+        raise ConfigError(f"{message}; {self.prog} --help lists the arguments")
+
+
+def parser(command, text):
+    """A Parser for `python -m reid_jax COMMAND`; text: its help, as it is wrapped (the module's docstring)."""
+    form = argparse.RawDescriptionHelpFormatter
+    return Parser(prog=f"python -m reid_jax {command}", description=text, formatter_class=form)
+
+
+def add_run_flags(parser):
+    """Flags of the commands that apply a run."""
+    parser.add_argument("--checkpoint", default="latest", help="best, latest or a step (default: latest)")
+    parser.add_argument("--net", default="auto", help="auto or a network of the method (default: auto)")
+    parser.add_argument("--batch", type=int, default=0, help="images at a time (default: the run's)")
+
+
+def load_config(path):
+    """ConfigDict of a config file and its variant, configs/METHOD.py:VARIANT; ConfigError: no such file."""
+    file, _, variant = path.partition(":")
+    if not os.path.exists(file):
+        raise ConfigError(f"config file {file} does not exist")
+    spec = importlib.util.spec_from_file_location("config_of_a_run", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant) if variant else module.get_config()
+
+
+# ---- running
+def run(main, argv=None):
+    """Runs a command with these arguments (None: the process's) and ends the process."""
+    show_log()
+    try:
+        sys.exit(main(argv) or 0)
+    except (Exception, KeyboardInterrupt) as error:
+        sys.exit(report_error(error))
+
+
+def report_error(error):
+    """Says on stderr what went wrong, in one line where the user can act on it; returns the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    message = str(error)
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        place = error.filename or "in --workdir"
+        message = f"{DISK_FULL[error.errno]} ({place}) and run the same command again"
+    elif not isinstance(error, ReidError):
+        traceback.print_exception(error)
+        return 1
+    sys.stderr.write(f"error: {message}\n")
+    return 1 if isinstance(error, ProcessError) else USER_ERROR
+
+
+class AboveBar(logging.Handler):
+    """Writes log lines above a progress bar instead of through it."""
+
+    def emit(self, record):
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def show_log():
+    """The library's log lines from INFO on go to stderr, as bare text."""
+    if not log.handlers:
+        log.addHandler(AboveBar())
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def silence_aftermath():
+    """Leaves out what background threads and Orbax say of an error with which the command itself ends."""
+    from absl import logging as absl_logging
+
+    threading.excepthook = without_aftermath(threading.excepthook)
+    sys.unraisablehook = without_aftermath(sys.unraisablehook)
+    absl_logging.get_absl_handler().addFilter(is_no_error_of_orbax)
+
+
+def without_aftermath(hook):
+    """A hook for exceptions that nothing catches, silent where the run itself ends with the error.
+
+    That is a disk without room, which background threads find full too, and what Orbax and tensorboardX leave
+    behind when they could not read or write a file.
+    """
+
+    def handle(uncaught):
+        error = uncaught.exc_value
+        if getattr(error, "errno", None) not in DISK_FULL and str(error) not in LEFT_BEHIND:
+            hook(uncaught)
+
+    return handle
+
+
+def is_no_error_of_orbax(record):
+    """Filter of log lines: Orbax's errors are raised, and said once, by what saves; its warnings pass.
+
+    What asyncio says are the same errors of Orbax's other tasks.
+    """
+    orbax = "orbax" in record.pathname or record.name == "asyncio"
+    return not orbax or record.levelno < logging.ERROR
+
+
+# ---- JAX and versions
+def prepare_jax():
+    """Compilation cache on; no queued steps on several simulated CPU devices (they can deadlock)."""
+    import jax
+
+    from reid_jax.models import cpu
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(home, "reid_jax", "xla"))
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    cpu.keep_heap()
+
+
+def versions():
+    """{package: version} of what a run depends on, and Python's."""
+    installed = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            installed[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return installed

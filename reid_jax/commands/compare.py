@@ -1,0 +1,209 @@
+"""Runs several configs with several seeds and writes one table of their results.
+
+    python -m reid_jax compare --workdir runs/table --seeds 0,1,2,3,4 \\
+      A=configs/METHOD.py:synthetic B=configs/OTHER.py:synthetic
+
+Every run is an ordinary `reid_jax.main` run in WORKDIR/LABEL/seed-N, so the command can be stopped
+and started again: finished runs are not repeated, unfinished ones go on. Arguments behind `--` go to
+every run (`-- --config.train.steps=300`). On the synthetic set the data seed moves with the run's
+seed, and all configs of one seed share one set. Writes table.md, table.csv and table.json. When a run
+is stopped (SIGTERM, SIGINT) and has saved, no other is started, and the exit code is its own, 75.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from reid_jax import cli, tables
+from reid_jax.errors import STOPPED, ConfigError, ReidError
+
+TITLES = {
+    "rank1": "rank-1",
+    "mAP": "mAP",
+    "other_id_same_cam": "same-camera errors",  # first hit: somebody else, from the query's camera
+    "prop": "prop.",
+    "camera_probe": "camera probe",
+    "ari": "label ARI",  # of the pseudo labels of the last round
+}
+ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+
+
+class Stopped(Exception):
+    """A run was stopped on request (SIGTERM, SIGINT); the message says how to go on."""
+
+
+def arguments(argv):
+    """Parsed command line; what stands behind `--` is .extra."""
+    parser = cli.parser("compare", __doc__)
+    parser.add_argument("runs", nargs="+", metavar="LABEL=CONFIG", help="as in A=configs/METHOD.py:VARIANT")
+    parser.add_argument("--workdir", required=True, help="folder for all runs and the table")
+    parser.add_argument("--seeds", type=seed_list, default="0,1,2,3,4", help="comma-separated (%(default)s)")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs at a time; above 1 each takes one CPU thread"
+    )
+    parser.add_argument(
+        "--net", default="", help="network whose figures to show (default: the config's first)"
+    )
+    end = argv.index("--") if "--" in argv else len(argv)
+    args = parser.parse_intermixed_args(argv[:end])
+    args.extra = argv[end + 1 :]
+    args.runs = dict(labelled(r) for r in args.runs)
+    return args
+
+
+def seed_list(text):
+    """'0,1,2' -> [0, 1, 2]."""
+    return [int(seed) for seed in text.split(",")]
+
+
+def labelled(text):
+    """'A=configs/METHOD.py:VARIANT' -> ('A', 'configs/METHOD.py:VARIANT')."""
+    label, _, path = text.rpartition("=")
+    if not label or not path:
+        raise ConfigError(f"{text!r} is not LABEL=CONFIG, as in A=configs/METHOD.py:VARIANT")
+    return label, path
+
+
+def prepare_data(path, workdir, seed):
+    """Generates the synthetic set of one seed; returns the flags that make a run use it."""
+    config = cli.load_config(path)
+    if config.data.name != "synthetic" or config.data.root:
+        return []
+    from reid_jax.data import datasets
+
+    root = os.path.join(workdir, "data", f"seed-{seed}")
+    config.data.root, config.data.synthetic.seed = root, seed
+    datasets.load(config.data, workdir)
+    return [f"--config.data.root={root}", f"--config.data.synthetic.seed={seed}"]
+
+
+def train(path, folder, seed, flags, jobs, stopping):
+    """One training run in its own process.
+
+    stopping: threading.Event after which no more are started. Raises Stopped and sets it when this run was
+    stopped and has saved; ReidError with the end of its log when it fails.
+    """
+    if stopping.is_set() or (Path(folder) / "summary.json").exists():
+        return
+    os.makedirs(folder, exist_ok=True)
+    environment = dict(os.environ)
+    if jobs > 1:
+        environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()
+    command = [sys.executable, "-m", "reid_jax.main", f"--config={path}", f"--workdir={folder}"]
+    command += [f"--config.seed={seed}", *flags]
+    log = Path(folder) / "log.txt"
+    with open(log, "w") as out:
+        code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, env=environment).returncode
+    if code == STOPPED:
+        stopping.set()
+        raise Stopped(f"{folder} was stopped on request and is saved; the same command goes on")
+    if code or not (Path(folder) / "summary.json").exists():
+        raise ReidError(f"{' '.join(command)} failed ({code}); see {log}:\n{log.read_text()[-1500:]}")
+
+
+def result(folder, net):
+    """Figures and seconds of a finished run."""
+    final = json.loads((Path(folder) / "eval" / "final.json").read_text())
+    summary = json.loads((Path(folder) / "summary.json").read_text())
+    name = net if net in final["nets"] else final["net"]
+    figures = {k: final["nets"][name][k] for k in TITLES if k in final["nets"][name]}
+    figures |= label_quality(folder)
+    figures |= {"net": name, "parameters": summary.get("parameters"), "seconds": summary["seconds"]}
+    return {**figures, "random_mAP": final["random"]["mAP"]}
+
+
+def label_quality(folder):
+    """{"ari": percent} of the last pseudo labels of a run; {} when it was trained on identities."""
+    lines = [line for line in (Path(folder) / "metrics.jsonl").open() if '"labels"' in line]
+    return {"ari": json.loads(lines[-1])["ari"]} if lines else {}
+
+
+def cell(values):
+    """'54.5 ± 2.2' (mean and sample standard deviation)."""
+    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.1f}{spread}"
+
+
+def table(results, first):
+    """Markdown of {label: {seed: figures}}; differences are to the row `first`, seed by seed."""
+    every = [figures for runs in results.values() for figures in runs.values()]
+    names = [k for k in TITLES if all(k in f for f in every)]  # single-shot protocols have no prop.
+    head = ["", *(TITLES[k] for k in names), f"rank-1 minus {first}"]
+    head += ["seeds", "parameters, M", "minutes a run"]
+    rows = []
+    for label, runs in results.items():
+        values = [cell([f[k] for f in runs.values()]) for k in names]
+        gain = "-" if label == first else gains(runs, results[first])
+        counts = [f["parameters"] for f in runs.values() if f["parameters"]]  # old runs have none
+        size = f"{np.mean(counts) / 1e6:.3g}" if counts else "-"
+        minutes = f"{np.mean([f['seconds'] for f in runs.values()]) / 60:.1f}"
+        rows.append([label, *values, gain, str(len(runs)), size, minutes])
+    return tables.markdown(head, rows) + "\n"
+
+
+def gains(runs, others):
+    """'2.0 ± 5.7 (up in 1 of 2)': rank-1 against the other runs of the same seeds."""
+    gaps = [runs[seed]["rank1"] - others[seed]["rank1"] for seed in runs]
+    return f"{cell(gaps)} (up in {sum(g > 0 for g in gaps)} of {len(gaps)})"
+
+
+def write(results, workdir):
+    """table.md, table.csv, table.json in workdir; returns the markdown."""
+    text = table(results, next(iter(results)))
+    tables.write_text(os.path.join(workdir, "table.md"), text)
+    tables.write_text(os.path.join(workdir, "table.json"), json.dumps(results, indent=1) + "\n")
+    every = [(label, seed, f) for label, runs in results.items() for seed, f in runs.items()]
+    names = [k for k in TITLES if any(k in f for _, _, f in every)]
+    names += ["net", "parameters", "seconds"]
+    rows = [[label, seed, *(f.get(k) for k in names)] for label, seed, f in every]
+    csv = tables.comma_separated(["config", "seed", *names], rows)
+    tables.write_text(os.path.join(workdir, "table.csv"), csv)
+    return text
+
+
+def main(argv=None):
+    """Entry point; returns the exit code: STOPPED when a run was stopped, after which no other is started."""
+    args = arguments(sys.argv[1:] if argv is None else argv)
+    try:
+        train_all(args)
+    except Stopped as stop:
+        sys.stderr.write(f"{stop}\n")
+        return STOPPED
+    results = {
+        label: {s: result(folder_of(args, label, s), args.net) for s in args.seeds} for label in args.runs
+    }
+    print(write(results, args.workdir))
+    return 0
+
+
+def train_all(args):
+    """Trains what is not finished, args.jobs runs at a time; Stopped or the error of the first that fails."""
+    flags = {s: prepare_data(next(iter(args.runs.values())), args.workdir, s) for s in args.seeds}
+    jobs = [(label, path, s) for s in args.seeds for label, path in args.runs.items()]
+    stopping = threading.Event()
+    with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(jobs), unit="run") as bar:
+        waiting = [
+            pool.submit(
+                train, path, folder_of(args, label, s), s, [*flags[s], *args.extra], args.jobs, stopping
+            )
+            for label, path, s in jobs
+        ]
+        try:
+            for job in waiting:
+                job.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def folder_of(args, label, seed):
+    """The workdir of a run."""
+    return os.path.join(args.workdir, label.replace(os.sep, "_"), f"seed-{seed}")

@@ -1,0 +1,129 @@
+"""Tests runs on other data sets, without any update.
+
+    python -m reid_jax cross A=runs/a B=runs/b \\
+      --targets market1501:/data/Market-1501-v15.09.15 me_reid:/data/ME-ReID --workdir runs/cross
+
+Every run embeds query and gallery of every target, WORKDIR/LABEL/TARGET.npz, and one table is written:
+cross.md, cross.csv, cross.json. Features that are there already, of the same checkpoint, are used again.
+"""
+
+import json
+import os
+import sys
+
+from reid_jax import cli, tables
+from reid_jax.config import split_label
+from reid_jax.data import datasets
+from reid_jax.errors import ConfigError, DataError
+from reid_jax.eval import store
+
+FIGURES = ("rank1", "rank5", "rank10", "mAP", "mINP", "prop")
+
+
+def main(argv=None):
+    """Entry point; returns the exit code."""
+    args = parse(argv)
+    cli.prepare_jax()
+    from reid_jax.train import restore
+
+    runs = labelled(args.runs)
+    targets = [datasets.open_source(text) for text in args.targets]
+    check_labels([t.label for t in targets], "target")
+    for target in targets:
+        if "query" not in target.splits:
+            raise DataError(f"{target.root} has no query and gallery; a target is NAME:FOLDER")
+    results = {}
+    for label, workdir in runs.items():
+        run = restore.run(workdir, which=args.checkpoint, batch=args.batch)
+        origin = {"run": workdir, "source": run.config.data.name, "step": run.step}
+        results[label] = origin | {"targets": tested(run, workdir, label, targets, args)}
+    print(write(results, [t.label for t in targets], args.workdir))
+    return 0
+
+
+def parse(argv):
+    """Command line -> namespace."""
+    parser = cli.parser("cross", __doc__)
+    parser.add_argument("runs", nargs="+", metavar="[LABEL=]RUN", help="workdirs of runs")
+    parser.add_argument("--targets", nargs="+", required=True, metavar="[LABEL=]NAME:FOLDER")
+    parser.add_argument("--workdir", required=True, help="folder for the features and the table")
+    cli.add_run_flags(parser)
+    return parser.parse_args(argv)
+
+
+def tested(run, workdir, label, targets, args):
+    """{target: {figure: percent}} of a run, by the protocol of its config or each target's customary one."""
+    from reid_jax.train import evaluate
+
+    figures = {}
+    for target in targets:
+        features = embedded(run, target, os.path.join(args.workdir, label), args, workdir)
+        protocol = evaluate.choose_protocol(run.config, target.protocol)
+        every = evaluate.score(run.config, features, protocol).figures
+        figures[target.label] = {k: every[k] for k in FIGURES if k in every}
+    return figures
+
+
+def labelled(texts):
+    """['A=runs/a', 'runs/b'] -> {'A': 'runs/a', 'b': 'runs/b'}."""
+    pairs = [split_label(t) for t in texts]
+    pairs = [(label or os.path.basename(os.path.abspath(run)), run) for label, run in pairs]
+    check_labels([label for label, _ in pairs], "run")
+    return dict(pairs)
+
+
+def check_labels(labels, what):
+    """Labels name files and rows: they must differ and be plain names."""
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ConfigError(f"two {what}s are called {label!r}; give them labels, as in LABEL=...")
+        if os.path.basename(label) != label or label in ("", ".", ".."):
+            raise ConfigError(f"{label!r} cannot be a {what}'s label: it names a file")
+
+
+def embedded(run, target, folder, args, workdir):
+    """FeatureSet of a target, from WORKDIR/LABEL/TARGET.npz if that is of this checkpoint."""
+    path = os.path.join(folder, f"{target.label}.npz")
+    origin = {"run": os.path.abspath(workdir), "step": run.step, "net": args.net}
+    origin |= {"root": os.path.abspath(target.root), "images": sum(map(len, target.splits.values()))}
+    note = path[:-4] + ".json"
+    if os.path.exists(path) and read_note(note) == origin:
+        return store.load(path)
+    sys.stderr.write(f"{os.path.basename(folder)} on {target.label}\n")
+    features = run.features(target.splits, target.root, args.net, progress=True)
+    store.save(path, features)
+    tables.write_text(note, json.dumps(origin))
+    return features
+
+
+def read_note(path):
+    """What was written beside stored features, None when nothing readable was."""
+    try:
+        with open(path) as f:
+            return json.load(f)
+    except (OSError, ValueError):
+        return None
+
+
+def write(results, targets, workdir):
+    """cross.md, cross.csv and cross.json in workdir; returns the Markdown."""
+    head = ["", "trained on", *(f"{t} rank-1 / mAP" for t in targets)]
+    rows = []
+    for label, row in results.items():
+        cells = [f"{f['rank1']:.1f} / {f['mAP']:.1f}" for f in (row["targets"][t] for t in targets)]
+        rows.append([label, row["source"], *cells])
+    text = tables.markdown(head, rows) + "\n"
+    tables.write_text(os.path.join(workdir, "cross.md"), text)
+    tables.write_text(os.path.join(workdir, "cross.json"), json.dumps(results, indent=1) + "\n")
+    tables.write_text(os.path.join(workdir, "cross.csv"), comma_separated(results))
+    return text
+
+
+def comma_separated(results):
+    """CSV text, a line for each run and target."""
+    lines = []
+    for label, row in results.items():
+        for target, figures in row["targets"].items():
+            values = [round(figures[k], 4) if k in figures else "" for k in FIGURES]
+            lines.append([label, row["run"], row["source"], row["step"], target, *values])
+    return tables.comma_separated(["label", "run", "source", "step", "target", *FIGURES], lines)

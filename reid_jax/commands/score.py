@@ -1,0 +1,190 @@
+"""Scores stored features.
+
+    python -m reid_jax score runs/a/eval/final.npz
+    python -m reid_jax score A=market.npz B=other.npz --per-camera --plot cmc.png --json scores.json
+    python -m reid_jax score market.npz --rerank
+
+The files are those of `python -m reid_jax embed` or of a run's eval/ folder: feature, pid, camid, path and
+split, with the splits query and gallery. Prints one row a file; the last line is JSON.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+
+import numpy as np
+
+from reid_jax import cli, tables
+from reid_jax.config import split_label
+from reid_jax.errors import ConfigError, DataError
+from reid_jax.eval import expansion, protocols, ranking, rerank, store
+
+TITLES = {"rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "rank20": "rank-20", "prop": "prop."}
+_IN_MEMORY = 1 << 30  # larger matrices of re-ranked distances go to a temporary file
+
+
+def main(argv=None):
+    """Entry point; returns the exit code."""
+    args = parse(argv)
+    cli.prepare_jax()
+    results = {}
+    for text in args.features:
+        label, path = split_label(text)
+        results[label or path] = score(path, args)
+    print(table(results))
+    if args.per_camera:
+        for label, result in results.items():
+            print(f"\n{label}, by the query's camera\n{camera_table(result['cameras'])}")
+    if args.plot:
+        plot(results, args.plot)
+    text = json.dumps(results)
+    if args.json:
+        tables.write_text(args.json, text + "\n")
+    print(text)
+    return 0
+
+
+def parse(argv):
+    """Command line -> namespace."""
+    parser = cli.parser("score", __doc__)
+    parser.add_argument("features", nargs="+", metavar="[LABEL=]FILE.npz")
+    parser.add_argument("--distance", choices=ranking.DISTANCES, default="cosine")
+    parser.add_argument(
+        "--protocol",
+        choices=protocols.PROTOCOLS,
+        default="market",
+        help="market: the query's own camera is left out for its identity (default); all-pairs: nothing is; "
+        "single-shot: one random image of each identity, drawn for every query; single-gallery: drawn once "
+        "for all queries of a trial (VIPeR, GRID)",
+    )
+    parser.add_argument("--trials", type=int, default=0, help="single-*: default 100, 10 for single-gallery")
+    parser.add_argument("--seed", type=int, default=0, help="single-*: of the draws")
+    parser.add_argument("--rerank", nargs="?", const="torchreid", choices=rerank.FORMS, help="k-reciprocal")
+    parser.add_argument("--k1", type=int, default=20)
+    parser.add_argument("--k2", type=int, default=6)
+    parser.add_argument("--lambda", dest="lambda_value", type=float, default=0.3)
+    parser.add_argument("--expand", type=int, default=0, metavar="K", help="query expansion by K neighbours")
+    parser.add_argument("--alpha", type=float, default=0.0, help="--expand: weights are similarity^alpha")
+    parser.add_argument("--per-camera", action="store_true", help="figures by the query's camera too")
+    parser.add_argument("--json", metavar="FILE", help="write the figures and the CMC to a file")
+    parser.add_argument("--plot", metavar="FILE.png", help="draw the CMC (.png, .pdf or .svg)")
+    args = parser.parse_args(argv)
+    if args.protocol.startswith("single") and (args.rerank or args.per_camera):
+        parser.error(f"--protocol={args.protocol} goes with neither --rerank nor --per-camera")
+    args.trials = args.trials or protocols.TRIALS.get(args.protocol, 0)
+    return args
+
+
+def score(path, args):
+    """{figure: percent, "cmc": percents, ...} of one file."""
+    features = store.load(path)
+    query, gallery = features.of("query"), features.of("gallery")
+    if not len(query) or not len(gallery):
+        there = ", ".join(sorted(set(features.split.tolist())))
+        raise DataError(f"{path} has the splits {there}; scoring needs query and gallery")
+    if args.expand:
+        expanded = expansion.average(query.feature, gallery.feature, k=args.expand, alpha=args.alpha)
+        query = query.replace(feature=expanded)
+    labels = (query.pid, gallery.pid, query.camid, gallery.camid)
+    if args.protocol.startswith("single"):
+        return single_shot(query, gallery, labels, args)
+    retrieval = ranked(query, gallery, labels, args)
+    result = {**retrieval.figures(), "mAP_trapezoid": 100 * retrieval.mAP_trapezoid}
+    result |= {"cmc": percent(retrieval.cmc), "queries": len(query), "gallery": len(gallery)}
+    result["queries_with_match"] = int(retrieval.valid.sum())
+    if args.per_camera:
+        result["cameras"] = by_camera(retrieval, query.camid)
+    return result
+
+
+def ranked(query, gallery, labels, args):
+    """ranking.Retrieval of the features, or of re-ranked distances."""
+    options = dict(camera_filter=args.protocol == "market")
+    if not args.rerank:
+        return ranking.rank(query.feature, gallery.feature, *labels, distance=args.distance, **options)
+    settings = dict(form=args.rerank, k1=args.k1, k2=args.k2, lambda_value=args.lambda_value)
+    settings |= dict(distance=args.distance, progress=True)
+    with matrix(len(query), len(gallery)) as distances:
+        for start, block in rerank.blocks(query.feature, gallery.feature, **settings):
+            distances[start : start + len(block)] = block
+        return ranking.rank_distances(distances, *labels, **options)
+
+
+@contextlib.contextmanager
+def matrix(rows, columns):
+    """An uninitialised f32[rows,columns], in a temporary file when it is large."""
+    if 4 * rows * columns <= _IN_MEMORY:
+        yield np.empty((rows, columns), np.float32)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield np.memmap(os.path.join(folder, "distances"), np.float32, "w+", shape=(rows, columns))
+
+
+def single_shot(query, gallery, labels, args):
+    """Figures of the single-shot protocols, means over trials."""
+    draw = protocols.SINGLE[args.protocol]
+    options = dict(distance=args.distance, trials=args.trials, seed=args.seed, draw=draw)
+    retrieval = protocols.single_shot(query.feature, gallery.feature, *labels, **options)
+    result = {**retrieval.figures(), "cmc": percent(retrieval.cmc), "trials": args.trials, "seed": args.seed}
+    return result | {"queries": len(query), "queries_with_match": int(retrieval.valid.sum())}
+
+
+def by_camera(retrieval, q_cam):
+    """{camera: {"queries", "rank1", "mAP", "mINP"}} over the queries with a match."""
+    cameras = {}
+    for camera in np.unique(q_cam):
+        rows = retrieval.valid & (q_cam == camera)
+        if not rows.any():
+            continue
+        figures = {"rank1": (retrieval.first_hit[rows] == 0).mean(), "mAP": retrieval.ap[rows].mean()}
+        figures["mINP"] = retrieval.inp[rows].mean()
+        shown = {k: 100 * float(v) for k, v in figures.items()}
+        cameras[int(camera)] = {"queries": int(rows.sum()), **shown}
+    return cameras
+
+
+def percent(values):
+    return [round(100 * float(v), 4) for v in values]
+
+
+def table(results):
+    """Markdown, one row for each file."""
+    wanted = ("rank1", "rank5", "rank10", "rank20", "mAP", "mAP_trapezoid", "mINP", "prop")
+    names = [n for n in wanted if all(n in r for r in results.values())]
+    rows = [[label, *(f"{r[n]:.1f}" for n in names)] for label, r in results.items()]
+    return tables.markdown(["", *(TITLES.get(n, n.replace("_", " ")) for n in names)], rows)
+
+
+def camera_table(cameras):
+    """Markdown, one row for each camera."""
+    rows = [
+        [f"c{c}", str(r["queries"]), *(f"{r[k]:.1f}" for k in ("rank1", "mAP", "mINP"))]
+        for c, r in cameras.items()
+    ]
+    return tables.markdown(["camera", "queries", "rank-1", "mAP", "mINP"], rows)
+
+
+def plot(results, path):
+    """Draws the CMC of every file."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(5.6, 4.0), layout="constrained")
+        axes = figure.subplots()
+        for label, result in results.items():
+            ranks = np.arange(1, len(result["cmc"]) + 1)
+            axes.plot(ranks, result["cmc"], label=f"{label} ({result['rank1']:.1f})")
+        axes.set_xscale("log")
+        shown = [r for r in (1, 2, 5, 10, 20, 50) if r <= len(ranks)]
+        axes.set_xticks(shown, [str(r) for r in shown])
+        axes.set_xticks([], minor=True)
+        axes.grid(alpha=0.3)
+        axes.set_xlabel("rank")
+        axes.set_ylabel("queries with a match among the first ranks, %")
+        axes.legend(title="rank-1, %", loc="lower right", frameon=False)
+        try:
+            figure.savefig(path, dpi=150)
+        except (OSError, ValueError) as e:
+            raise ConfigError(f"--plot={path} cannot be written: {e}") from e

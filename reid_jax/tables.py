@@ -1,0 +1,33 @@
+"""Tables as Markdown and CSV, and text files whose errors name them."""
+
+import csv
+import io
+
+from reid_jax.errors import ConfigError
+
+
+def markdown(head, rows):
+    """A Markdown table with aligned columns, of lists of str."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+
+    def line(cells):
+        return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
+
+    return "\n".join([line(head), "|" + "|".join("-" * (w + 2) for w in widths) + "|", *map(line, rows)])
+
+
+def comma_separated(head, rows):
+    """CSV text; None is an empty cell."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerows([head, *rows])
+    return text.getvalue()
+
+
+def write_text(path, text):
+    """Writes a file; ConfigError naming it when that fails."""
+    try:
+        with open(path, "w") as f:
+            f.write(text)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,373 @@
+"""A run: its stages one after the other, and what surrounds the steps of one: files, evaluation, signals."""
+
+import logging
+import os
+import time
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from reid_jax import methods
+from reid_jax.data import pipeline, prefetch, rows
+from reid_jax.errors import CheckpointError, DataError, TrainingError
+from reid_jax.eval import cluster, embed, store
+from reid_jax.fields import plain
+from reid_jax.train import checkpoint, evaluate, loop, pictures, processes, signals, stages, titles, warm, writer
+from reid_jax.train.timing import Rate
+
+log = logging.getLogger(__name__)
+
+
+def train(config, dataset, workdir, devices):
+    """Trains every stage; returns {"method", "seconds", "step", "images_per_second"} of the last.
+
+    config: ConfigDict or nested namespace; dataset: data.records.Dataset; devices: train.devices.Devices. A
+    run that was interrupted goes on from its newest checkpoint, stages that are done are passed over. Raises
+    signals.Stopped after a SIGTERM or SIGINT.
+    """
+    names, result = stages.to_train(config), None
+    with signals.StopSignal() as stop:
+        for name in names:
+            run = Run(config, name, dataset, workdir, devices, stop)
+            if name != names[-1] and processes.from_first(run.done):
+                run.checkpoints.close()
+                log.info("stage %s is done", name)
+            else:
+                result = run.train()
+    return result
+
+
+def info_of(dataset, axis_name=None):
+    """methods.Info of a data set."""
+    labelled, unlabelled = rows.rows_of(dataset)
+    block = labelled if unlabelled is None else unlabelled
+    return methods.Info(
+        num_pids=dataset.num_train_pids,
+        num_cams=block.num_cams,
+        axis_name=axis_name,
+        num_images=len(block.pid),
+        domains=() if labelled is None else labelled.ids_of_domains,
+        labelled=labelled,
+        unlabelled=unlabelled,
+        attributes=dataset.attributes,
+    )
+
+
+class Run:
+    """One stage in progress."""
+
+    def __init__(self, config, name, dataset, workdir, devices, stop):
+        self.run_config, self.name, self.dataset, self.workdir = config, name, dataset, workdir
+        self.devices, self.stop, self.names = devices, stop, stages.of_config(config)
+        info = info_of(dataset, devices.axis_name)
+        self.config, self.method = stages.build(config, name, info)
+        stages.check_batch(self.config, devices)
+        pipeline.check_fields(dataset, self.config.data)
+        self.intervals = stages.intervals(self.config, self.method)
+        self.folder = os.path.join("eval", *([] if name == self.names[-1] else [name]))
+        self.label = name if len(self.names) > 1 else ""
+        self.checkpoints = checkpoint.Checkpoints(workdir, name)
+        self.evaluator = evaluate.Evaluator(self.config, dataset, self.method, devices)
+        self.study = evaluate.study(self.config, dataset, self.method, devices)
+        self.pending = []  # (step, device metrics) not fetched yet
+
+    def done(self):
+        """Whether an earlier start finished this stage."""
+        steps = self.checkpoints.steps()
+        final = os.path.join(self.workdir, self.folder, "final.json")
+        return bool(steps) and self.at_end(position(self.checkpoints.read_meta(steps[-1]))) and os.path.exists(final)
+
+    def at_end(self, at):
+        """Whether no part is left."""
+        return self.method.part(at.part) is None
+
+    def train(self):
+        """Trains to the end, from the newest checkpoint when there is one."""
+        state, meta = self.start()
+        at = position(meta)
+        self.seconds, self.started, self.rate = meta["seconds"], time.monotonic(), Rate()
+        self.batch_size = self.config.data.ids * self.config.data.instances
+        self.writer = writer.Silent()
+        if processes.first():
+            titles.write(self.workdir, self.run_config, {self.name: self.method.nets})
+            self.writer = writer.Writer(self.workdir, self.label, meta)
+        try:
+            state = loop.fit(self, self.method, state, at)
+            return self.finish(state)
+        finally:
+            self.writer.close()
+            self.checkpoints.close()
+
+    def start(self):
+        """(host state, meta): of a checkpoint, or a fresh one."""
+        state, meta = self.checkpoints.restore(stages.state_shapes(self.method))
+        if state is not None:
+            log.info("going on from step %d of %s", meta["step"], self.workdir)
+            return state, meta
+        state = jax.jit(self.method.init)(jax.random.key(self.config.seed))
+        state = warm.start(self.config, self.method, state, needed=self.name == self.names[0])
+        if self.method.inherit is not None:
+            load = stages.loader(self.run_config, self.workdir)
+            state = self.method.inherit(state, load, self.extract)
+        return processes.arrays_from_first(state), {"step": 0, "seconds": 0.0}
+
+    # ---- features of the training rows
+
+    def train_records(self):
+        """Records whose identities are hidden, if there are any, else all."""
+        block = self.method.info.unlabelled
+        block = self.method.info.labelled if block is None else block
+        return self.dataset.train[block.start : block.start + len(block.pid)]
+
+    def extract(self, function, variables):
+        """f32[N,D] of the training records by function(variables, image u8[B,H,W,3])."""
+        compiled = self.devices.compile_embed(function)
+        variables = self.devices.local_state(self.devices.replicate(variables))
+        multiple = len(self.devices.local)
+        size = -(-self.config.eval.batch_size // multiple) * multiple
+        with pipeline.eval_batches(self.train_records(), self.config.data, size) as batches:
+            return embed.embed(lambda image: compiled(variables, image), batches)
+
+    def features(self, state, nets):
+        """What Part.begin gets of networks `nets`, see methods.Part.features."""
+        if nets is None:
+            return None
+        local, records = self.devices.local_state(state), {"train": self.train_records()}
+        vectors = {}
+        for net in nets or self.method.nets[:1]:
+            embedder = evaluate.Embedder(self.method, net, self.devices)
+            vectors[net] = evaluate.feature_set(
+                self.config, embedder, local, records, self.dataset.root, processes.first(), shared=True
+            ).feature
+        return vectors if nets else vectors[self.method.nets[0]]
+
+    # ---- parts
+
+    def begin(self, part, state, at):
+        """The state that a part starts from; process 0 makes it: another's rounding could tip a cluster over."""
+        log.info("%s: features of %d training images", self.where(part, at), len(self.train_records()))
+        features, host, kept = self.features(state, part.features), self.devices.fetch(state), []
+        processes.from_first(lambda: kept.append(jax.tree.map(np.asarray, part.begin(host, features))))
+        state = processes.arrays_from_first(kept[0] if kept else host)
+        if "labels" in state.memory and self.dataset.truth is not None:
+            self.rate_labels(part, at, state.memory["labels"])
+        return self.devices.replicate(state)
+
+    def rate_labels(self, part, at, labels):
+        """Writes how well pseudo labels fit the identities, which training never sees."""
+        camid = self.method.info.unlabelled.camid if part.labels_by_camera else None
+        quality = cluster.quality(labels, self.dataset.truth.pid, camid)
+        self.write("labels", at, {"phase": part.name, "round": at.round + 1, **quality})
+        text = "  ".join(f"{k} {v:.3g}" for k, v in quality.items())
+        log.info("%s: %s", self.where(part, at), text)
+
+    def where(self, part, at):
+        """A part in words."""
+        return f"round {at.round + 1}, {part.name}" if self.method.rounds else f"{self.name} {part.name}"
+
+    def length(self, part, state):
+        """(steps of a part, its streams); (0, {}) with a warning when its labels allow no training."""
+        host = self.devices.fetch(state._replace(nets={}, opt={}))
+        try:
+            streams = part.streams(host)
+        except DataError as error:
+            if part.begin is None:
+                raise
+            log.warning("%s: no training on these labels: %s", self.name, error)
+            return 0, {}
+        first = next(iter(streams.values())).sampler
+        self.batch_size = sum(s.sampler.size for s in streams.values())
+        return part.steps or int(part.epochs * first.batches_per_epoch), streams
+
+    def batches(self, streams, taken):
+        """{stream: batch} of this host from step `taken` of a part on, on its devices."""
+        data, shard = self.config.data, (jax.process_index(), jax.process_count())
+        opened = {n: s.open(self.dataset, data, taken, shard) for n, s in streams.items()}
+        ahead = pipeline.at_least(data, "device_prefetch", 0)
+        return prefetch.OnDevice(Together(opened), self.devices.shard, ahead)
+
+    def bar(self, part, at, length):
+        """Progress bar of a part."""
+        several = self.method.rounds or self.method.part(1) is not None
+        title = f"{self.name} {part.name} {at.round + 1}/{self.method.rounds}" if self.method.rounds else self.name
+        return tqdm(
+            total=length,
+            initial=at.taken,
+            desc=title if self.method.rounds or not several else f"{self.name} {part.name}",
+            unit="step",
+            dynamic_ncols=True,
+            disable=not processes.first(),
+        )
+
+    # ---- after every step, and after a part
+
+    def note(self, at, metrics, bar):
+        """The metrics of a step; fetched when it is time to log."""
+        self.pending.append((at.step, metrics))
+        bar.update()
+        if at.step % self.intervals.log == 0:
+            self.flush(at, bar)
+
+    def between_steps(self, at, part, state, bar):
+        """Evaluation, checkpoint and stop inside a part, as far as they are due."""
+        del part
+        steps = not self.method.rounds
+        evaluation = steps and self.intervals.evaluate and at.step % self.intervals.evaluate == 0
+        save = steps and at.step % self.intervals.checkpoint == 0
+        self.rest(at, state, bool(evaluation), evaluation or save)
+
+    def after_part(self, at, part, state):
+        """The same after the last step of a part."""
+        count = part.round if self.method.rounds else at.step
+        counts = bool(count)
+        evaluation = counts and self.intervals.evaluate and count % self.intervals.evaluate == 0
+        last = self.at_end(at)
+        save = counts and count % self.intervals.checkpoint == 0
+        self.rest(at, state, bool(last or evaluation), last or evaluation or save)
+
+    def rest(self, at, state, evaluation, save):
+        """Evaluates and saves, as asked; saves and leaves when a signal came."""
+        figures = None
+        if evaluation:
+            self.flush(at)
+            figures = self.evaluate(at, state)
+            self.rate.note(at.step, self.batch_size)
+        stop = self.stop.due(at.step)
+        if save or stop:
+            self.flush(at)
+            self.save(at, state, figures)
+        if stop and not self.at_end(at):
+            self.checkpoints.wait()
+            raise signals.Stopped(self.name, at.step)
+
+    def epoch(self, at):
+        """Epochs so far, or rounds."""
+        return at.round if self.method.rounds else at.step / self.method.info.steps_per_epoch
+
+    def elapsed(self):
+        """Training seconds of the whole stage, earlier starts included."""
+        return self.seconds + time.monotonic() - self.started
+
+    def flush(self, at, bar=None):
+        """Fetches the pending metrics, checks that they are finite, writes the means since the last."""
+        if not self.pending:
+            return
+        values = [(step, self.devices.fetch(metrics)) for step, metrics in self.pending]
+        self.pending = []
+        for step, metrics in values:
+            bad = [k for k, v in metrics.items() if not np.isfinite(v)]
+            if bad:
+                raise self.not_finite(step, bad, metrics)
+        mean = {k: float(np.mean([m[k] for _, m in values])) for k in values[0][1]}
+        self.rate.note(at.step, self.batch_size)
+        self.write("train", at, mean)
+        if bar is not None:
+            shown = [k for k in mean if k not in ("lr", "accuracy")][:5]
+            bar.set_postfix({**{k: f"{mean[k]:.3g}" for k in shown}, "img/s": self.rate.recent()})
+
+    def not_finite(self, step, bad, metrics):
+        """The error for a loss that is NaN or infinite; nothing of this state was saved."""
+        try:
+            self.checkpoints.wait()
+        except CheckpointError as e:
+            log.warning("%s", e)
+        shown = ", ".join(f"{k}={metrics[k]}" for k in bad)
+        kept = self.checkpoints.steps()
+        return TrainingError(
+            f"{shown} at step {step} is not finite. The last good checkpoint (step "
+            f"{kept[-1] if kept else 'none'}) is kept in {self.checkpoints.folder}. Lower config.optim.lr or the "
+            f"weights of the losses (config.{self.config.method}, config.loss), or train in float32 "
+            "(config.model.dtype), in a new --workdir."
+        )
+
+    def write(self, kind, at, values):
+        """A line of metrics.jsonl."""
+        self.writer.write(kind, at.step, self.epoch(at), self.elapsed(), values)
+
+    # ---- evaluation and files
+
+    def evaluate(self, at, state):
+        """Evaluates every network asked for, on every test set; returns the first one's figures on the run's own."""
+        self.rate.pause()
+        results = self.evaluator(state)
+        for (test, net), result in results.items():
+            where = {"set": test} if test else {}
+            self.write("eval", at, {"net": net, **where, **result.figures})
+            if processes.first():
+                title = " ".join(filter(None, (self.name, f"step {at.step}", net, test)))
+                tqdm.write(evaluate.line(title, result.figures))
+        chosen = next(iter(results.values()))
+        arrays = None
+        if self.study:
+            figures, arrays = self.study(state)
+            self.write("study", at, figures)
+        if processes.first():
+            self.keep_evaluation(at, results, arrays)
+        return chosen.figures
+
+    def keep_evaluation(self, at, results, arrays):
+        """Files of an evaluation; arrays: of the method's study."""
+        folder, last = os.path.join(self.workdir, self.folder), self.at_end(at)
+        if arrays is not None:
+            pictures.save_study(folder, at.step, arrays)
+        if not last and not os.path.exists(os.path.join(folder, "first.npz")):
+            os.makedirs(folder, exist_ok=True)
+            store.save(os.path.join(folder, "first.npz"), next(iter(results.values())).features)
+        if last:
+            evaluate.save_final(self.config, self.workdir, at.step, results, self.folder, checkpoint="last")
+
+    def save(self, at, state, figures):
+        """Checkpoint of the present step."""
+        info = self.method.info
+        meta = {
+            **at._asdict(),
+            "layout": checkpoint.LAYOUT,
+            "lines": self.writer.lines,
+            "seed": self.config.seed,
+            "seconds": self.elapsed(),
+            "config": plain(self.run_config),
+            "num_pids": info.num_pids,  # a run is used without its training data
+            "num_cams": info.num_cams,
+            "num_images": info.num_images,
+            "domains": list(info.domains),
+        }
+        self.checkpoints.save(at.step, self.devices.fetch(state), meta, figures)
+
+    def finish(self, state):
+        """Everything on the disk; what the report needs to know of the run."""
+        self.checkpoints.wait()
+        seconds = self.elapsed()
+        final = os.path.join(self.workdir, self.folder, "final.json")
+        at = position(self.checkpoints.read_meta(self.checkpoints.steps()[-1]))
+        if processes.from_first(lambda: not os.path.exists(final)):  # killed before they were written
+            self.evaluate(at, state)
+        if self.config.report.enabled and self.name == self.names[-1] and processes.first():
+            pictures.save(self.config, self.workdir, self.method, state, self.devices, self.dataset)
+        processes.wait()  # the next stage reads what this one leaves
+        rate = self.rate.median()
+        return {"method": self.method, "seconds": seconds, "step": at.step, "images_per_second": rate}
+
+
+class Together:
+    """Iterator of {name: next batch} over iterators by name; ends when one does, and closes them all."""
+
+    def __init__(self, iterators):
+        self.iterators = iterators
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return {name: next(batches) for name, batches in self.iterators.items()}
+
+    def close(self):
+        """Closes all of them."""
+        for batches in self.iterators.values():
+            batches.close()
+
+
+def position(meta):
+    """loop.At of a checkpoint's meta; those of layout 1 know their step alone."""
+    fields = {k: meta[k] for k in loop.At._fields if k in meta}
+    return loop.At(**{"taken": meta["step"], **fields} if "part" not in meta else fields)

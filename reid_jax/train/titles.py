@@ -1,0 +1,76 @@
+"""WORKDIR/titles.json: how a run's method, metrics and studies are called, so that no reader knows methods.
+
+    {"method": title of the method or of its row of an ablation,
+     "metrics": {metric of metrics.jsonl: title},
+     "nets": {stage: [network, ...]},     the one that stands for the stage first
+     "defaults": {...},                   the config's fields as the method has them by default, nested
+     "study": {...}}                      STUDY, if the method has one
+
+They come from the method's module: TITLE, METRICS, and, where it has them, `title(config)` (instead of TITLE)
+and STUDY, what Method.study measures and how the report shows it:
+
+    {"title": of the section, "{stage}" stands for the stage's name, "link": short, for the page's navigation,
+     "lead": paragraph, "figures": {figure: (title, meaning)},
+     "levels": {figure: other figure drawn as a dotted line in its chart},
+     "arrays": {array or PREFIX/NAME: {...}}}
+
+Arrays of a study say by their names what they are; what "arrays" says of them, all of it optional, in ():
+
+    grid/NAME u8[R,C,H,W,3]                a picture, and those of earlier steps (title, lead, alt, alt_earlier)
+    map/image u8[N,K,H,W,3] and            K pictures of N people, under each other their
+    map/NAME f[N,K,h,w]                    heat maps ("map": title, lead, columns, rows {NAME: title})
+    band/NAME/x f[L], band/NAME/y f[L,N]   median and outer tenths of y against x (title, xlabel)
+    hist/NAME/LABEL f[M]                   shares of values, a curve for each label (title, xlabel)
+    scatter/NAME/points f[P,D] and         t-SNE of rows, once for each array of values that
+    scatter/NAME/LABEL f[P]                colours them (title with {}, the label's; labels {LABEL: title})
+"""
+
+import json
+import os
+
+from reid_jax import methods
+from reid_jax.train.checkpoint import write_json
+
+FILE = "titles.json"
+
+
+def write(workdir, config, nets):
+    """Writes WORKDIR/titles.json.
+
+    config: the whole run's. nets: {stage: Method.nets}; stages that the file already names are kept.
+    """
+    module, title = methods.find(config.method), getattr(methods.find(config.method), "title", None)
+    tree = {
+        "method": title(config) if title else module.TITLE,
+        "metrics": dict(module.METRICS),
+        "nets": read(workdir).get("nets", {}) | {stage: list(names) for stage, names in nets.items()},
+        "defaults": methods.defaults(config.method),
+    }
+    if hasattr(module, "STUDY"):
+        tree["study"] = module.STUDY
+    write_json(os.path.join(workdir, FILE), tree)
+
+
+def read(workdir):
+    """The content of titles.json; {} when there is none or it cannot be read."""
+    try:
+        with open(os.path.join(workdir, FILE), encoding="utf-8") as f:
+            tree = json.load(f)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return tree if isinstance(tree, dict) else {}
+
+
+def networks(workdir, stage):
+    """Names of a stage's networks, the one that stands for it first; of older runs only that one, or ()."""
+    nets = read(workdir).get("nets", {}).get(stage)
+    if nets:
+        return tuple(nets)
+    folders = (os.path.join("eval", stage), "eval")
+    for path in (os.path.join(workdir, folder, "final.json") for folder in folders):
+        try:
+            with open(path, encoding="utf-8") as f:
+                return (json.load(f)["net"],)
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            continue
+    return ()

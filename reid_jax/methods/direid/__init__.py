@@ -3,12 +3,12 @@
 Three stages, each readable in its file:
 
     teacher   E_id, a ReID network (teacher.py)
-    gan       DDGAN: E_con, E_deg, G against D_real and D_deg (gan.py, judges.py); what it has learned (study.py)
+    gan       DDGAN: E_con, E_deg, G against D_real and D_deg (gan.py, judges.py), measured by study.py
     dfen      DFEN: f_inv of E_con with f_sen of E_id, weighted by the degradation (dfen.py, attention.py)
 
 stage.py has what they share, nets.py and layers.py the networks. Without degradation learning
-(config.train.skip=("gan",), the paper's "w/o DIL") E_con starts from the teacher's stem and the attention, which
-needs stage gan, must be off.
+(config.train.skip=("gan",), the paper's "w/o DIL") E_con starts from the teacher's stem and the attention,
+which needs stage gan, must be off.
 """
 
 from reid_jax.methods.direid.dfen import Dfen
@@ -68,8 +68,9 @@ FIELDS = dict(
     replay_loss="kl_detach",  # kl | kl_detach | js | js_detach
     w_replay=5.0,
 )
-PRESETS = {  # changes to FIELDS; "journal" also erases (data.erase) and down-samples by 3 to 5 (data.degrade.ratio)
-    "journal": dict(  # the IJCV 2022 version, its code
+PRESETS = {  # values unlike the paper's
+    # the IJCV 2022 version, its code; it also erases (data.erase) and down-samples by 3 to 5 (data.degrade.ratio)
+    "journal": dict(
         share_degradation_trunk=True,
         degraded_recon=True,
         reality_self="swapped",

@@ -1,9 +1,8 @@
 """DFEN, DI-REID's second stage: f_sen weighted by the degradation, f_inv, and their fusion.
 
 Networks: E_con (content encoder), E_id (identity encoder, whole or on E_con's stem), C (classifier of both
-features), A_deg (attention). Frozen ones of the stage gan: D_deg or E_deg, which only the attention reads; for
-the memory replay old_E_con, old_G, old_E_deg, and for its form "bank" in state.memory codes
-f32[num_images,code_dim].
+features), A_deg (attention). Frozen ones of the stage gan: D_deg or E_deg, which only the attention reads;
+for the replay old_E_con, old_G, old_E_deg. Its form "bank" has state.memory["codes"] f32[num_images,code_dim].
 """
 
 from typing import NamedTuple
@@ -145,9 +144,9 @@ class Dfen(Stage):
         return Outputs(f_fuse, f_inv, f_sen, p_fuse, p_inv, p_sen, neck_inv, neck_sen), stats
 
     def described(self, nets, x, f_sen, train, key):
-        """What A_deg is given: a description f[B,C] of the degradation of x, or its form "guided"'s arguments.
+        """A_deg's arguments: a description f[B,C] of the degradation of x, for the form "guided" f_sen too.
 
-        Nothing of it gets gradient: D_deg's scores or features, E_deg's codes, or f_sen.
+        The description is of D_deg's scores or features, of E_deg's codes, or f_sen; it gets no gradient.
         """
         source = self.config.direid.attention_input
         if source == "score":

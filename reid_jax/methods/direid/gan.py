@@ -25,6 +25,7 @@ from flax import traverse_util
 from jax import lax
 
 from reid_jax.config import choice
+from reid_jax.data import streams
 from reid_jax.losses import distill, identity
 from reid_jax.methods import State, _steps
 from reid_jax.methods.direid import judges, layers, study
@@ -71,8 +72,6 @@ class Ddgan(Stage):
 
     def streams(self, state):
         """Triples of the labelled rows."""
-        from reid_jax.data import streams
-
         del state
         return {"train": streams.triples(self.info.labelled, self.config.data, self.config.seed)}
 
@@ -105,7 +104,7 @@ class Ddgan(Stage):
         return x | {"pid_i": batch["pid"], "pid_k": batch["pid_k"]}
 
     def draw(self, state):
-        """Draws of a step: the phases take turns, or self comes with probability sync_prob if that is >= 0."""
+        """Draws of a step: the phases take turns, or self has the probability sync_prob if that is >= 0."""
         phase_key, first_key, dropout = jax.random.split(self.key(state), 3)
         p = self.config.direid.sync_prob
         cross = state.step % 2 == 1 if p < 0 else jax.random.uniform(phase_key) >= p
@@ -158,7 +157,7 @@ class Ddgan(Stage):
         return self.descended(state, params, _steps.pmean(grads, self.axis), cross), values
 
     def descended(self, state, params, grads, cross):
-        """State after a step of the groups that a phase trains; others, their moments too, stay as they are."""
+        """State after a step of the groups that a phase trains; others and their moments stay as they are."""
         rate, new, opt = self.rate(state.step), split_groups(params), dict(state.opt)
         for name, grad in split_groups(grads).items():
             if name in self.active(cross):
@@ -200,9 +199,7 @@ class Ddgan(Stage):
     def cycle(self, nets, stats, out, x_a, x_b, train):
         """Images decoded from the codes of generated ones, against the originals: (L1 sum, batch_stats)."""
         variables, made = {**nets["E_con"], "batch_stats": stats}, (out["x_ab"], out["x_ba"])
-        c, stats = paired(
-            self.modules["E_con"], variables, jnp.stack(made), train=train, method="content"
-        )
+        c, stats = paired(self.modules["E_con"], variables, jnp.stack(made), train=train, method="content")
         d_b, d_a = jnp.split(self.apply(nets, "E_deg", jnp.concatenate(made)), 2)
         images = self.apply(nets, "G", jnp.concatenate([*c]), jnp.concatenate([d_a, d_b]))
         return 2 * judges.l1(images, jnp.concatenate([x_a, x_b])), stats
@@ -278,7 +275,7 @@ class Ddgan(Stage):
         return 2 * judges.l1(made, lax.stop_gradient(target))
 
     def reality(self, nets, out, cross):
-        """L_real of the generator: swapped images pass for real; in the paper's self phase those with E'_d."""
+        """L_real of the generator: swapped images pass for real, in the paper's self phase those by E'_d."""
         d = self.config.direid
         other = "x_bb" if not cross and d.reality_self == "synthetic" else "x_ba"
         made = jnp.concatenate([out["x_ab"], out[other]])
@@ -392,7 +389,7 @@ def modules(config, info):
 
 
 def init_networks(modules, key, image):
-    """Fresh variables of `modules` (with E_con and E_deg, whose outputs G is made for) for images [1,H,W,3]."""
+    """Fresh variables of `modules` for images [1,H,W,3]; G is made for the outputs of E_con and E_deg."""
     keys = dict(zip(modules, jax.random.split(key, len(modules)), strict=True))
     nets = {n: networks.init(module, keys[n], image) for n, module in modules.items() if n != "G"}
     c = jax.eval_shape(lambda: modules["E_con"].apply(nets["E_con"], image, False)[1])

@@ -22,7 +22,7 @@ def config(preset="paper", pairs="un", **fields):
     tree = methods.defaults("direid")
     tree["direid"].update(direid.PRESETS.get(preset, {}) | NARROW | fields)
     tree["data"].update(height=SIZE, width=SIZE, pairs=pairs)
-    tree["model"].update(backbone="narrow", narrow_widths=(4, 6, 8, 8), bn_group="global", pool="max")
+    tree["model"].update(backbone="narrow", narrow_widths=(4, 6, 8), bn_group="global", pool="max")
     tree["loss"].update(triplet="euclidean", feature="before_bn")
     tree["optim"].update(b1=0.0, eps=1e-3, lr=1e-2, milestones=())
     return namespace(tree)

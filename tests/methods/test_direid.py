@@ -12,35 +12,32 @@ import pytest
 from methods.direid_small import config, info
 
 from reid_jax import methods, report
-from reid_jax.config import namespace
 from reid_jax.data import datasets, degrade
 from reid_jax.data.records import Record
 from reid_jax.errors import CheckpointError, ConfigError
 from reid_jax.methods import direid
-from reid_jax.methods.direid import gan, study
-from reid_jax.train import checkpoint, parallel, sequence, stages
+from reid_jax.fields import namespace
+from reid_jax.methods.direid import gan, stage, study
+from reid_jax.train import stages
 
 
 def test_graft_takes_a_part_or_all():
     source = {"params": {"base": {"w": np.ones(2)}, "head": {"w": np.ones(3)}}}
     fresh = {"params": {"base": {"w": np.zeros(2)}, "other": {"w": np.zeros(1)}}}
-    new = direid.graft(fresh, source, "base")
+    new = stage.graft(fresh, source, "base")
     assert new["params"]["base"]["w"].tolist() == [1, 1] and new["params"]["other"]["w"].tolist() == [0]
     with pytest.raises(CheckpointError, match="params/other/w of the earlier stage is missing"):
-        direid.graft(fresh, source)
+        stage.graft(fresh, source)
     with pytest.raises(CheckpointError, match=r"is \(2,\), this one needs \(3,\)"):
-        direid.graft({"params": {"base": {"w": np.zeros(3)}}}, source, "base")
+        stage.graft({"params": {"base": {"w": np.zeros(3)}}}, source, "base")
 
 
 @pytest.mark.parametrize("preset", ["paper", "journal"])
 def test_later_stages_find_everything_they_need(preset):
     """Shapes only: every network of gan and dfen that is taken over fits that of the earlier stage."""
     m = config(preset)
-    made = direid.stages(m, info()._replace(num_images=9))
-    shapes = {}
-    for name, method in made.items():
-        batch = stages.example_batch(m, 2, method.batches)
-        shapes[name] = jax.eval_shape(method.init, jax.random.key(0), batch)
+    made = {name: method(m, info()) for name, method in direid.STAGES.items()}
+    shapes = {name: jax.eval_shape(method.init, jax.random.key(0)) for name, method in made.items()}
     zeros = {n: jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), s) for n, s in shapes.items()}
     ones = {n: jax.tree.map(np.ones_like, s.nets) for n, s in zeros.items()}
     taken = []
@@ -52,14 +49,16 @@ def test_later_stages_find_everything_they_need(preset):
     def extract(function, variables):
         return np.ones((9, m.direid.code_dim), np.float32)
 
-    gan = made["gan"].inherit(zeros["gan"], load, extract)
-    assert all(np.all(x == 1) for x in jax.tree.leaves(gan.nets["E_con"]["params"]["base"]))
-    assert not any(np.any(x) for x in jax.tree.leaves(gan.nets["E_con"]["params"]["head"]))
+    taught = made["gan"].inherit(zeros["gan"], load, extract)
+    assert all(np.all(x == 1) for x in jax.tree.leaves(taught.nets["E_con"]["params"]["base"]))
+    assert not any(np.any(x) for x in jax.tree.leaves(taught.nets["E_con"]["params"]["head"]))
     dfen = made["dfen"].inherit(zeros["dfen"], load, extract)
     fresh = {"C", "A_deg"}
     for net, variables in dfen.nets.items():
         values = {float(v) for x in jax.tree.leaves(variables) for v in np.unique(x)}
         assert values == ({0.0} if net in fresh else {1.0}), net
+    if preset == "journal":
+        assert dfen.memory["codes"].shape == (9, m.direid.code_dim) and np.all(dfen.memory["codes"] == 1)
     wanted = {"paper": ("gan", "D_deg"), "journal": ("gan", "G")}[preset]
     assert wanted in taken and ("teacher", "E_id") in taken
 
@@ -67,15 +66,20 @@ def test_later_stages_find_everything_they_need(preset):
 def test_without_degradation_learning():
     m = config(attention_input="none")
     m.train.skip = ("gan",)
-    assert list(direid.stages(m, info())) == ["teacher", "dfen"] == stages_of(m)
-    m.direid.attention_input = "score"
-    with pytest.raises(ConfigError, match="attention_input"):
-        direid.stages(m, info())
-
-
-def stages_of(m):
-    m.method = "direid"
-    return stages.of_config(m)
+    assert stages.of_config(m) == ["teacher", "dfen"]
+    method = direid.Dfen(m, info())
+    state, source = (jax.eval_shape(s.init, jax.random.key(0)) for s in (method, direid.Teacher(m, info())))
+    zeros, ones = (jax.tree.map(lambda x, n=n: np.full(x.shape, n), s) for n, s in enumerate((state, source)))
+    new = method.inherit(zeros, lambda stage, net: {"teacher": ones}[stage].nets[net], None)
+    assert all(
+        np.all(x == 1) for x in jax.tree.leaves((new.nets["E_id"], new.nets["E_con"]["params"]["base"]))
+    )
+    assert not any(np.any(x) for x in jax.tree.leaves(new.nets["E_con"]["params"]["head"]))
+    for fields in (dict(attention_input="score"), dict(replay="bank")):
+        m = config(**{"attention_input": "none", **fields})
+        m.train.skip = ("gan",)
+        with pytest.raises(ConfigError, match="attention_input"):
+            direid.Dfen(m, info())
 
 
 def test_donors_are_other_people_of_the_camera():
@@ -150,16 +154,15 @@ def test_change_of_maps_by_hand():
 def test_measured_maps(w_pre):
     """Shapes of a study's measurements; the teacher's maps where the stage has a teacher."""
     m = config(w_pre=w_pre)
-    models = gan.build(m, info())
+    method = gan.Ddgan(m, info())
     image = jax.ShapeDtypeStruct((3, m.data.height, m.data.width, 3), np.uint8)
 
     def measured(image):
-        state = gan.init_state(jax.random.key(0), direid.parts.plain(m, image), models=models)
-        return study.measure(state, (image,) * 4, m, models)
+        return study.measure(method.init(jax.random.key(0)), (image,) * 4, method)
 
     found = jax.eval_shape(measured, image)
     maps = {n.removeprefix("map/"): x.shape for n, x in found.items() if n.startswith("map/")}
-    want = {"content": (3, 2, 8, 8), "teacher": (3, 2, 4, 4)}
+    want = {"content": (3, 2, 8, 8), "teacher": (3, 2, 8, 8)}
     assert maps == {n: want[n] for n in (["content", "teacher"] if w_pre else ["content"])}
     assert all(found[f"change/{n}"].shape == (3,) for n in maps)
 

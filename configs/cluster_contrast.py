@@ -14,6 +14,7 @@ def market(t):
     """Market-1501. Intervals and milestones count rounds."""
     presets.image_set(t, "market1501")
     t["data"].update(ids=16, instances=16, pad_crop=10)
+    t["model"].update(head="contrast", pool="gem")
     t["optim"].update(lr=3.5e-4, milestones=(20, 40))
     t["train"].update(eval_every=5, checkpoint_every=1)
 
@@ -40,7 +41,7 @@ def synthetic(t):
     t["data"].update(pad_crop=3)
     t["data"]["synthetic"].update(train_ids=60, test_ids=60, cameras=4, images=4, strength=0.6)
     t["train"].update(eval_every=2, checkpoint_every=2)
-    t["model"].update(norm="aibn")
+    t["model"].update(head="contrast", norm="aibn")
     t["optim"].update(lr=1e-3)
     t["cluster_contrast"].update(rounds=8, steps=120, k1=12, k2=2, eps=0.4, max_clusters=300)
 
@@ -49,6 +50,7 @@ def smoke(t):
     """Seconds: two rounds of everything."""
     presets.smoke(t)
     t["data"].update(pad_crop=2)
+    t["model"].update(head="contrast")
     t["train"].update(eval_every=1)
     t["cluster_contrast"].update(rounds=2, steps=3, k1=4, k2=2, min_samples=2, max_clusters=20)
 

@@ -20,6 +20,8 @@ from reid_jax.fields import (  # noqa: F401
 
 def defaults():
     """All fields with their defaults, as a nested dict (see README, "Config fields")."""
+    from reid_jax import models  # which reads choice from here
+
     return dict(
         method="baseline",  # a module of reid_jax.methods
         seed=0,
@@ -107,26 +109,7 @@ def defaults():
                 seed=0,
             ),
         ),
-        model=dict(
-            # resnet18 | resnet34 | resnet50 | resnet101 | resnet50_ibn_a | resnest50, for CPUs narrow |
-            # slim, and for clips c2d_resnet50 | ap3d_resnet50 | ap3dnl_resnet50
-            backbone="resnet50",
-            last_stride=1,
-            stem_relu=True,
-            pool="avg",  # avg | max
-            neck="ap3d",  # ap3d | bnneck | none
-            dtype="float32",  # compute type: float32 | bfloat16; state is always float32
-            norm="batch",  # batch | aibn: AIBN (IICS) in the last two stages, for ResNets, slim and narrow
-            bn_group="device",  # device | global: over what batch norm takes its statistics
-            remat=False,  # ResNets: compute activations again in the backward pass, to save memory
-            slim_width=8,  # backbone "slim" only, a ResNet: channels of the stem (ResNet-50: 64)
-            slim_blocks=(1, 1, 1, 1),  # and blocks of its stages (ResNet-50: 3, 4, 6, 3)
-            narrow_widths=(16, 32, 48, 64),  # backbone "narrow" only: channels of stem and stages
-            narrow_stripes=4,  # horizontal stripes pooled before the projection
-            narrow_dim=128,  # feature size D
-            ap3d_temperature=4.0,  # AP3D only: of the softmax over a neighbouring frame's pixels
-            ap3d_contrastive=True,  # AP3D only: weaken rebuilt pixels that look unlike the frame's own
-        ),
+        model=models.fields(),  # reid_jax/models/__init__.py and the modules of its packages
         loss=dict(
             feature="after_bn",  # after_bn | before_bn: what the triplet and the MI see
             triplet="cosine",  # cosine | euclidean | softmax
@@ -136,11 +119,20 @@ def defaults():
             branches="mean",  # of a network with several: mean | sum | a weight for each
         ),
         optim=dict(
+            kind="adam",  # adam | amsgrad | sgd
             lr=3e-4,
             weight_decay=5e-4,  # coupled: added to the gradient before the moments
             b1=0.9,
             b2=0.999,
             eps=1e-8,
+            momentum=0.9,  # sgd
+            nesterov=False,  # sgd
+            # (pattern, factor on lr, weight decay or None), ...: for parameters whose path a pattern matches,
+            # the first one that does; all others have lr and weight_decay
+            groups=(),
+            freeze=(),  # patterns of parameters that do not move,
+            freeze_epochs=0,  # for so many epochs and
+            freeze_steps=0,  # steps; 0 and 0 = at all
             schedule="step",  # step | cosine
             milestones=(60, 120, 180),  # epochs; step schedule
             gamma=0.1,

@@ -1,26 +1,26 @@
-"""A narrow EFL for tests: config, data set facts, a random batch."""
+"""A narrow EFL for tests: config, data set facts, a random batch; steps on some devices."""
 
 import jax
 import numpy as np
 
-from reid_jax import config as c
 from reid_jax import methods
+from reid_jax.fields import namespace
+from reid_jax.train.devices import AXIS, Devices
 
 
 def small(mode="full", **fields):
     """A narrow EFL config; fields are dotted with '__'."""
-    tree = c.defaults() | {"efl": c.efl_defaults()}
-    tree["method"] = "efl"
+    tree = methods.defaults("efl")
     tree["data"].update(height=16, width=8, ids=4, instances=4)
     tree["model"].update(backbone="narrow", narrow_widths=(4, 8), narrow_stripes=1, narrow_dim=8)
     tree["efl"].update(mode=mode, n_mi=2, mi_hidden=16, lambda_mi=0.05, mi_lr=1e-3, alpha=0.9, mi_start=0)
     for name, value in fields.items():
         section, field = name.split("__")
         tree[section][field] = value
-    return c.namespace(tree)
+    return namespace(tree)
 
 
-def info(axis_name=None):
+def info(axis_name=AXIS):
     return methods.Info(num_pids=6, num_cams=3, steps_per_epoch=5, total_steps=50, axis_name=axis_name)
 
 
@@ -37,6 +37,26 @@ def random_batch(seed=0, size=16):
         "crop": np.zeros((size, 2, 2), np.int32),
         "erase": erase,
     }
+
+
+class Stepping:
+    """A step on the first `count` simulated devices, compiled once; states are host trees."""
+
+    def __init__(self, step, count=1, donate=False):
+        self.devices = Devices(jax.devices()[:count])
+        self.compiled = self.devices.compile(step, donate)
+
+    def __call__(self, state, batch, steps=1):
+        """(State, metrics) as numpy after some steps; batch: {stream: batch} or a function of the step."""
+        state = self.devices.replicate(state)
+        for i in range(steps):
+            state, metrics = self.compiled(state, self.devices.shard(batch(i) if callable(batch) else batch))
+        return self.devices.fetch(state), self.devices.fetch(metrics)
+
+
+def fresh(method, seed=0):
+    """A method's first State."""
+    return jax.jit(method.init)(jax.random.key(seed))
 
 
 def difference(a, b):

@@ -29,6 +29,15 @@ def damage(path, kind):
     return path
 
 
+def market(root):
+    """Market-1501 in small: ids 2 and 7 train; cameras 1 and 3, camera 2 has a distractor alone."""
+    for split, ids in (("bounding_box_train", (2, 7)), ("query", (1, 3)), ("bounding_box_test", (1, 3))):
+        for pid, cam in itertools.product(ids, (1, 3)):
+            picture(root, split, f"{pid:04d}_c{cam}s1_000000_00.jpg")
+    picture(root, "bounding_box_test", "0000_c2s1_000009_00.jpg")
+    return str(root)
+
+
 def cuhk01(root, ids=IDS):
     for pid, number in itertools.product(ids, (1, 2, 3, 4)):
         picture(root, "campus", f"{pid:04d}{number:03d}.png")

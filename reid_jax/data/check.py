@@ -12,7 +12,7 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from reid_jax.data import build, datasets, synthetic
+from reid_jax.data import build, folders, synthetic
 from reid_jax.data.loaders import LAYOUTS
 from reid_jax.data.loaders.common import Options, advice, find_root
 from reid_jax.errors import DataError
@@ -72,11 +72,11 @@ def check(name, root, options=None, quick=False, threads=1, progress=False):
 
     {"title", "kind", "root", "counts", "published", "frames" {split: n}, "cameras" {split: n}, "files",
     "problems": [{"kind", "message", "advice", "items"}], "notes"}. Paths are relative to root. Errors: as
-    datasets.load_folder, when so much is missing that nothing can be counted.
+    folders.load_folder, when so much is missing that nothing can be counted.
     """
     layout, root, splits, strange = read(name, root, options or Options())
     files = read_files(unique_paths(splits), quick, threads, progress)
-    counts = datasets.count(splits)
+    counts = folders.count(splits)
     doubled, notes = duplicates(files, splits)
     problems = [*wrong_counts(layout, counts), *wrong_names(strange), *unreadable(files)]
     problems += [*overlap(layout, splits), *doubled]
@@ -116,7 +116,7 @@ def read(name, root, options):
         reading = layout.read(root, options)
     except DataError as e:
         raise DataError(f"{e}\n{advice(layout)}") from e
-    splits = datasets.clean(layout, root, reading.splits)
+    splits = folders.clean(layout, root, reading.splits)
     if name == "synthetic":
         layout = dataclasses.replace(layout, title="synthetic set", counts={})
     layout = dataclasses.replace(layout, kind=reading.kind or layout.kind)

@@ -1,4 +1,4 @@
-"""Data sets by name: finds the folder, checks it, relabels, holds out validation identities."""
+"""Data sets by name: joins them, hides what a method must not know, holds out validation identities."""
 
 import dataclasses
 import json
@@ -11,51 +11,94 @@ from typing import NamedTuple
 import numpy as np
 
 from reid_jax.config import choice, split_label
-from reid_jax.data import clips, tfds_sets, union
+from reid_jax.data import clips, test_sets, tfds_sets, union
+from reid_jax.data.folders import NAMES, load_folder, unknown_name
 from reid_jax.data.loaders import LAYOUTS
-from reid_jax.data.loaders.common import (
-    IMAGES,
-    PID_CAMERA,
-    Options,
-    advice,
-    find_root,
-    query_and_gallery,
-)
-from reid_jax.data.records import Dataset, Record
+from reid_jax.data.loaders.common import IMAGES, PID_CAMERA, Options, advice, query_and_gallery
+from reid_jax.data.records import Record
+from reid_jax.data.rows import hide
 from reid_jax.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
-NAMES = (*LAYOUTS, "synthetic")
 
-
-def load(data, workdir, seed=0):
+def load(data, workdir, seed=0, labels="all", also=""):
     """The Dataset that a config's `data` section names.
 
-    workdir: where "synthetic" puts its pictures (WORKDIR/data) when data.root is empty. seed: of the draw of
-    data.val_ids. Errors: ConfigError for an unknown name, DataError for a folder that cannot be used.
+    workdir: where "synthetic" puts its pictures (WORKDIR/data) when data.root is empty. seed: config.seed,
+    for the order of hidden rows. labels: whose identities the method may read, "all" | "source" (not those of
+    data.target, nor those of a single set) | "none". also: config.eval.also. Errors: ConfigError for an
+    unknown name, DataError for a folder that cannot be used.
     """
+    choice("labels", labels, ("all", "source", "none"))
+    dataset = dataclasses.replace(read(data, workdir), also=test_sets.load(also, data))
+    save_drawn(dataset, workdir)
+    if data.split_tracklets:
+        dataset = cut(dataset, data.split_tracklets)
+    dataset = without_hidden(dataset, data, seed, labels)
+    if data.val_ids:
+        dataset = hold_out(dataset, data.val_ids)  # the same identities whatever the run's seed
+    dataset = with_domains(dataset, data)
+    check_train(dataset, data)
+    return dataset
+
+
+def read(data, workdir):
+    """The Dataset that data.name, .root and .source name, as it is."""
     if choice("data.source", data.source, ("folder", "tfds")) == "tfds":
-        dataset = load_built(data)
-    elif data.name == "synthetic":
-        dataset = load_synthetic(data, workdir)
-    elif "+" in data.name:
-        dataset = load_union(data)
-    elif not data.root and data.name in LAYOUTS:
+        return load_built(data)
+    if data.name == "synthetic":
+        return load_synthetic(data, workdir)
+    if "+" in data.name:
+        return load_union(data)
+    if not data.root and data.name in LAYOUTS:
         layout = LAYOUTS[data.name]
         raise DataError(
             f"config.data.root is empty: where is {layout.title}? Set --config.data.root=FOLDER.\n"
             + advice(layout)
         )
+    return load_folder(data.name, data.root, reader_options(data))
+
+
+def without_hidden(dataset, data, seed, labels):
+    """The Dataset without the training identities that the method must not know, see rows.hide."""
+    sets = data.name.split("+")
+    if data.target:
+        union.chosen_set(sets, data.target, "target")
+        if labels == "none" and len(sets) > 1:
+            raise ConfigError(
+                f"config.data.target is {data.target!r}, but the method learns without any identities: name "
+                "that set alone in config.data.name, and leave config.data.target empty"
+            )
+    elif labels == "source" and len(sets) > 1:
+        raise ConfigError(
+            f"config.data.name is {data.name!r}: which set is to be adapted to, without its identities? Set "
+            "config.data.target to it"
+        )
+    single = len(sets) == 1
+    if labels == "none" or (single and (data.target or labels == "source")):
+        start = 0
+    elif data.target:
+        start = next(i for i, r in enumerate(dataset.train) if r.domain == len(sets) - 1)
     else:
-        dataset = load_folder(data.name, data.root, reader_options(data))
-    save_drawn(dataset, workdir)
-    if data.split_tracklets:
-        dataset = cut(dataset, data.split_tracklets)
-    if data.val_ids:
-        dataset = hold_out(dataset, data.val_ids, seed)
-    check_train(dataset, data)
-    return dataset
+        return dataset
+    if not start and labels == "all":
+        raise ConfigError(
+            f"config.data.target is {data.target!r}, and the method learns from identities only: join a set "
+            f"that it may learn from, as in config.data.name=dukemtmc+{data.target}"
+        )
+    return hide(dataset, start, seed)
+
+
+def with_domains(dataset, data):
+    """The Dataset with domains as data.domains says."""
+    if choice("data.domains", data.domains, ("set", "camera")) == "set":
+        return dataset
+    splits = {
+        split: tuple(dataclasses.replace(r, domain=r.camid) for r in getattr(dataset, split))
+        for split in ("train", "query", "gallery", "val_query", "val_gallery")
+    }
+    return dataclasses.replace(dataset, domain_names=dataset.camera_names, **splits)
 
 
 def reader_options(data):
@@ -64,13 +107,15 @@ def reader_options(data):
 
 
 def load_union(data):
-    """The sets that data.name joins by "+", merged; see reid_jax.data.union."""
+    """The sets that data.name joins by "+", merged, data.target being the last; see reid_jax.data.union."""
     names = union.names(data.name)
     for name in names:
         if name not in LAYOUTS:
             raise ConfigError(unknown_name(name))
-    test = union.test_index(names, data.test)
-    union.check_overlap(names, names[test])
+    if data.target:
+        union.chosen_set(names, data.target, "target")
+    test = union.chosen_set(names, data.test or data.target, "test")
+    union.check_overlap(names, test, data.target)
     roots = union.per_set(data.root, len(names), ",", "root")
     if "" in roots:
         raise DataError(
@@ -78,13 +123,15 @@ def load_union(data):
             "the order of config.data.name, or one folder that holds them all"
         )
     variants = union.per_set(data.variant, len(names), "+", "variant")
-    found = []
+    sets = {}
     for name, root, variant in zip(names, roots, variants, strict=True):
         options = dataclasses.replace(reader_options(data), variant=variant)
         if LAYOUTS[name].form(variant).num_splits == 1:
             options = dataclasses.replace(options, split=0)  # data.split is for the sets that have several
-        found.append(load_folder(name, root, options))
-    return union.merge(found, test)
+        sets[name] = load_folder(name, root, options)
+    order = sorted(names, key=lambda name: name == data.target)  # what is hidden comes last
+    merged = union.merge([sets[name] for name in order], order.index(test))
+    return dataclasses.replace(merged, name=data.name)
 
 
 def load_synthetic(data, workdir):
@@ -104,7 +151,8 @@ def read_synthetic(root):
     dataset = load_folder(synthetic.layout_of(kind), root, check_counts=False)
     names = synthetic.stored_camera_names(root) or dataset.camera_names
     protocol = "market" if kind == "lowlight" else dataset.protocol  # its gallery has every camera
-    return dataclasses.replace(dataset, name="synthetic", camera_names=names, protocol=protocol)
+    about = {"name": "synthetic", "domain_names": ("synthetic",), "camera_names": names, "protocol": protocol}
+    return dataclasses.replace(dataset, **about)
 
 
 def load_built(data):
@@ -124,11 +172,6 @@ def load_built(data):
     return tfds_sets.load(data.root, data.name, options)
 
 
-def unknown_name(name):
-    """The message on a data set that is not known."""
-    return f"config.data.name is {name!r}; it must be one of {', '.join(map(repr, NAMES))}"
-
-
 def save_drawn(dataset, workdir):
     """Writes a split that was drawn at random to WORKDIR/split.json."""
     if not dataset.drawn or not workdir:
@@ -141,39 +184,6 @@ def save_drawn(dataset, workdir):
     with open(path, "w") as f:
         f.write(text)
     log.info("%s has no published split of this kind; the drawn one is in %s", dataset.name, path)
-
-
-def load_folder(name, root, options=None, check_counts=True):
-    """Dataset from its original layout.
-
-    name: a key of LAYOUTS. root: the data set's own folder or its parent. options: loaders.common.Options.
-    Errors: ConfigError for an unknown name, variant or split; DataError naming the path for a missing, empty
-    or incomplete folder. Files with other names than the layout's and counts other than the published ones
-    are warned of.
-    """
-    if name not in LAYOUTS:
-        raise ConfigError(unknown_name(name))
-    layout = LAYOUTS[name]
-    options = layout.check(options or Options())
-    root = find_root(layout, os.path.abspath(os.path.expanduser(root)))
-    layout = layout.form(options.variant)
-    try:
-        found = layout.read(root, options)
-    except DataError as e:
-        raise DataError(f"{e}\n{advice(layout)}") from e
-    if found.strange:
-        log.warning(
-            "%s: %d entries whose names do not follow the layout are skipped: %s%s",
-            root,
-            len(found.strange),
-            ", ".join(found.strange[:3]),
-            ", ..." if len(found.strange) > 3 else "",
-        )
-    splits = clean(layout, root, found.splits)
-    if check_counts:
-        compare_counts(layout, splits)
-    about = {"kind": found.kind or layout.kind, "protocol": layout.protocol, "drawn": found.drawn}
-    return dataclasses.replace(relabel(name, root, splits, found.cameras), **about)
 
 
 class Source(NamedTuple):
@@ -196,8 +206,8 @@ def open_source(text, splits=("query", "gallery")):
     name, _, root = rest.partition(":")
     if name in (*LAYOUTS, "tfds") and root:
         dataset = tfds_sets.load(root) if name == "tfds" else load_folder(name, root)
-        parts = {s: getattr(dataset, s) for s in splits}
-        return Source(label or name, dataset.root, parts, dataset.protocol)
+        records = {s: getattr(dataset, s) for s in splits}
+        return Source(label or name, dataset.root, records, dataset.protocol)
     if not os.path.isdir(rest):
         raise DataError(
             f"{rest} is neither a folder nor NAME:FOLDER with NAME one of {', '.join(LAYOUTS)}; "
@@ -220,61 +230,6 @@ def pictures(root):
     return tuple(records)
 
 
-def clean(layout, root, splits):
-    """Drops junk (-1) everywhere and distractors (0) outside the gallery; DataError for an empty split.
-
-    Sets whose ids count from 0 in train keep them: only a 0 that the gallery uses too is a distractor.
-    """
-    kept = {}
-    for split, records in splits.items():
-        lowest = 1 if layout.distractors and split != "gallery" else 0
-        kept[split] = [r for r in records if r.pid >= lowest]
-        dropped = len(records) - len(kept[split])
-        if dropped and split != "gallery":
-            log.warning("%s: %d images of pid -1 or 0 in %s are left out", layout.title, dropped, split)
-        if not kept[split]:
-            raise DataError(f"{root} holds no usable image for {split}.\n{advice(layout)}")
-    return kept
-
-
-def count(splits):
-    """{"train ids": n, "train images": n, ..., "images": n, "cameras": n}; tracklets count as images."""
-    found = {}
-    for split, records in splits.items():
-        found[f"{split} ids"] = len({r.pid for r in records})
-        found[f"{split} images"] = len(records)
-    everything = [r for records in splits.values() for r in records]
-    found["images"], found["cameras"] = len(everything), len({r.camid for r in everything})
-    return found
-
-
-def compare_counts(layout, splits):
-    """One warning listing how the counts differ from the published ones."""
-    found = count(splits)
-    wrong = [f"{found[k]} {k} instead of {n}" for k, n in layout.counts.items() if found[k] != n]
-    if wrong:
-        log.warning("%s differs from its published counts: %s", layout.title, ", ".join(wrong))
-
-
-def relabel(name, root, splits, camera_names=None):
-    """Dataset with train pids 0..P-1 in sorted order and camids 0..C-1, cameras of train first.
-
-    camera_names: {camera number: name} where it is not c1, c2, ...
-    """
-    pids = {p: i for i, p in enumerate(sorted({r.pid for r in splits["train"]}))}
-    own = sorted({r.camid for r in splits["train"]})
-    rest = sorted({r.camid for records in splits.values() for r in records} - set(own))
-    cameras = {c: i for i, c in enumerate(own + rest)}
-    return Dataset(
-        name,
-        root,
-        tuple(Record(r.path, pids[r.pid], cameras[r.camid], r.frames) for r in splits["train"]),
-        tuple(Record(r.path, r.pid, cameras[r.camid], r.frames) for r in splits["query"]),
-        tuple(Record(r.path, r.pid, cameras[r.camid], r.frames) for r in splits["gallery"]),
-        tuple((camera_names or {}).get(c, f"c{c}") for c in cameras),
-    )
-
-
 def cut(dataset, size):
     """Cuts the training tracklets into pieces of `size` frames, the last one with the remainder."""
     if size < 0 or dataset.kind != "video":
@@ -291,38 +246,46 @@ def hold_out(dataset, count, seed=0):
     """Moves `count` training identities, drawn by seed, into val_query and val_gallery.
 
     Query: the first image of each (pid, camid); gallery: the rest, or all of them where there is no rest.
-    Held-out pids become 1 + their training
-    label (0 would be a distractor); the remaining train pids are relabelled 0..P-1 again. ConfigError when
-    no training identity would remain.
+    Held-out pids become 1 + their training label (0 would be a distractor); the remaining train pids are
+    relabelled 0..P-1 again. Rows without identity stay. ConfigError when no training identity would remain,
+    or none is known.
     """
     total = dataset.num_train_pids
+    if not total:
+        raise ConfigError(
+            f"config.data.val_ids is {count}, but it picks identities, and those of {dataset.name} are "
+            "hidden from this method: set it to 0"
+        )
     if not 0 < count < total:
         raise ConfigError(f"config.data.val_ids is {count}; {dataset.name} has {total} training identities")
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, total))))
     held = set(rng.permutation(total)[:count].tolist())
-    left = {p: i for i, p in enumerate(p for p in range(total) if p not in held)}
+    kept = [p for p in range(total) if p not in held]
+    left = {-1: -1} | {p: i for i, p in enumerate(kept)}
     moved = [dataclasses.replace(r, pid=r.pid + 1) for r in dataset.train if r.pid in held]
     query, gallery = query_and_gallery(moved)
     train = tuple(dataclasses.replace(r, pid=left[r.pid]) for r in dataset.train if r.pid in left)
     val = {"val_query": tuple(query), "val_gallery": tuple(gallery)}
-    return dataclasses.replace(dataset, train=train, **val)
+    attributes = None if dataset.attributes is None else dataset.attributes[kept]
+    return dataclasses.replace(dataset, train=train, attributes=attributes, **val)
 
 
 def check_train(dataset, data):
     """Errors and warnings on a training set that the batch shape or the method cannot use well."""
     total = dataset.num_train_pids
-    if data.distinct_ids and total < data.ids:
+    ids = data.ids if dataset.truth is None else data.source_ids or data.ids
+    if total and data.distinct_ids and total < ids:
         raise DataError(
-            f"{dataset.name} has {total} training identities, fewer than the {data.ids} distinct ones of a "
+            f"{dataset.name} has {total} training identities, fewer than the {ids} distinct ones of a "
             "batch: lower config.data.ids (or config.data.val_ids)"
         )
     if len({r.camid for r in dataset.train}) < 2:
         log.warning(
-            "%s: all training images come from one camera; methods that compare cameras (efl) cannot learn "
+            "%s: all training images come from one camera; methods that compare cameras cannot learn "
             "anything from it",
             dataset.name,
         )
-    single = sum(n == 1 for n in Counter(r.pid for r in dataset.train).values())
+    single = sum(n == 1 for n in Counter(r.pid for r in dataset.train if r.pid >= 0).values())
     if single and data.instances > 1:
         log.warning(
             "%s: %d of %d training identities have a single image; batches repeat it %d times",

@@ -56,8 +56,9 @@ def eval_batches(records, data, batch_size, shard=(0, 1)):
     """Iterator over records in order, in batches of one size.
 
     shard (i, n): the i-th contiguous n-th of every batch of batch_size. Yields dicts, N = batch_size / n:
-    image u8[N,H,W,3]; camid i32[N]; the records' extra labels; mask bool[N] (False: padding, a black image and
-    zeros); index i32[N] (row of records, -1 for padding). A broken image raises DataError, whatever data.on_broken says: a test set must be whole.
+    image u8[N,H,W,3]; camid i32[N]; the records' extra labels; mask bool[N] (False: padding, a black image
+    and zeros); index i32[N] (row of records, -1 for padding). A broken image raises DataError, whatever
+    data.on_broken says: a test set must be whole.
     """
     share = share_of(batch_size, shard, "config.eval.batch_size")
     paths, pids = [r.path for r in records], [r.pid for r in records]
@@ -70,8 +71,9 @@ def eval_clips(records, data, batch_size, *, pad=True, multiple=1):
 
     About batch_size frames a batch. Yields dicts: image u8[N,T,H,W,3]; mask bool[N] (False: padding); frames
     bool[N,T] (False: padding, a black frame); index i32[N] (row of records, -1 for padding); camid and extra
-    labels as in eval_batches. N is the same in all batches and divisible by `multiple`. pad False: no clip has padding, T differs between batches
-    (at most data.chunk lengths), and so does the order of the clips. A broken image raises DataError.
+    labels as in eval_batches. N is the same in all batches and divisible by `multiple`. pad False: no clip
+    has padding, T differs between batches (at most data.chunk lengths), and so does the order of the clips. A
+    broken image raises DataError.
     """
     if batch_size < 1:
         raise ConfigError(f"config.eval.batch_size is {batch_size}; it must be at least 1")
@@ -89,10 +91,10 @@ def columns_of(records):
 
 def taken(columns, index):
     """The columns at rows index i[N]; zeros where it is -1."""
-    rows = {n: v[np.maximum(index, 0)] for n, v in columns.items()}
-    return {
-        n: np.where((index < 0).reshape(-1, *[1] * (v.ndim - 1)), v.dtype.type(0), v) for n, v in rows.items()
-    }
+    rows = {name: values[index] for name, values in columns.items()}
+    for values in rows.values():
+        values[index < 0] = 0
+    return rows
 
 
 def check_fields(dataset, data):

@@ -68,6 +68,7 @@ class Dataset:
     domain_names: tuple[str, ...] = ()
     attributes: Any = dataclasses.field(default=None, compare=False)  # i32[P, A], a row for each identity
     truth: Truth | None = dataclasses.field(default=None, compare=False)  # of the hidden rows
+    tested: str = ""  # the set whose query and gallery these are, where several are joined
     also: tuple[TestSet, ...] = ()  # further sets to test on, which nothing is chosen by
 
     @property
@@ -83,7 +84,8 @@ class Dataset:
     @property
     def tests(self):
         """tuple[TestSet]: the set's own query and gallery, then those of `also`."""
-        return TestSet(self.name, self.query, self.gallery, self.protocol, self.root, self.name), *self.also
+        name = self.tested or self.name
+        return TestSet(name, self.query, self.gallery, self.protocol, self.root, name), *self.also
 
     def fingerprint(self):
         """Text that differs when the records do, wherever the root lies."""
@@ -92,6 +94,9 @@ class Dataset:
             for r in getattr(self, split):
                 digest.update(repr((os.path.relpath(r.path, self.root), r.pid, r.camid, len(r))).encode())
             digest.update(split.encode())
+        for test in self.also:
+            for r in (*test.query, *test.gallery):
+                digest.update(repr((test.name, os.path.relpath(r.path, test.root), r.pid, r.camid)).encode())
         return digest.hexdigest()
 
 

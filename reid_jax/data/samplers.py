@@ -54,11 +54,11 @@ class Sampler:
 class PK(Sampler):
     """Cuts every epoch into batches of P times K images of one identity.
 
-    labels: i[N], identity (or another group) of each row; rows of identity -1 are left out. ids: P. instances: K. distinct: P
-    different identities in each batch (deep-person-reid's rule); False lets one appear twice (AP3D's). An
-    identity with fewer than K images is drawn K times with replacement; a remainder of fewer than K sits
-    out the epoch. The number of batches is the same in every epoch. Errors: DataError naming data.ids for too
-    few identities or groups.
+    labels: i[N], identity (or another group) of each row; rows of identity -1 are left out. ids: P.
+    instances: K. distinct: P different identities in each batch (deep-person-reid's rule); False lets one
+    appear twice (AP3D's). An identity with fewer than K images is drawn K times with replacement; a remainder
+    of fewer than K sits out the epoch. The number of batches is the same in every epoch. Errors: DataError
+    naming data.ids for too few identities or groups.
     """
 
     def __init__(self, labels, ids, instances, seed=0, distinct=True):
@@ -301,9 +301,7 @@ class Domains(Sampler):
         super().__init__(0)
         sizes = {s.size for s in samplers}
         if len(sizes) != 1 or min(sizes) % instances:
-            raise ValueError(
-                f"samplers of {sorted(sizes)} rows do not lie side by side in runs of {instances}"
-            )
+            raise ValueError(f"samplers of {sorted(sizes)} rows cannot alternate in runs of {instances}")
         self.samplers, self.instances = samplers, instances
         self.size, self.unit = len(samplers) * sizes.pop(), len(samplers) * instances
         self.batches_per_epoch = steps or max(s.batches_per_epoch for s in samplers)

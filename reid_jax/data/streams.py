@@ -6,6 +6,7 @@ processes and hosts change no batch.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -64,7 +65,8 @@ class Stream:
 
         dataset: the Dataset whose rows these are; data: the config's section. shard (i, n): the i-th
         contiguous n-th of every batch. Reads with data.threads threads, or data.workers processes when that
-        is not 0. Errors: ConfigError for fields that do not fit; DataError while iterating for a broken image.
+        is not 0. Errors: ConfigError for fields that do not fit; DataError while iterating for a broken
+        image.
         """
         from reid_jax.data import pipeline
 
@@ -91,11 +93,11 @@ def share(size, shard, fields):
     if not 0 <= index < count:
         raise ConfigError(f"shard {index} of {count} does not exist")
     if size < count or size % count:
-        raise ConfigError(f"{fields} is {size}, which {count} hosts cannot share evenly")
+        raise ConfigError(f"{fields} is {size}, which {count} hosts or devices cannot share evenly")
     return slice(index * size // count, (index + 1) * size // count)
 
 
-# ---- constructors -------------------------------------------------------------------------------------------
+# ---- constructors ----------------------------------------------------------------------------------------
 # rows: data.rows.Rows. data: the config's section. labels: pseudo labels i32[N] that stand for the identities
 # and leave out the rows labelled -1. groups: i[N], what batches are composed by instead of labels or
 # identities; rows of group -1 are left out too. ids, instances: 0 for data.ids and data.instances.
@@ -149,18 +151,16 @@ def domains(rows, data, seed, labels=None, groups=None, views=VIEWS, *, ids=0, i
             "domains with config.data.domains=camera"
         )
     choice("within", within, ("pk", "gallery"))
+    if data.epoch_steps < 0:
+        raise ConfigError(f"config.data.epoch_steps is {data.epoch_steps}; it must be at least 0")
     ids, instances = ids or data.ids, instances or data.instances
     groups = chosen_groups(rows, labels, groups)
     if data.pair_ids:
         pairs = samplers.Pairs(groups, rows.domain, ids, instances, seed, data.distinct_ids)
         sampler = samplers.Domains([pairs], pairs.unit, data.epoch_steps)
     else:
-        apart = [
-            domain_sampler(
-                rows, data, seed, np.where(rows.domain == d, groups, -1), d, ids, instances, within
-            )
-            for d in range(rows.num_domains)
-        ]
+        draw = functools.partial(domain_sampler, rows, data, seed, groups, ids, instances, within)
+        apart = [draw(d) for d in range(rows.num_domains)]
         sampler = samplers.Domains(apart, instances, data.epoch_steps)
     return build(rows, sampler, seed, labels, views)
 
@@ -176,7 +176,12 @@ def triples(rows, data, seed):
 def sizes(data, stream):
     """{"ids", "instances"} of a second stream, "source" or "meta": data.STREAM_ids and _instances, 0 for
     those of the first; keyword arguments of the constructors."""
-    return {f: getattr(data, f"{stream}_{f}") or getattr(data, f) for f in ("ids", "instances")}
+    choice("stream", stream, ("source", "meta"))
+    source = stream == "source"
+    ids, instances = (
+        (data.source_ids, data.source_instances) if source else (data.meta_ids, data.meta_instances)
+    )
+    return {"ids": ids or data.ids, "instances": instances or data.instances}
 
 
 def build(rows, sampler, seed, labels, views):
@@ -203,8 +208,9 @@ def gallery_sampler(rows, data, seed, groups, ids, instances):
     return samplers.Gallery(groups, camids, ids or data.ids, instances or data.instances, seed)
 
 
-def domain_sampler(rows, data, seed, groups, domain, ids, instances, within):
-    """Sampler of one domain, groups being -1 in the others; DataError naming the domain."""
+def domain_sampler(rows, data, seed, groups, ids, instances, within, domain):
+    """Sampler of the rows of one domain; DataError naming the domain."""
+    groups = np.where(rows.domain == domain, groups, -1)
     seed = int(np.random.SeedSequence((seed % 2**64, domain)).generate_state(1, np.uint64)[0])
     try:
         if within == "gallery":

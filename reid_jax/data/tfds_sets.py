@@ -178,7 +178,8 @@ def load(root, name="", options=None):
         )
     fields = {k: about[k] for k in ("name", "kind", "protocol", "drawn")}
     records = {split: found.records(split) for split in SPLITS}
-    return Dataset(root=PREFIX + found.folder, camera_names=tuple(about["camera_names"]), **records, **fields)
+    fields |= {"camera_names": tuple(about["camera_names"]), "domain_names": (about["name"],)}
+    return Dataset(root=PREFIX + found.folder, **records, **fields)
 
 
 def find(root, name=""):

@@ -8,9 +8,12 @@ from jax import lax
 def centroids(features, labels, places):
     """Unit means f32[places,D] of the unit features of every label; host arrays.
 
-    features f[N,D], labels i[N] from 0 (-1: left out). Places beyond the labels are 0.
+    features f[N,D], labels i[N] from 0 (-1: left out). Places beyond the labels are 0. ValueError when there are
+    more labels than places.
     """
     features, labels = np.asarray(features, np.float32), np.asarray(labels)
+    if labels.max(initial=-1) >= places:
+        raise ValueError(f"{labels.max() + 1} labels; the memory has {places} places")
     sums = np.zeros((places, features.shape[1]), np.float32)
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     np.add.at(sums, labels[labels >= 0], unit[labels >= 0])

@@ -10,6 +10,7 @@ from reid_jax.config import choice
 from reid_jax.data import augment
 from reid_jax.errors import ConfigError
 from reid_jax.losses import identity, triplet
+from reid_jax.methods._optim import adam, optimiser, schedule, sgd  # noqa: F401
 
 
 def dtype_of(model):
@@ -41,55 +42,6 @@ def plain(config, image):
 def part_seed(seed, i):
     """The seed of part i of a stage, for what is drawn anew in it."""
     return int(np.random.SeedSequence((seed % 2**64, i)).generate_state(1, np.uint64)[0])
-
-
-def schedule(optim, info, lr):
-    """Learning rate as a function of the optimiser's step count.
-
-    "step": lr * gamma ** (number of milestones <= epoch), 0-based epochs. "cosine": down to 0 at the
-    last step. `warmup_steps` rises linearly from 0 in front of either.
-    """
-    choice("optim.schedule", optim.schedule, ("step", "cosine"))
-    if optim.schedule == "step":
-        bounds = {int(m) * info.steps_per_epoch: optim.gamma for m in optim.milestones}
-        main = optax.piecewise_constant_schedule(lr, bounds)
-    else:
-        main = optax.cosine_decay_schedule(lr, max(info.total_steps, 1))
-    if not optim.warmup_steps:
-        return main
-    return lambda count: main(count) * jnp.minimum(1.0, (count + 1) / optim.warmup_steps)
-
-
-def adam(optim, info, *, lr=None, weight_decay=None, mask=None, repeats=1):
-    """Adam with coupled L2, as torch's: the decay joins the gradient before the moments.
-
-    mask: tree of bools, or a function of params giving one; False leaves never move (no decay).
-    repeats: updates per training step, so that the schedule keeps to training steps.
-    """
-    lr = schedule(optim, info, optim.lr if lr is None else lr)
-    decay = optim.weight_decay if weight_decay is None else weight_decay
-    tx = optax.chain(
-        optax.add_decayed_weights(decay),
-        optax.scale_by_adam(b1=optim.b1, b2=optim.b2, eps=optim.eps),
-        optax.scale_by_learning_rate(lambda count: lr(count // repeats)),
-    )
-    if mask is None:
-        return tx
-
-    def labels(params):
-        tree = mask(params) if callable(mask) else mask
-        return jax.tree.map(lambda m: "train" if m else "freeze", tree)
-
-    return optax.partition({"train": tx, "freeze": optax.set_to_zero()}, labels)
-
-
-def sgd(lr, *, momentum=0.9, weight_decay=0.0):
-    """PyTorch's SGD: g <- grad + decay w; b <- momentum b + g (first b = g); w <- w - lr b."""
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay),
-        optax.trace(momentum),
-        optax.scale_by_learning_rate(lr),
-    )
 
 
 def pmean(tree, axis_name):

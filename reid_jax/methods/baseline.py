@@ -21,7 +21,7 @@ class Baseline(Method):
         self.network = heads.build(config.model, info.num_pids, info.axis_name)
         self.encoder = heads.encoder(self.network, config.train.accumulate)
         self.frames_apart = heads.frames_apart(config.model)
-        self.tx = {"net": _steps.adam(config.optim, self.info, mask=heads.trainable_mask)}
+        self.tx = {"net": _steps.optimiser(config.optim, self.info, self.network)}
         self.rate = _steps.schedule(config.optim, self.info, config.optim.lr)
 
     def init(self, key):
@@ -32,7 +32,7 @@ class Baseline(Method):
         image, pid = self.view(batch), batch["pid"]
 
         def loss(nets):
-            out, stats = self.encoder.apply(nets["net"], image, True)
+            out, stats = self.encoder.apply(nets["net"], image, True, self.key(state))
             ce, tri = _steps.identity_losses(self.config.loss, out, pid, self.axis)
             metrics = {"loss": ce + tri, "ce": ce, "triplet": tri, "accuracy": _steps.accuracy(out, pid)}
             return ce + tri, {"net": stats}, metrics, None

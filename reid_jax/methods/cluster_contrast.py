@@ -7,18 +7,15 @@ cross entropy of query . centroids / temperature, after which every query moves 
 import functools
 import logging
 
-import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from reid_jax.errors import ConfigError, DataError
-from reid_jax.fields import choice
+from reid_jax.errors import ConfigError
 from reid_jax.losses import batch as batches
 from reid_jax.losses import contrast, identity
 from reid_jax.methods import Method, Part, _steps
 from reid_jax.models import heads
-from reid_jax.models.layers import BatchNorm
 
 log = logging.getLogger(__name__)
 
@@ -34,35 +31,10 @@ FIELDS = dict(
     momentum=0.1,  # m of c <- m c + (1 - m) q
     temperature=0.05,
     hard=False,  # only the query least like its centroid moves it
-    pool="gem",  # gem | avg | max
-    gem_p=3.0,  # exponent that the pooling starts with; it is trained
 )
 METRICS = {"accuracy": "Accuracy on pseudo labels"}
 LABELS = "none"
 _TRIES = 4  # radii tried when the one asked for finds less than two clusters
-
-
-class ContrastNet(nn.Module):
-    """Backbone, pooling, norm with frozen bias: images [B,H,W,3] -> unit features [B,D].
-
-    pool 'gem': (mean of max(x, 1e-6)^p)^(1/p) over the map with a trained p; 'avg', 'max'.
-    """
-
-    base: nn.Module
-    pool: str = "gem"
-    gem_p: float = 3.0
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(self, x, train):
-        y = self.base(x, train)
-        y = y.astype(jnp.promote_types(y.dtype, jnp.float32))
-        if y.ndim == 4 and self.pool == "gem":
-            p = self.param("gem_p", nn.initializers.constant(self.gem_p), (1,), jnp.float32)
-            y = (jnp.maximum(y, 1e-6) ** p).mean((1, 2)) ** (1 / p)
-        elif y.ndim == 4:
-            y = heads.spatial_pool(y, self.pool)
-        return _steps.unit(BatchNorm(axis_name=self.axis_name, frozen_bias=True, name="neck")(y, train))
 
 
 class ClusterContrast(Method):
@@ -72,15 +44,14 @@ class ClusterContrast(Method):
         fields = config.cluster_contrast
         self.rounds = fields.rounds
         super().__init__(config, info)
-        choice("cluster_contrast.pool", fields.pool, ("gem", "avg", "max"))
         if not (fields.temperature > 0 and 0 <= fields.momentum <= 1):
             raise ConfigError(
                 f"config.cluster_contrast.temperature is {fields.temperature} and momentum {fields.momentum}; the "
                 "one must lie above 0, the other between 0 and 1"
             )
-        base = heads.trunk(config.model, info.axis_name)
-        self.network = ContrastNet(base, fields.pool, fields.gem_p, base.axis_name)
-        self.tx = {"net": _steps.adam(config.optim, self.info, mask=_trained)}
+        self.network = heads.build(config.model, 0, info.axis_name)
+        self.encoder = heads.encoder(self.network)
+        self.tx = {"net": _steps.optimiser(config.optim, self.info, self.network)}
         self.rate = _steps.schedule(config.optim, self.info, config.optim.lr)
 
     def measured(self, info):
@@ -90,9 +61,8 @@ class ClusterContrast(Method):
 
     def init(self, key):
         """The memory is empty until the first round."""
-        image = self.blank()
-        net = dict(self.network.init(key, image, False))
-        size = self.network.apply(net, image, False).shape[1]
+        net = self.encoder.init(key, self.blank())
+        size = self.encoder.apply(net, self.blank(), False)[0].test.shape[1]
         memory = {
             "centroids": jnp.zeros((self.config.cluster_contrast.max_clusters, size)),
             "used": jnp.int32(0),
@@ -115,20 +85,14 @@ class ClusterContrast(Method):
 
     def begin(self, state, features):
         """New clusters; the memory holds the unit mean of every cluster's unit features."""
-        labels = find_labels(features, self.config.cluster_contrast, progress=True)
-        centroids, used = self.centroids(features, labels)
-        memory = {"centroids": centroids, "used": np.int32(used), "labels": labels.astype(np.int32)}
+        fields = self.config.cluster_contrast
+        labels = find_labels(features, fields, progress=True)
+        memory = {
+            "centroids": contrast.centroids(features, labels, fields.max_clusters),
+            "used": np.int32(labels.max(initial=-1) + 1),
+            "labels": labels.astype(np.int32),
+        }
         return state._replace(memory=memory)
-
-    def centroids(self, features, labels):
-        """(f32[max_clusters,D], number of clusters) of features f[N,D] with labels i[N] (-1: left out)."""
-        places = self.config.cluster_contrast.max_clusters
-        used = int(labels.max(initial=-1)) + 1
-        if not 0 < used <= places:
-            raise DataError(
-                f"{used} clusters; the memory holds from 1 to {places} (config.cluster_contrast.max_clusters)"
-            )
-        return contrast.centroids(features, labels, places), used
 
     def step(self, state, batch):
         """One training step; pid i32[B]: clusters from 0 on.
@@ -139,27 +103,17 @@ class ClusterContrast(Method):
         image, pid = self.view(batch), batch["pid"]
 
         def loss(nets):
-            f, changed = self.network.apply(nets["net"], image, True, mutable=["batch_stats"])
-            scores = logits(f, memory, fields.temperature)
+            out, stats = self.encoder.apply(nets["net"], image, True, self.key(state))
+            scores = logits(out.test, memory, fields.temperature)
             value = identity.cross_entropy(scores, pid)
             metrics = {"loss": value, "accuracy": jnp.mean(scores.argmax(-1) == pid)}
-            return value, {"net": changed["batch_stats"]}, metrics, f
+            return value, {"net": stats}, metrics, out.test
 
         new, metrics, f = self.descend(loss, state, self.tx)
         f, pid = (batches.gather(x, self.axis) for x in (f, pid))
         centroids = contrast.moved(memory["centroids"], f, pid, fields.momentum, fields.hard)
         new = new._replace(memory={**memory, "centroids": centroids})
         return new, metrics | {"lr": self.rate(state.step)}
-
-    def embed(self, state, image, net):
-        """Test features at unit length."""
-        return self.network.apply(state.nets[net], self.plain(image), False)
-
-
-def _trained(params):
-    """All but the frozen bias of the neck."""
-    mask = {name: True for name in params}
-    return {**mask, "neck": {**{name: True for name in params["neck"]}, "bias": False}}
 
 
 def logits(f, memory, temperature):

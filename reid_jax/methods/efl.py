@@ -80,7 +80,8 @@ class Efl(Method):
         )
         self.q = club.Club(hidden_size=efl.mi_hidden)  # f_id -> (mean, log-variance) of f_cam
         trained = (*self.students, *(["cam"] if self.sees_cameras else []))
-        self.tx = {n: _steps.adam(optim, self.info, mask=heads.trainable_mask) for n in trained}
+        nets = {"cam": self.camera_network}
+        self.tx = {n: _steps.optimiser(optim, self.info, nets.get(n, self.network)) for n in trained}
         if self.sees_cameras:
             settings = dict(lr=efl.mi_lr, weight_decay=efl.mi_weight_decay, repeats=efl.n_mi)
             self.tx["q"] = _steps.adam(optim, self.info, **settings)

@@ -97,6 +97,11 @@ def he_normal(rng, shape, dtype=jnp.float32):
     return jax.random.normal(rng, shape, dtype) * (2.0 / (shape[0] * shape[1] * shape[3])) ** 0.5
 
 
+def normal(mean, std):
+    """Initialiser N(mean, std)."""
+    return lambda rng, shape, dtype=jnp.float32: mean + std * jax.random.normal(rng, shape, dtype)
+
+
 def uniform(fan_in):
     """PyTorch's default initialiser of a layer's weight and bias: uniform in +-1 / sqrt(fan_in)."""
 
@@ -142,113 +147,78 @@ class Conv(nn.Module):
         return x
 
 
-class BatchNorm(nn.Module):
-    """Batch norm over all but the last axis, as PyTorch's: [...,C] -> [...,C].
+class RunningMoments(nn.Module):
+    """Mean and variance of a batch and their running averages, as PyTorch's batch norm has them.
 
-    Normalises with the biased batch variance and keeps a running average of the UNBIASED one
-    (n / (n - 1)); flax's keeps the biased one. Statistics are taken in float32 (float64 for float64
-    inputs) whatever the input's type.
+    The biased variance normalises, the running average is of the UNBIASED one (n / (n - 1)); flax's keeps the
+    biased one. Statistics are taken in float32 (float64 for float64 inputs) whatever the input's type.
 
     axis_name: device axis over which statistics are joined, n being the global count; None: this device's.
+    rows: > 0: statistics are those of `rows` consecutive rows of this device's batch at a time, as if each
+    such part were on a device of its own; the running averages move once for each part, in order.
     """
 
     momentum: float = 0.9  # of the old value: 1 - PyTorch's
     epsilon: float = 1e-5
     axis_name: str | None = None
+    rows: int = 0
+
+    def moments(self, x, train, update=True):
+        """(mean, var) that normalise x [...,C], broadcasting to it; the running ones move in training."""
+        channels = (x.shape[-1],)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        if not train:
+            return mean.value, var.value
+        parts = x.reshape(-1, self._rows(x), *x.shape[1:])
+        means, variances, count = self._statistics(parts)
+        if update:
+            self._move(mean, means)
+            self._move(var, variances * (count / max(count - 1, 1)))
+        if len(parts) == 1:
+            return means[0], variances[0]
+        shape = (-1, *(1,) * (x.ndim - 2), x.shape[-1])
+        return tuple(jnp.repeat(m, parts.shape[1], 0).reshape(shape) for m in (means, variances))
+
+    def _rows(self, x):
+        """Rows of a part."""
+        if self.rows and len(x) % self.rows:
+            raise ConfigError(
+                f"config.model.bn_rows is {self.rows}; it must divide the {len(x)} rows that a device has in "
+                "a pass"
+            )
+        return self.rows or len(x)
+
+    def _statistics(self, parts):
+        """Means and variances [P,C] of parts [P,n,...,C], and what each was taken of."""
+        axes = tuple(range(1, parts.ndim - 1))
+        count = parts[0].size // parts.shape[-1]
+        wide = parts.astype(jnp.promote_types(parts.dtype, jnp.float32))
+        mean, square = wide.mean(axes), jnp.square(wide).mean(axes)
+        if self.axis_name is not None:
+            mean, square = lax.pmean((mean, square), self.axis_name)
+            count *= lax.axis_size(self.axis_name)
+        return mean, jnp.maximum(square - jnp.square(mean), 0), count
+
+    def _move(self, running, values):
+        for value in lax.stop_gradient(values).astype(running.value.dtype):
+            running.value = self.momentum * running.value + (1 - self.momentum) * value
+
+
+class BatchNorm(RunningMoments):
+    """Batch norm over all but the last axis, as PyTorch's: [...,C] -> [...,C], see RunningMoments."""
+
     scale_init: callable = nn.initializers.ones
     frozen_bias: bool = False  # the bias stays a parameter but gets no gradient
 
     @nn.compact
     def __call__(self, x, train, update=True):
         """update: False leaves the running statistics alone in training."""
-        channels = (x.shape[-1],)
-        scale = self.param("scale", self.scale_init, channels, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
-        var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        scale = self.param("scale", self.scale_init, x.shape[-1:], jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
         if self.frozen_bias:
             bias = lax.stop_gradient(bias)
-        if not train:
-            return _affine(x, mean.value, var.value, scale, bias, self.epsilon)
-        batch_mean, batch_var, count = self._statistics(x)
-        y = _affine(x, batch_mean, batch_var, scale, bias, self.epsilon)
-        if update:
-            self._update(mean, batch_mean)
-            self._update(var, batch_var * (count / max(count - 1, 1)))
-        return y
-
-    def _statistics(self, x):
-        axes = tuple(range(x.ndim - 1))
-        count = x.size // x.shape[-1]
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        mean = wide.mean(axes)
-        square = jnp.square(wide).mean(axes)
-        if self.axis_name is not None:
-            mean, square = lax.pmean((mean, square), self.axis_name)
-            count *= lax.axis_size(self.axis_name)
-        return mean, jnp.maximum(square - jnp.square(mean), 0), count
-
-    def _update(self, running, batch):
-        batch = lax.stop_gradient(batch).astype(running.value.dtype)
-        running.value = self.momentum * running.value + (1 - self.momentum) * batch
-
-
-class AdaptiveNorm(nn.Module):
-    """AIBN, a mix of instance and batch norm (IICS, Xuan and Zhang, CVPR 2021): [...,H,W,C] -> [...,H,W,C].
-
-    With m_i, v_i the mean and the unbiased variance of a channel of image i, and those of the batch
-    m_b = mean m_i, v_b = mean(v_i + m_i^2) - m_b^2, in test mode their running values, the statistics are
-    (1 - a) (m_i, v_i) + a (m_b, v_b), a = clip(alpha, 0, 1). Gradients flow through all of them. Statistics
-    are taken in at least float32. Parameters and statistics are called as BatchNorm's, whose weights fit.
-
-    axis_name: device axis over which m_b and v_b are joined; None: this device's images.
-    """
-
-    momentum: float = 0.9  # of the old value
-    epsilon: float = 1e-5
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(self, x, train, alpha):
-        """alpha: f[1] or f[], the share of batch statistics. Raises ConfigError for maps of one pixel."""
-        channels = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
-        var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
-        own_mean, own_var = self._own(x)
-        if train:
-            batch_mean, batch_var = self._batch(own_mean, own_var)
-            for running, value in ((mean, batch_mean), (var, batch_var)):
-                value = lax.stop_gradient(value).astype(running.value.dtype)
-                running.value = self.momentum * running.value + (1 - self.momentum) * value
-        else:
-            batch_mean, batch_var = mean.value, var.value
-        a = jnp.clip(alpha, 0, 1)
-        mixed = (1 - a) * own_mean + a * batch_mean, (1 - a) * own_var + a * batch_var
-        return _affine(x, *mixed, scale, bias, self.epsilon)
-
-    def _own(self, x):
-        """Mean and unbiased variance of every image's channels, [...,1,1,C]."""
-        pixels = x.shape[-3] * x.shape[-2]
-        if pixels == 1:
-            raise ConfigError(
-                "AIBN needs maps of more than one pixel in the last stages: make config.data.height and "
-                "width larger, or use config.model.norm=batch"
-            )
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        mean = wide.mean((-3, -2), keepdims=True)
-        return mean, jnp.square(wide - mean).sum((-3, -2), keepdims=True) / (pixels - 1)
-
-    def _batch(self, own_mean, own_var):
-        """m_b, v_b [C]; v_b as mean v_i + mean (m_i - m_b)^2, the same number and never below 0."""
-
-        def mean(x):
-            x = x.mean(tuple(range(x.ndim - 1)))
-            return x if self.axis_name is None else lax.pmean(x, self.axis_name)
-
-        batch_mean = mean(own_mean)
-        return batch_mean, mean(own_var + jnp.square(own_mean - batch_mean))
+        return affine(x, *self.moments(x, train, update), scale, bias, self.epsilon)
 
 
 class InstanceNorm(nn.Module):
@@ -260,7 +230,7 @@ class InstanceNorm(nn.Module):
     epsilon: float = 1e-5
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, train=False):
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
         return instance_norm(x, scale, bias, self.epsilon)
@@ -274,11 +244,47 @@ def instance_norm(x, scale=1.0, bias=0.0, epsilon=1e-5):
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean = wide.mean((-3, -2), keepdims=True)
     var = jnp.square(wide - mean).mean((-3, -2), keepdims=True)
-    return _affine(x, mean, var, scale, bias, epsilon)
+    return affine(x, mean, var, scale, bias, epsilon)
 
 
-def _affine(x, mean, var, scale, bias, epsilon):
+def affine(x, mean, var, scale, bias, epsilon):
     """(x - mean) / sqrt(var + epsilon) * scale + bias, as one multiply and one add per entry, in x's type."""
     factor = scale * lax.rsqrt(var + epsilon)
     wide = jnp.promote_types(x.dtype, jnp.float32)
     return (x.astype(wide) * factor + (bias - mean * factor)).astype(x.dtype)
+
+
+def wide(x):
+    """x in at least float32."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def global_rows(count, axis_name=None):
+    """Numbers i32[count] of a device's rows within the global batch."""
+    first = 0 if axis_name is None else lax.axis_index(axis_name) * count
+    return first + jnp.arange(count)
+
+
+def row_keys(key, count, axis_name=None):
+    """A key for each of a device's rows, by its number in the global batch: the same on any devices."""
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(global_rows(count, axis_name))
+
+
+class Dropout(nn.Module):
+    """Entries of x [B,...] to 0 with probability `rate`, the others over 1 - rate; in training only.
+
+    Draws from the rngs' "dropout", row by row of the global batch over axis_name. Raises ConfigError without.
+    """
+
+    rate: float
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train):
+        if not train or self.rate == 0:
+            return x
+        if not self.has_rng("dropout"):
+            raise ConfigError("dropout draws numbers in training: give rngs={'dropout': key} to apply")
+        keys = row_keys(self.make_rng("dropout"), len(x), self.axis_name)
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
+        return jnp.where(kept, x / (1 - self.rate), 0)

@@ -12,7 +12,8 @@ from reid_jax.losses import triplet as triplets
 from reid_jax.methods import Info, adl
 from reid_jax.methods.adl import labels
 from reid_jax.methods.adl import nets as modules
-from reid_jax.models import layers, resnet
+from reid_jax.models.backbones import resnet
+from reid_jax.models.norms import aibn as norms
 from reid_jax.parity import nets
 from reid_jax.parity.compare import Partition, Within
 
@@ -67,7 +68,7 @@ def _both_modes(case, module, entries, alpha, x, upstream):
 def aibn(case):
     """AIBN layer: eval and train, mixing weights, running values, gradients"""
     x, upstream = (nets.channels_last(case.input(k)) for k in ("x", "upstream"))
-    module = layers.AdaptiveNorm(momentum=case.config.momentum, epsilon=case.config.eps)
+    module = norms.AdaptiveNorm(momentum=case.config.momentum, epsilon=case.config.eps)
     results = {}
     for i, alpha in enumerate(case.input("alphas")):
         found, after = _both_modes(case, module, case.weights(), (alpha[None],), x, upstream)
@@ -81,7 +82,7 @@ def aibn_block(case):
     """bottleneck with AIBN: eval and train, one mixing weight, gradients"""
     m, x, upstream = case.config, *(nets.channels_last(case.input(k)) for k in ("x", "upstream"))
     entries = case.weights() | {"adaptive_weight": np.asarray(case.input("alpha")).reshape(1)}
-    block = resnet.AdaptiveBottleneck(m.planes, m.stride)
+    block = resnet.Bottleneck(m.planes, m.stride, norms=norms.Adaptive(), stage=4)
     found, after = _both_modes(case, block, entries, (), x, upstream)
     results = {f"out/after/{k}": v for k, v in after.items()}
     for mode, (y, grads) in found.items():
@@ -92,7 +93,7 @@ def aibn_block(case):
 def backbone(case):
     """ResNet with AIBN: pooled features, mirror mean, running statistics"""
     m, x = case.config, nets.channels_last(case.input("x"))
-    trunk = resnet.ResNet(resnet.Bottleneck, tuple(m.layers), m.last_stride, norm="aibn")
+    trunk = resnet.ResNet(resnet.Bottleneck, tuple(m.layers), m.last_stride, norms=norms.Adaptive())
     net = modules.Pooled(trunk)
     alphas = {f"{k}.adaptive_weight": case.input(f"alpha/{k}") for k in case.under("in/alpha/")}
     entries = case.weights() | {k: np.asarray(v).reshape(1) for k, v in alphas.items()}

@@ -19,7 +19,7 @@ from reid_jax.methods.direid import attention as attentions
 from reid_jax.methods.direid import dfen as second
 from reid_jax.methods.direid import gan, judges, layers, stage
 from reid_jax.methods.direid import nets as modules
-from reid_jax.models import resnet
+from reid_jax.models.backbones import resnet
 from reid_jax.parity import nets
 from reid_jax.parity.compare import Within
 
@@ -31,13 +31,14 @@ def _count(entries, pattern):
     return len({found[1] for k in entries if (found := re.match(pattern, k))})
 
 
-def _trunk(entries, part, config=None):
-    """ResNet of the keys model.*; stages outside `part` may be absent."""
+def _trunk(entries, config=None):
+    """ResNet of the keys model.*; stages may be absent."""
     if getattr(config, "backbone", "base") != "base":
         raise ConfigError(f"backbone {config.backbone!r} is not supported, only 'base'")
     counts = tuple(_count(entries, rf"model\.layer{i}\.(\d+)\.") for i in (1, 2, 3, 4))
-    width = entries[next(k for k in entries if re.match(r"model\.layer\d\.0\.conv1\.weight", k))].shape[0]
-    return resnet.ResNet(resnet.Bottleneck, counts, 2, width=width // 2 ** part[0], part=part)
+    there = next(i for i, count in enumerate(counts) if count)
+    width = len(entries[f"model.layer{there + 1}.0.conv1.weight"])
+    return resnet.ResNet(resnet.Bottleneck, counts, 2, width=width // 2**there)
 
 
 def _class_block(entries, prefix="classifier."):
@@ -52,11 +53,12 @@ def _content_encoder(entries, config=None):
     last = _count(entries, r"head\.content\.(\d+)\.") - 1
     widths = size("aspp.fuse.conv"), size("content.0.conv.conv")
     head = modules.Head(size(f"content.{last}.conv"), size(f"identity.{last}.conv"), widths)
-    return modules.ContentEncoder(_trunk(entries, (0, 3), config), head, _class_block(entries))
+    return modules.ContentEncoder(_trunk(entries, config), head, _class_block(entries))
 
 
 def _identity_encoder(entries, shared, config=None):
-    return modules.IdentityEncoder(_trunk(entries, (3 if shared else 0, 4), config), _class_block(entries))
+    trunk = _trunk(entries, config)
+    return modules.IdentityEncoder(trunk, _class_block(entries), first=4 if shared else 0)
 
 
 def _degradation_encoder(entries):
@@ -128,7 +130,7 @@ def content_encoder(case):
         own = _entries({"params": descend(variables["params"], "identity")[0]})
         reached = r"model\.|head\.(aspp|invariance|identity)\."
         results |= _norms(case, "identity", _only(own, reached))
-        maps = jax.jit(lambda v: net.apply(v, x, False, method=lambda m, x, t: m.base(x, t, stages=True)))
+        maps = jax.jit(lambda v: net.apply(v, x, False, method=lambda m, x, t: m.base.maps(x, t, 0, 3)))
         for i, stage in enumerate(maps(variables)):
             results |= {
                 f"out/stage{i}_absmean": jnp.abs(stage).mean(),

@@ -59,7 +59,7 @@ def pooled(backbone, train, x, kind):
         keys = nets.torch_entries(jax.tree.map(lambda s: np.empty(s.shape, np.float32), shapes))
         entries = {k: recipe(k, v.shape, 0) for k, v in keys.items()}
         variables = nets.fill(shapes, entries, TYPES[kind])
-        run = jax.jit(lambda v, x: net.apply(v, x, train, mutable=["batch_stats"])[0].before_bn)
+        run = jax.jit(lambda v, x: net.apply(v, x, train, mutable=["batch_stats"])[0].before_bn[0])
         return np.asarray(run(variables, x), np.float64)
 
 

@@ -12,7 +12,7 @@ from reid_jax.data import clips
 from reid_jax.losses import disentangle, identity, triplet
 from reid_jax.methods import Info, dsanet
 from reid_jax.methods.dsanet import nets as modules
-from reid_jax.models import resnet
+from reid_jax.models.backbones import resnet
 from reid_jax.parity import nets
 
 

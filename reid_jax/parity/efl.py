@@ -13,7 +13,8 @@ from reid_jax.losses import distill, identity, mutual_info
 from reid_jax.losses import triplet as triplets
 from reid_jax.methods import Info, State, efl, parts
 from reid_jax.models import club as club_net
-from reid_jax.models import heads, layers, resnest, video
+from reid_jax.models import heads, layers, pooling
+from reid_jax.models.backbones import ap3d, resnest
 from reid_jax.parity import nets
 from reid_jax.parity.nets import net_results, net_variables, out
 
@@ -177,7 +178,7 @@ def splat(case):
 def apm(case):
     """appearance-preserving module: output, gradients"""
     m = case.config
-    module = video.AppearancePreserving(m.time_dim, m.temperature, m.contrastive_att)
+    module = ap3d.AppearancePreserving(m.time_dim, m.temperature, m.contrastive_att)
 
     def joined(y):  # [B,T,time,H,W,C] -> [B,T time,H,W,C]
         return y.reshape(y.shape[0], -1, *y.shape[3:])
@@ -189,14 +190,14 @@ def app3dc(case):
     """appearance-preserving 3D convolution: output, gradients"""
     m = case.config
     contrastive = getattr(m, "contrastive_att", True)
-    module = video.App3dConv(m.out_channels, m.stride, m.time_dim, m.temperature, contrastive)
+    module = ap3d.App3dConv(m.out_channels, m.stride, m.time_dim, m.temperature, contrastive)
     return nets.module_results(case, module)
 
 
 def nonlocal3d(case):
     """non-local block: output, gradients"""
     m = case.config
-    return nets.module_results(case, video.NonLocal(m.sub_sample, m.inter_channels), case.train)
+    return nets.module_results(case, ap3d.NonLocal(m.sub_sample, m.inter_channels), case.train)
 
 
 def _only(config, **supported):
@@ -243,7 +244,7 @@ def resnest50(case):
         )
     fields = dict(radix=m.radix, cardinality=m.groups, width=m.bottleneck_width, stem_width=m.stem_width)
     trunk = resnest.ResNeSt(3 - m.dilation, **fields)
-    net = heads.ReIDNet(trunk, m.num_classes, neck="none")
+    net = heads.ReIDNet(trunk, heads.GlobalHead(m.num_classes, neck="none"))
     image = nets.channels_last(case.input("image"))
     entries = {
         k.replace("fc.", "classifier.") if k.startswith("fc.") else k: v for k, v in case.weights().items()
@@ -258,14 +259,14 @@ resnest50_s1 = resnest50
 def c2d_resnet50(case):
     """ResNet50 on clips, AP3D's code: stages, frames, feature, training mode"""
     m = case.config
-    trunk = video.Ap3dResNet50(
+    trunk = ap3d.Ap3dResNet50(
         m.last_stride,
         temporal=tuple(map(tuple, m.c3d_idx)),
         non_local=tuple(map(tuple, m.nl_idx)),
         temperature=m.temperature,
         contrastive=m.contrastive_att,
     )
-    net = heads.ReIDNet(trunk, m.num_classes, pool="max")
+    net = heads.ReIDNet(trunk, heads.GlobalHead(m.num_classes, pooling.Maximum()))
     clip = nets.channels_last(case.input("clip"))
     variables = net_variables(case, net, clip)
     trained = net_results(net, variables, clip, True, "ap3d")
@@ -334,7 +335,8 @@ def step_models(m, config):
     neck = "ap3d" if m.neck_bias_trained else "bnneck"
 
     def encoder(classes):
-        return heads.encoder(heads.ReIDNet(TinyTrunk(m.width, m.dim), classes, neck=neck))
+        head = heads.GlobalHead(classes, neck=neck)
+        return heads.encoder(heads.ReIDNet(TinyTrunk(m.width, m.dim), head))
 
     models = efl.build_models(config, Info(m.classes, m.cameras, 1000, 1000))
     return models._replace(

@@ -85,7 +85,7 @@ def net_results(net, variables, x, train, naming="torchvision"):
     def keep(module, method):
         path = module.path
         return (method == "__call__" and path in places) or (method, path) in (
-            ("stem", ("base",)),
+            ("pool", ("base",)),
             ("vectors", ()),
         )
 
@@ -94,12 +94,13 @@ def net_results(net, variables, x, train, naming="torchvision"):
         out, changed = net.apply(variables, x, train, mutable=mutable, capture_intermediates=keep)
         seen = changed["intermediates"]
         maps = {name: _captured(seen, path) for path, name in places.items()}
-        maps["maxpool"] = seen["base"]["stem"][0]
+        maps["maxpool"] = seen["base"]["pool"][0]
         results = {f"{kind}_{name}": f(y) for name, y in maps.items() for kind, f in _MOMENTS.items()}
         results["pooled_max"] = heads.spatial_pool(maps["layer4"], "max")
         results["frames"] = seen["vectors"][0]
         results["last_map_shape"] = jnp.array(channels_first(maps["layer4"]).shape)
-        return results | {"pooled": out.before_bn, "feature": out.after_bn, "logits": out.logits}, changed
+        outputs = {"pooled": out.before_bn[0], "feature": out.after_bn[0], "logits": out.logits[0]}
+        return results | outputs, changed
 
     results, changed = jax.jit(forward)(variables, x)
     feature = results["feature"]

@@ -30,7 +30,7 @@ def fit(run, method, state, at):
     while (part := method.part(at.part)) is not None:
         if part.begin is not None and not at.taken:
             state = run.begin(part, state, at)
-        length, streams = run.length(part, state)
+        length, streams = run.length(part, state, at)
         if at.taken < length:
             state, at = train_part(run, part, state, at, length, streams)
         at = at.after_part(part.round)

@@ -166,7 +166,7 @@ class Run:
         """A part in words."""
         return f"round {at.round + 1}, {part.name}" if self.method.rounds else f"{self.name} {part.name}"
 
-    def length(self, part, state):
+    def length(self, part, state, at):
         """(steps of a part, its streams); (0, {}) with a warning when its labels allow no training."""
         host = self.devices.fetch(state._replace(nets={}, opt={}))
         try:
@@ -174,7 +174,7 @@ class Run:
         except DataError as error:
             if part.begin is None:
                 raise
-            log.warning("%s: no training on these labels: %s", self.name, error)
+            log.warning("%s: no training on these labels: %s", self.where(part, at), error)
             return 0, {}
         first = next(iter(streams.values())).sampler
         self.batch_size = sum(s.sampler.size for s in streams.values())

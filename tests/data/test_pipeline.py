@@ -66,12 +66,8 @@ def test_threads_and_cache_change_nothing(dataset, fields):
     assert_equal(take(dataset, config(), 9), take(dataset, config(**fields), 9))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_processes_change_nothing(dataset, workers):
-    expected = take(dataset, config(), 7)
-    assert_equal(expected, take(dataset, config(workers=workers), 7))
-    if workers == 2:
-        assert_equal(expected[3:], take(dataset, config(workers=2), 4, first_step=3))
+def test_processes_change_nothing(dataset):
+    assert_equal(take(dataset, config(), 9)[3:], take(dataset, config(workers=2), 6, first_step=3))
 
 
 @pytest.mark.parametrize("step", [1, 3, 8])

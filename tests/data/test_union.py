@@ -1,24 +1,15 @@
 """Several sets as one training set: labels kept apart, one set tested, what must not be mixed."""
 
-import itertools
 import os
 
+import numpy as np
 import pytest
 from batches import data_config
-from trees import cuhk01, cuhk02, folder, picture, viper
+from trees import cuhk01, cuhk02, folder, market, picture, viper
 
 from reid_jax.data import datasets, union
 from reid_jax.data.records import Dataset, Record
 from reid_jax.errors import ConfigError, DataError
-
-
-def market(root):
-    """Cameras 1 and 3 train, camera 2 has a distractor alone."""
-    for part, ids in (("bounding_box_train", (2, 7)), ("query", (1, 3)), ("bounding_box_test", (1, 3))):
-        for pid, cam in itertools.product(ids, (1, 3)):
-            picture(root, part, f"{pid:04d}_c{cam}s1_000000_00.jpg")
-    picture(root, "bounding_box_test", "0000_c2s1_000009_00.jpg")
-    return str(root)
 
 
 def test_labels_are_kept_apart(tmp_path):
@@ -33,6 +24,9 @@ def test_labels_are_kept_apart(tmp_path):
     assert d.camera_names == ("folder:c1", "folder:c2", "market1501:c1", "market1501:c3")
     assert [r.path for r in d.train] == [r.path for a in alone for r in a.train]
     assert [(r.pid, r.camid) for r in d.train[12:]] == [(3, 2), (3, 3), (4, 2), (4, 3)]
+    assert [r.domain for r in d.train] == [0] * 12 + [1] * 4  # identities of a set lie side by side
+    assert {(r.domain, r.pid) for r in d.train} == {(0, 0), (0, 1), (0, 2), (1, 3), (1, 4)}
+    assert d.domain_names == ("folder", "market1501")
     assert (d.query, d.gallery) == (alone[0].query, alone[0].gallery)
     other = datasets.load(data_config(name="folder+market1501", root=roots, test="market1501"), str(tmp_path))
     assert other.train == d.train and other.camera_names == (*d.camera_names, "market1501:c2")
@@ -101,3 +95,20 @@ def test_images_and_tracklets_are_not_mixed():
 
 def test_overlaps_name_known_sets():
     assert set().union(*union.OVERLAPS) <= set(datasets.NAMES)
+
+
+def test_attributes_of_identities():
+    """Rows follow the identities; a set without any leaves none."""
+
+    def dataset(name, table):
+        records = tuple(Record(os.path.join(os.sep, name, str(p)), p, 0) for p in range(3))
+        return Dataset(name, os.sep, records, records, records, ("c1",), attributes=table)
+
+    tables = np.arange(6).reshape(3, 2), np.arange(6, 12).reshape(3, 2)
+    d = union.merge([dataset(n, t) for n, t in zip("ab", tables, strict=True)])
+    np.testing.assert_array_equal(d.attributes, np.arange(12).reshape(6, 2))
+    held = datasets.hold_out(d, 2, seed=1)
+    rest = [p for p in range(6) if p + 1 not in {r.pid for r in held.val_query}]
+    np.testing.assert_array_equal(held.attributes, d.attributes[rest])
+    assert union.merge([dataset("a", tables[0]), dataset("b", None)]).attributes is None
+    assert union.merge([dataset("a", tables[0]), dataset("b", np.zeros((3, 5)))]).attributes is None

@@ -15,10 +15,12 @@ from reid_jax import methods, report
 from reid_jax.data import datasets, degrade
 from reid_jax.data.records import Record
 from reid_jax.errors import CheckpointError, ConfigError
+from reid_jax.fields import namespace, plain
 from reid_jax.methods import direid
-from reid_jax.fields import namespace
 from reid_jax.methods.direid import gan, stage, study
-from reid_jax.train import stages
+from reid_jax.train import checkpoint, stages
+from reid_jax.train import run as runs
+from reid_jax.train.devices import Devices
 
 
 def test_graft_takes_a_part_or_all():
@@ -174,14 +176,14 @@ def test_three_stages_and_resume(tmp_path):
     m = runpy.run_path(str(file))["get_config"]("smoke")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     dataset = datasets.load(m.data, str(tmp_path))
-    runner = parallel.Runner("jit")
-    sequence.train(m, dataset, str(whole), runner)
-    checkpoint.claim_workdir(str(parts), checkpoint.plain(m))
+    devices = Devices(jax.devices()[:1])
+    runs.train(m, dataset, str(whole), devices)
+    checkpoint.claim_workdir(str(parts), plain(m))
     for name in ("teacher", "gan"):
         m.train.only = name
-        sequence.train(m, dataset, str(parts), runner)
+        runs.train(m, dataset, str(parts), devices)
     m.train.only, m.init.stages = "", f"teacher={parts},gan={parts}"
-    sequence.train(m, dataset, str(tmp_path / "last"), runner)
+    runs.train(m, dataset, str(tmp_path / "last"), devices)
     ends = []
     for folder in (whole, tmp_path / "last"):
         opened = checkpoint.Checkpoints(str(folder), "dfen")

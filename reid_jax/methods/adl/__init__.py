@@ -31,7 +31,7 @@ from reid_jax.losses import adversarial, identity, triplet
 from reid_jax.losses import batch as batches
 from reid_jax.methods import Method, Phase, State, parts
 from reid_jax.methods.adl import nets
-from reid_jax.models import heads
+from reid_jax.models import heads, pooling
 
 TITLE = "ADL"
 METRICS = {
@@ -97,7 +97,7 @@ def build(config, info):
 
     base = heads.trunk(config.model, axis, refine if stages else None)
     return Models(
-        nets.Pooled(base, config.model.pool),
+        nets.Pooled(base, pooling.build(config.model)),
         nets.CameraHeads(info.num_cams, adl.intra.clusters, mask, axis),
         nets.JointHead(adl.inter.clusters, mask, axis),
         nets.CameraEncoder(axis),

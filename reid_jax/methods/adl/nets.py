@@ -7,8 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from reid_jax.models.heads import spatial_pool
-from reid_jax.models.layers import BatchNorm, Conv, kernel_uniform, uniform
+from reid_jax.models import pooling
+from reid_jax.models.layers import BatchNorm, Conv, kernel_uniform, uniform, wide
 
 _small = nn.initializers.normal(0.001)
 _he = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -26,7 +26,7 @@ class Frifm(nn.Module):
     fuse_floor: int = 32  # and of the fusion's
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, train=False):
         gamma = self.param("gamma", nn.initializers.zeros, x.shape[-1:], jnp.float32)
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         channel, spatial, share = self.masks(wide)
@@ -57,12 +57,10 @@ class Pooled(nn.Module):
     """Backbone and pooling: images [B,H,W,3] -> vectors [B,D] in at least float32."""
 
     base: nn.Module
-    pool: str = "avg"
+    pooling: nn.Module = pooling.Average()
 
     def __call__(self, x, train):
-        y = self.base(x, train)
-        y = y.astype(jnp.promote_types(y.dtype, jnp.float32))
-        return spatial_pool(y, self.pool) if y.ndim == 4 else y
+        return self.pooling(wide(self.base(x, train)))
 
 
 def masked(logits, used):

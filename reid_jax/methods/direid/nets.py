@@ -114,7 +114,7 @@ class Head(nn.Module):
 
 
 class ContentEncoder(nn.Module):
-    """E_c: stem `base` (a trunk without its last stage), `head` and `classifier` on f_inv.
+    """E_c: stem `base` (a trunk, all stages but its last), `head` and `classifier` on f_inv.
 
     The stem gets gradients through `identity` and `shared` only; its statistics move in any training call.
     """
@@ -137,7 +137,7 @@ class ContentEncoder(nn.Module):
 
     def shared(self, x, train):
         """(f_inv, the stem's last map), gradients reach the stem."""
-        maps = self.base(x, train, stages=True)
+        maps = self.base.maps(x, train, 0, self.base.depth - 1)
         return self.head(maps, train, content=False)[0], maps[-1]
 
     def classify(self, f, train):
@@ -150,11 +150,11 @@ class ContentEncoder(nn.Module):
         return self.classify(f, train), c
 
     def detached(self, x, train):
-        return jax.lax.stop_gradient(self.base(x, train, stages=True))
+        return jax.lax.stop_gradient(self.base.maps(x, train, 0, self.base.depth - 1))
 
 
 class IdentityEncoder(nn.Module):
-    """E_id: a whole trunk, or its last stage for the map of a stem it shares; pooling, `classifier`.
+    """E_id: a whole trunk, or its stages from `first` on for the map of a stem it shares; pooling, `classifier`.
 
     x: images, or the shared stem's last map [B,h,w,C] -> f_sen [B,D].
     """
@@ -162,13 +162,14 @@ class IdentityEncoder(nn.Module):
     base: nn.Module
     classifier: nn.Module
     pool: str = "max"
+    first: int = 0
 
     def __call__(self, x, train):
         return heads.spatial_pool(wide(self.map(x, train)), self.pool)
 
     def map(self, x, train):
         """The last map [B,h,w,D], not pooled."""
-        return self.base(x, train, stages=True)[-1]
+        return self.base.maps(x, train, self.first)[-1]
 
     def classify(self, f, train):
         """f_sen [B,D] -> (neck [B,N], logits [B,K])."""
@@ -390,21 +391,19 @@ class Discriminator(nn.Module):
 # ---- construction from a config
 
 
-def trunk(model, axis_name, part):
-    """The backbone of config.model, whole ('all'), without its last stage ('stem') or that alone ('top')."""
+def trunk(model, axis_name):
+    """The backbone of config.model; ConfigError when it takes clips or has no two stages."""
     base = heads.trunk(model, axis_name)
-    if not hasattr(base, "part"):
+    if not heads.frames_apart(model):
         raise ConfigError(
-            f"config.model.backbone {model.backbone!r} cannot be cut into stages for direid; use a ResNet, "
-            "slim or narrow"
+            f"config.model.backbone {model.backbone!r} takes clips, direid single images; use a ResNet, "
+            "resnest50, slim or narrow"
         )
-    stages = base.part[1] if base.part else len(base.widths) - 1
-    if stages < 2:
+    if base.depth < 2:
         raise ConfigError(
             "direid needs two stages or more: give config.model.narrow_widths three numbers or more"
         )
-    parts = {"all": (0, stages), "stem": (0, stages - 1), "top": (stages - 1, stages)}
-    return base.clone(part=parts[part])
+    return base
 
 
 def norm_axis(config, info):
@@ -420,7 +419,7 @@ def class_block(config, info):
 
 def content_encoder(config, info):
     """E_c of a config."""
-    d, base = config.direid, trunk(config.model, info.axis_name, "stem")
+    d, base = config.direid, trunk(config.model, info.axis_name)
     widths = (d.aspp_dim, d.content_scale_dim)
     fields = (d.content_dim, d.feature_dim, widths, d.multi_scale)
     head = Head(*fields, dtype=base.dtype, axis_name=norm_axis(config, info))
@@ -429,8 +428,9 @@ def content_encoder(config, info):
 
 def identity_encoder(config, info, shared=False):
     """E_id of a config; shared: only its last stage, on E_c's stem."""
-    base = trunk(config.model, info.axis_name, "top" if shared else "all")
-    return IdentityEncoder(base, class_block(config, info), config.model.pool)
+    base = trunk(config.model, info.axis_name)
+    fields = (config.model.pool, base.depth if shared else 0)
+    return IdentityEncoder(base, class_block(config, info), *fields)
 
 
 def compute_type(config):

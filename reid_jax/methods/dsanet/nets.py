@@ -137,7 +137,7 @@ class DsaNet(nn.Module):
         """
         if x.ndim != 5:
             raise ConfigError("DSANet works on clips [B,T,H,W,3]; set config.data.frames")
-        maps = self.base(x, train, stages=True)
+        maps = self.base.maps(x, train)
         wide = maps[-1].astype(jnp.promote_types(maps[-1].dtype, jnp.float32))
         found = {"F_ID": wide, "F_t": wide, "f_t": None}
         if self.disentangle:

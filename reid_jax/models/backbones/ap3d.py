@@ -5,14 +5,20 @@ already the paper's C2D; kernels over time are [kt,1,1,in,out]. Module names fol
 """
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from reid_jax.errors import ConfigError
+from reid_jax.models.backbones.resnet import Bottleneck, ResNet
 from reid_jax.models.layers import BatchNorm, Conv, kernel_uniform
-from reid_jax.models.resnet import Bottleneck, ResNet
+
+FIELDS = dict(
+    ap3d_temperature=4.0,  # AP3D only: of the softmax over a neighbouring frame's pixels
+    ap3d_contrastive=True,  # AP3D only: weaken rebuilt pixels that look unlike the frame's own
+)
 
 
 def _wide(x):
@@ -123,7 +129,7 @@ class NonLocal(nn.Module):
     sub_sample: bool = True
     inner: int = 0  # 0: C / 2
     dtype: jnp.dtype | None = None
-    axis_name: str | None = None
+    norm: Callable = BatchNorm  # constructor of the last norm
 
     @nn.compact
     def __call__(self, x, train):
@@ -136,7 +142,7 @@ class NonLocal(nn.Module):
         weights = jax.nn.softmax(_wide(jnp.einsum("bpc,bqc->bpq", query, keys)), -1)
         seen = jnp.einsum("bpq,bqc->bpc", weights.astype(values.dtype), values)
         y = conv(x.shape[-1], name="W_0")(seen.reshape(*x.shape[:-1], inner))
-        norm = BatchNorm(axis_name=self.axis_name, scale_init=nn.initializers.zeros, name="W_1")
+        norm = self.norm(scale_init=nn.initializers.zeros, name="W_1")
         return x + norm(y, train)
 
     def pool(self, x):
@@ -172,23 +178,36 @@ class Ap3dResNet(ResNet):
     temperature: float = 4.0
     contrastive: bool = True
 
-    def stem(self, x, train, pooled=True):
+    def stem(self, x, train):
+        """The stem's map of clips, before the max pooling."""
         if x.ndim != 5:
             raise ConfigError("AP3D backbones need clips [B,T,H,W,3]; choose another config.model.backbone")
-        return super().stem(x, train, pooled)
+        return super().stem(x, train)
 
-    def modules(self, stage, index, stride, place):
+    def modules(self, stage, index):
+        """Block `index` of a stage, both from 0, and the non-local block behind it."""
         if index in self.temporal[stage]:
             fields = dict(temperature=self.temperature, contrastive=self.contrastive)
-            found = [self.make(App3dBottleneck, stage, stride, place, **fields)]
+            yield self.make(App3dBottleneck, stage, index, **fields)
         else:
-            found = [self.make(self.block, stage, stride, place)]
+            yield self.make(self.block, stage, index)
         if index in self.non_local[stage]:
-            name = f"layer{stage + 1}_{place + 1}"
             block = nn.remat(NonLocal, static_argnums=(2,)) if self.remat else NonLocal
-            found.append(block(dtype=self.dtype, axis_name=self.axis_name, name=name))
-        return found
+            yield block(dtype=self.dtype, norm=self.norms.batch)
 
 
 Ap3dResNet50 = functools.partial(Ap3dResNet, Bottleneck, (3, 4, 6, 3))
 Ap3dNlResNet50 = functools.partial(Ap3dResNet50, non_local=((), (1, 3), (1, 3, 5), ()))
+
+
+def _built(net):
+    def build(model, dtype, axis_name):
+        attention = dict(temperature=model.ap3d_temperature, contrastive=model.ap3d_contrastive)
+        fields = dict(dtype=dtype, axis_name=axis_name, remat=model.remat)
+        return net(model.last_stride, model.stem_relu, **attention, **fields)
+
+    return build
+
+
+NAMES = {"ap3d_resnet50": _built(Ap3dResNet50), "ap3dnl_resnet50": _built(Ap3dNlResNet50)}
+FRAMES_APART = False

@@ -5,13 +5,15 @@ block. Module names follow the reference's keys: `conv1_0` is `conv1.0`.
 """
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from reid_jax.models.backbones import Backbone
+from reid_jax.models.backbones.resnet import Block
 from reid_jax.models.layers import BatchNorm, Conv, max_pool, over_images
-from reid_jax.models.resnet import Block
 
 
 def average_pool(x, window, stride, padding, **options):
@@ -31,12 +33,11 @@ class SplitAttention(nn.Module):
     cardinality: int = 1
     dilation: int = 1
     dtype: jnp.dtype | None = None
-    axis_name: str | None = None
+    norm: Callable = BatchNorm  # constructor of its norms
 
     @nn.compact
     def __call__(self, x, train):
-        conv = functools.partial(Conv, dtype=self.dtype)
-        norm = functools.partial(BatchNorm, axis_name=self.axis_name)
+        conv, norm = functools.partial(Conv, dtype=self.dtype), self.norm
         groups, inner = self.cardinality, max(x.shape[-1] * self.radix // 4, 32)
         wide = self.features * self.radix
         split = groups * self.radix
@@ -74,17 +75,15 @@ class SplitBottleneck(Block):
 
     @nn.compact
     def __call__(self, x, train):
-        conv, norm = self.layers()
+        conv, norm, _ = self.layers()
         middle = int(self.features * self.width / 64) * self.cardinality
-        y = nn.relu(norm(name="bn1")(conv(middle, 1, name="conv1")(x), train))
-        attention = SplitAttention(
-            middle, self.radix, self.cardinality, self.dilation, self.dtype, self.axis_name, name="conv2"
-        )
-        y = attention(y, train)
+        y = nn.relu(norm("bn1")(conv(middle, 1, name="conv1")(x), train))
+        shape = (middle, self.radix, self.cardinality, self.dilation)
+        y = SplitAttention(*shape, self.dtype, self.norms.batch, name="conv2")(y, train)
         if self.avd:
             y = average_pool(y, 3, self.stride, ((1, 1), (1, 1)))
-        y = norm(name="bn3")(conv(4 * self.features, 1, name="conv3")(y), train)
-        return nn.relu(y + self.shortcut(x, conv, norm, train))
+        y = norm("bn3")(conv(4 * self.features, 1, name="conv3")(y), train)
+        return self.joined(y, x, conv, norm, train)
 
     def shortcut(self, x, conv, norm, train):
         out = self.features * self.expansion
@@ -93,10 +92,10 @@ class SplitBottleneck(Block):
         if self.stride > 1:  # windows over the edge average the pixels they have
             edge = [(0, -size % self.stride) for size in x.shape[-3:-1]]
             x = average_pool(x, self.stride, self.stride, edge, count_include_pad=False)
-        return norm(name="downsample_2")(conv(out, name="downsample_1")(x), train)
+        return norm("downsample_2")(conv(out, name="downsample_1")(x), train)
 
 
-class ResNeSt(nn.Module):
+class ResNeSt(Backbone):
     """Images [...,H,W,3] -> maps [...,h,w,2048]; 256x128 gives 16x8 with last_stride 1, 8x4 with 2.
 
     last_stride 1 is fast-reid's form: stage 4 keeps the resolution, its second and third block have
@@ -109,35 +108,56 @@ class ResNeSt(nn.Module):
     cardinality: int = 1
     width: int = 64  # bottleneck width
     stem_width: int = 32
-    dtype: jnp.dtype | None = None
-    axis_name: str | None = None
 
-    @nn.compact
-    def __call__(self, x, train):
-        x = self.stem(x, train)
-        strides = (1, 2, 2, self.last_stride)
-        for stage, (count, stride) in enumerate(zip(self.counts, strides, strict=True)):
+    only_batch_norm = True
+
+    def setup(self):
+        for key, (features, stride) in self.stem_shapes().items():
+            setattr(self, f"conv1_{key}", Conv(features, 3, stride, 1, dtype=self.dtype))
+        self.conv1_1, self.conv1_4, self.bn1 = (self.norms.batch() for _ in range(3))
+        for stage, count in enumerate(self.counts):
             for index in range(count):
-                first = index == 0
-                x = SplitBottleneck(
-                    64 * 2**stage,
-                    stride if first else 1,
-                    self.dtype,
-                    self.axis_name,
-                    avd=first and stage > 0,
-                    dilation=2 if stage == 3 and stride == 1 and not first else 1,
-                    radix=self.radix,
-                    cardinality=self.cardinality,
-                    width=self.width,
-                    name=f"layer{stage + 1}_{index}",
-                )(x, train)
-        return x
+                setattr(self, f"layer{stage + 1}_{index}", self.make(stage, index))
+
+    def stem_shapes(self):
+        """{key: (features, stride)} of the three 3x3 convolutions in place of ResNet's 7x7."""
+        return {0: (self.stem_width, 2), 3: (self.stem_width, 1), 6: (2 * self.stem_width, 1)}
+
+    def make(self, stage, index):
+        """Block `index` of a stage, both from 0."""
+        first, stride = index == 0, (1, 2, 2, self.last_stride)[stage]
+        return SplitBottleneck(
+            64 * 2**stage,
+            stride if first else 1,
+            self.dtype,
+            self.norms,
+            avd=first and stage > 0,
+            dilation=2 if stage == 3 and stride == 1 and not first else 1,
+            radix=self.radix,
+            cardinality=self.cardinality,
+            width=self.width,
+        )
 
     def stem(self, x, train):
-        """Three 3x3 convolutions in place of ResNet's 7x7, then max pooling."""
-        norm = functools.partial(BatchNorm, axis_name=self.axis_name)
-        width = self.stem_width
-        for key, (features, stride) in zip((0, 3, 6), ((width, 2), (width, 1), (2 * width, 1)), strict=True):
-            x = Conv(features, 3, stride, 1, dtype=self.dtype, name=f"conv1_{key}")(x)
-            x = nn.relu(norm(name="bn1" if key == 6 else f"conv1_{key + 1}")(x, train))
-        return max_pool(x)
+        """The stem's map, before the max pooling."""
+        for conv, norm in ((self.conv1_0, self.conv1_1), (self.conv1_3, self.conv1_4)):
+            x = nn.relu(norm(conv(x), train))
+        return nn.relu(self.bn1(self.at("stem", self.conv1_6(x), train), train))
+
+    def pool(self, x, train):
+        """The stem's map as stage 1 gets it."""
+        return self.at("pool", max_pool(x), train)
+
+    def stage(self, number, x, train):
+        """The map after stage `number`, from 1, of the map before it."""
+        for index in range(self.counts[number - 1]):
+            x = getattr(self, f"layer{number}_{index}")(x, train)
+        return self.at(number, x, train)
+
+
+def build(model, dtype, axis_name):
+    """ResNeSt-50 of config.model."""
+    return ResNeSt(model.last_stride, dtype=dtype, axis_name=axis_name)
+
+
+NAMES = {"resnest50": build}

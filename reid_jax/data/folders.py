@@ -1,0 +1,111 @@
+"""Data sets in their original folders: finds the folder, reads it, checks it, relabels it."""
+
+import dataclasses
+import logging
+import os
+
+from reid_jax.data.loaders import LAYOUTS
+from reid_jax.data.loaders.common import Options, advice, find_root
+from reid_jax.data.records import Dataset
+from reid_jax.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+NAMES = (*LAYOUTS, "synthetic")
+
+
+def load_folder(name, root, options=None, check_counts=True):
+    """Dataset from its original layout.
+
+    name: a key of LAYOUTS. root: the data set's own folder or its parent. options: loaders.common.Options.
+    Errors: ConfigError for an unknown name, variant or split; DataError naming the path for a missing, empty
+    or incomplete folder. Files with other names than the layout's and counts other than the published ones
+    are warned of.
+    """
+    if name not in LAYOUTS:
+        raise ConfigError(unknown_name(name))
+    layout = LAYOUTS[name]
+    options = layout.check(options or Options())
+    root = find_root(layout, os.path.abspath(os.path.expanduser(root)))
+    layout = layout.form(options.variant)
+    try:
+        reading = layout.read(root, options)
+    except DataError as e:
+        raise DataError(f"{e}\n{advice(layout)}") from e
+    if reading.strange:
+        log.warning(
+            "%s: %d entries whose names do not follow the layout are skipped: %s%s",
+            root,
+            len(reading.strange),
+            ", ".join(reading.strange[:3]),
+            ", ..." if len(reading.strange) > 3 else "",
+        )
+    splits = clean(layout, root, reading.splits)
+    if check_counts:
+        compare_counts(layout, splits)
+    about = {"kind": reading.kind or layout.kind, "protocol": layout.protocol, "drawn": reading.drawn}
+    return dataclasses.replace(relabel(name, root, splits, reading.cameras), **about)
+
+
+def clean(layout, root, splits):
+    """Drops junk (-1) everywhere and distractors (0) outside the gallery; DataError for an empty split.
+
+    Sets whose ids count from 0 in train keep them: only a 0 that the gallery uses too is a distractor.
+    """
+    kept = {}
+    for split, records in splits.items():
+        lowest = 1 if layout.distractors and split != "gallery" else 0
+        kept[split] = [r for r in records if r.pid >= lowest]
+        dropped = len(records) - len(kept[split])
+        if dropped and split != "gallery":
+            log.warning("%s: %d images of pid -1 or 0 in %s are left out", layout.title, dropped, split)
+        if not kept[split]:
+            raise DataError(f"{root} holds no usable image for {split}.\n{advice(layout)}")
+    return kept
+
+
+def count(splits):
+    """{"train ids": n, "train images": n, ..., "images": n, "cameras": n}; tracklets count as images."""
+    counts = {}
+    for split, records in splits.items():
+        counts[f"{split} ids"] = len({r.pid for r in records})
+        counts[f"{split} images"] = len(records)
+    everything = [r for records in splits.values() for r in records]
+    counts["images"], counts["cameras"] = len(everything), len({r.camid for r in everything})
+    return counts
+
+
+def compare_counts(layout, splits):
+    """One warning listing how the counts differ from the published ones."""
+    counts = count(splits)
+    wrong = [f"{counts[k]} {k} instead of {n}" for k, n in layout.counts.items() if counts[k] != n]
+    if wrong:
+        log.warning("%s differs from its published counts: %s", layout.title, ", ".join(wrong))
+
+
+def relabel(name, root, splits, camera_names=None):
+    """Dataset with train pids 0..P-1 in sorted order and camids 0..C-1, cameras of train first.
+
+    camera_names: {camera number: name} where it is not c1, c2, ...
+    """
+    pids = {p: i for i, p in enumerate(sorted({r.pid for r in splits["train"]}))}
+    seen = sorted({r.camid for r in splits["train"]})
+    others = sorted({r.camid for records in splits.values() for r in records} - set(seen))
+    cameras = {c: i for i, c in enumerate(seen + others)}
+    test = (
+        tuple(dataclasses.replace(r, camid=cameras[r.camid]) for r in splits[split])
+        for split in ("query", "gallery")
+    )
+    return Dataset(
+        name,
+        root,
+        tuple(dataclasses.replace(r, pid=pids[r.pid], camid=cameras[r.camid]) for r in splits["train"]),
+        *test,
+        tuple((camera_names or {}).get(c, f"c{c}") for c in cameras),
+        domain_names=(name,),
+    )
+
+
+def unknown_name(name):
+    """The message on a data set that is not known."""
+    return f"config.data.name is {name!r}; it must be one of {', '.join(map(repr, NAMES))}"

@@ -1,0 +1,94 @@
+"""Further sets that a run is tested on: config.eval.also."""
+
+import re
+
+from reid_jax.config import split_label
+from reid_jax.data import folders, tfds_sets, union
+from reid_jax.data.loaders import LAYOUTS
+from reid_jax.data.loaders.common import Options
+from reid_jax.data.records import TestSet
+from reid_jax.errors import ConfigError, DataError
+
+
+def load(text, data):
+    """tuple[TestSet] of config.eval.also, "[LABEL=]NAME[/VARIANT]:ROOT[:SPLITS],...".
+
+    SPLITS: numbers and ranges joined by "+", as in 0-4+7; without it split 0. A set of several splits gives a
+    TestSet LABEL-SPLIT of each. data: the config's section, for data.split_seed and for what trains. Errors:
+    ConfigError and DataError naming config.eval.also.
+    """
+    tests, labels = [], [data.test or data.target or data.name.split("+")[0]]
+    for item in filter(None, (t.strip() for t in text.split(","))):
+        try:
+            label, sets = read(item, data)
+        except (ConfigError, DataError) as e:
+            raise type(e)(f"config.eval.also has {item!r}: {e}") from e
+        labels.append(label)
+        tests += sets
+    names = [*labels, *(t.name for t in tests if t.name != t.label)]
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise ConfigError(
+            f"config.eval.also: two sets to test on are called {', '.join(twice)}; give another label, as "
+            "in LABEL=NAME:ROOT"
+        )
+    return tuple(tests)
+
+
+_SET = re.compile(r"(?P<name>\w+)(/(?P<variant>[^:]+))?:(?P<root>.+?)(:(?P<splits>\d[\d+-]*))?")
+
+
+def read(item, data=None):
+    """(label, [TestSet]) of one set, written as in config.eval.also; data: None when nothing trains."""
+    label, rest = split_label(item)
+    match = _SET.fullmatch(rest)
+    if not match or match["name"] not in (*LAYOUTS, "tfds"):
+        raise ConfigError(
+            "use [LABEL=]NAME[/VARIANT]:ROOT[:SPLITS], for example viper:/data/VIPeR:0-9, with NAME tfds or "
+            f"one of {', '.join(LAYOUTS)}"
+        )
+    label = label or match["name"]
+    if not re.fullmatch(r"[\w.-]*\w[\w.-]*", label):
+        raise ConfigError(f"{label!r} cannot be a label: it names files; use letters, digits, '.', '-', '_'")
+    variant, numbers = match["variant"] or "", split_numbers(match["splits"] or "0")
+    sets = []
+    for number in numbers:
+        options = Options(variant, number, data.split_seed if data else 0)
+        dataset = read_split(match["name"], match["root"], options)
+        if data:
+            check_unseen(dataset.name, variant, number, data)
+        name = label if len(numbers) == 1 else f"{label}-{number}"
+        sets.append(TestSet(name, dataset.query, dataset.gallery, dataset.protocol, dataset.root, label))
+    return label, sets
+
+
+def read_split(name, root, options):
+    """Dataset of one split; the errors of its loader name no fields of config.data."""
+    try:
+        if name == "tfds":
+            return tfds_sets.load(root)
+        return folders.load_folder(name, root, options, check_counts=False)
+    except (ConfigError, DataError) as e:
+        raise type(e)(str(e).replace("config.data.", "")) from e
+
+
+def split_numbers(text):
+    """'0-2+5' -> [0, 1, 2, 5]."""
+    numbers = []
+    for item in text.split("+"):
+        match = re.fullmatch(r"(\d{1,4})(-(\d{1,4}))?", item)
+        if not match or int(match[3] or match[1]) < int(match[1]):
+            raise ConfigError(f"the splits are {text!r}; use numbers and ranges, as in 0-2+5")
+        numbers += range(int(match[1]), int(match[3] or match[1]) + 1)
+    return list(dict.fromkeys(numbers))
+
+
+def check_unseen(name, variant, number, data):
+    """ConfigError when training shows persons of a split of set `name` that is to be tested."""
+    training = data.name.split("+")
+    union.check_overlap_with_test(training, name)
+    several = name in training and name in LAYOUTS and LAYOUTS[name].form(variant).num_splits > 1
+    if several and number != data.split:
+        raise ConfigError(
+            f"{name} trains with split {data.split} (config.data.split), which shows persons that the other "
+            "splits test on: leave them out"
+        )

@@ -1,0 +1,216 @@
+"""Optimisers of config.optim, as PyTorch's: schedules, Adam, AMSGrad, SGD, groups and frozen leaves by pattern.
+
+A pattern is a regular expression that is searched in a parameter's path, "base/layer1_0/conv1/kernel".
+"""
+
+import re
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from reid_jax.config import choice
+from reid_jax.errors import ConfigError
+
+def schedule(optim, info, lr):
+    """Learning rate as a function of the optimiser's step count.
+
+    "step": lr * gamma ** (number of milestones <= epoch), 0-based epochs. "cosine": down to 0 at the
+    last step. `warmup_steps` rises linearly from 0 in front of either.
+    """
+    choice("optim.schedule", optim.schedule, ("step", "cosine"))
+    if optim.schedule == "step":
+        bounds = {int(m) * info.steps_per_epoch: optim.gamma for m in optim.milestones}
+        main = optax.piecewise_constant_schedule(lr, bounds)
+    else:
+        main = optax.cosine_decay_schedule(lr, max(info.total_steps, 1))
+    if not optim.warmup_steps:
+        return main
+    return lambda count: main(count) * jnp.minimum(1.0, (count + 1) / optim.warmup_steps)
+
+
+def optimiser(optim, info, net=None, *, lr=None, weight_decay=None, repeats=1):
+    """The optax chain of config.optim for the parameters of `net`.
+
+    net: None, or a ReIDNet (or anything with `frozen` and `bounds`), whose frozen leaves never move and whose
+    bounded ones are clipped after every step. lr, weight_decay: instead of config.optim's.
+    repeats: updates per training step, so that the schedule keeps to training steps.
+    Raises ConfigError for a kind that it does not know and, at init, for a pattern that matches nothing.
+    """
+    rate = schedule(optim, info, optim.lr if lr is None else lr)
+    decay = optim.weight_decay if weight_decay is None else weight_decay
+    steps = optim.freeze_steps + optim.freeze_epochs * info.steps_per_epoch
+    groups = {str(i): (f, decay if d is None else d) for i, (_, f, d) in enumerate(optim.groups)}
+    groups["others"] = (1.0, decay)
+    chains = {}
+    for name, (factor, decay) in groups.items():
+        scale = optax.scale_by_learning_rate(lambda n, f=factor: f * rate(n // repeats))
+        direction = optax.chain(optax.add_decayed_weights(decay), moments(optim))
+        chains[name] = optax.chain(direction, scale)
+        chains[f"{name} later"] = optax.chain(held(direction, steps * repeats), scale)
+    chains["never"] = optax.set_to_zero()
+    tx = optax.partition(chains, lambda params: _labels(params, optim, net, steps))
+    return optax.chain(tx, clipped(net.bounds)) if net is not None and net.bounds else tx
+
+
+def _labels(params, optim, net, steps):
+    """The tree of params with the name of every leaf's chain."""
+    for field, patterns in (("groups", [g[0] for g in optim.groups]), ("freeze", optim.freeze)):
+        for pattern in patterns:
+            if not any(re.search(pattern, path) for path in paths(params)):
+                raise ConfigError(
+                    f"config.optim.{field}: {pattern!r} matches no parameter; paths are like "
+                    f"{next(iter(paths(params)), '')}"
+                )
+
+    def label(path):
+        if _any(getattr(net, "frozen", ()), path) or (not steps and _any(optim.freeze, path)):
+            return "never"
+        group = next((str(i) for i, g in enumerate(optim.groups) if re.search(g[0], path)), "others")
+        return f"{group} later" if _any(optim.freeze, path) else group
+
+    return _by_path(label, params)
+
+
+def moments(optim):
+    """What makes a direction of gradients: the moments of config.optim.kind."""
+    kind = choice("optim.kind", optim.kind, ("adam", "amsgrad", "sgd"))
+    if kind == "sgd":
+        return optax.trace(optim.momentum, optim.nesterov)
+    scale = optax.scale_by_adam if kind == "adam" else scale_by_amsgrad
+    return scale(b1=optim.b1, b2=optim.b2, eps=optim.eps)
+
+
+def adam(optim, info, *, lr=None, weight_decay=None, mask=None, repeats=1):
+    """Adam with coupled L2, as torch's: the decay joins the gradient before the moments.
+
+    mask: tree of bools, or a function of params giving one; False leaves never move (no decay).
+    repeats: updates per training step, so that the schedule keeps to training steps.
+    """
+    lr = schedule(optim, info, optim.lr if lr is None else lr)
+    decay = optim.weight_decay if weight_decay is None else weight_decay
+    tx = optax.chain(
+        optax.add_decayed_weights(decay),
+        optax.scale_by_adam(b1=optim.b1, b2=optim.b2, eps=optim.eps),
+        optax.scale_by_learning_rate(lambda count: lr(count // repeats)),
+    )
+    if mask is None:
+        return tx
+
+    def labels(params):
+        tree = mask(params) if callable(mask) else mask
+        return jax.tree.map(lambda m: "train" if m else "freeze", tree)
+
+    return optax.partition({"train": tx, "freeze": optax.set_to_zero()}, labels)
+
+
+def sgd(lr, *, momentum=0.9, weight_decay=0.0, nesterov=False):
+    """PyTorch's SGD: g <- grad + decay w; b <- momentum b + g (first b = g); w <- w - lr b.
+
+    nesterov: w <- w - lr (g + momentum b).
+    """
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        optax.trace(momentum, nesterov),
+        optax.scale_by_learning_rate(lr),
+    )
+
+
+class AmsgradState(NamedTuple):
+    """Moments of AMSGrad."""
+
+    count: jax.Array
+    mu: optax.Updates
+    nu: optax.Updates
+    largest: optax.Updates  # of all nu so far
+
+
+def scale_by_amsgrad(b1=0.9, b2=0.999, eps=1e-8):
+    """AMSGrad as torch has it: the maximum is of the raw second moment, corrected for its start afterwards.
+
+    optax.scale_by_amsgrad takes the maximum of the corrected moment, which is another number.
+    """
+
+    def init(params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return AmsgradState(jnp.zeros([], jnp.int32), zeros, zeros, zeros)
+
+    def update(grads, state, params=None):
+        count = state.count + 1
+        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, grads)
+        largest = jax.tree.map(jnp.maximum, state.largest, nu)
+
+        def direction(m, v):
+            first, second = (1 - jnp.asarray(b, m.dtype) ** count for b in (b1, b2))
+            return m / first / (jnp.sqrt(v) / jnp.sqrt(second) + eps)
+
+        return jax.tree.map(direction, mu, largest), AmsgradState(count, mu, nu, largest)
+
+    return optax.GradientTransformation(init, update)
+
+
+def held(tx, steps):
+    """`tx` that begins after so many updates; until then nothing moves, its moments neither."""
+
+    def init(params):
+        return jnp.zeros([], jnp.int32), tx.init(params)
+
+    def update(grads, state, params=None):
+        count, inner = state
+        moved, later = tx.update(grads, inner, params)
+        on = count >= steps
+        moved = jax.tree.map(lambda u: jnp.where(on, u, 0), moved)
+        return moved, (count + 1, jax.tree.map(lambda a, b: jnp.where(on, a, b), later, inner))
+
+    return optax.GradientTransformation(init, update)
+
+
+def clipped(bounds):
+    """Ends a chain: parameters whose path matches a pattern of ((pattern, least, most), ...) stay within.
+
+    The optimisers' moments do not see the clip.
+    """
+
+    def update(updates, state, params):
+        def clip(path, update, value):
+            for pattern, least, most in bounds:
+                if re.search(pattern, path):
+                    return jnp.clip(value + update, least, most) - value
+            return update
+
+        return _by_path(clip, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def trained(frozen):
+    """Function of params that gives their tree with True where a leaf is trained, False where a pattern fits."""
+    return lambda params: _by_path(lambda path: not _any(frozen, path), params)
+
+
+def paths(params):
+    """Paths of all leaves, "base/conv1/kernel"."""
+    return [_path(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+
+
+def step_key(config, step):
+    """The key of a step's random layers, the same on all devices."""
+    return jax.random.fold_in(jax.random.key(config.seed), step)
+
+
+def _by_path(function, tree, *others):
+    """function(path, *leaves) on every leaf; of the path alone where there is one tree."""
+    one = not others
+    return jax.tree_util.tree_map_with_path(
+        lambda path, *leaves: function(_path(path)) if one else function(_path(path), *leaves), tree, *others
+    )
+
+
+def _path(keys):
+    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in keys)
+
+
+def _any(patterns, path):
+    return any(re.search(pattern, path) for pattern in patterns)

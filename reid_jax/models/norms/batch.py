@@ -1,0 +1,5 @@
+"""Batch norm everywhere."""
+
+from reid_jax.models.norms import Norms
+
+NAMES = {"batch": Norms}

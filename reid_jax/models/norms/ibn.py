@@ -1,0 +1,65 @@
+"""Instance norm at some places of a residual net: IBN-Net (Pan et al., ECCV 2018), DualNorm (Jia et al., 2019).
+
+    ibn_a     the first norm of every block is half instance norm; stages 1 to 3
+    ibn_b     instance norm behind the residual sum of a stage's last block, unless it is the first one too;
+              stages 1 and 2; and in place of the stem's batch norm
+    dualnorm  instance norm behind the residual sum of a stage's last block; stages 1 to 3
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from reid_jax.models.layers import BatchNorm, InstanceNorm
+from reid_jax.models.norms import StagedNorms
+
+
+class InstanceBatchNorm(nn.Module):
+    """IBN-a: instance norm on the first half of the channels (rounded down), batch norm on the others."""
+
+    axis_name: str | None = None
+    rows: int = 0
+
+    @nn.compact
+    def __call__(self, x, train):
+        half = x.shape[-1] // 2
+        styled = InstanceNorm(name="IN")(x[..., :half])
+        batch = BatchNorm(axis_name=self.axis_name, rows=self.rows, name="BN")
+        return jnp.concatenate([styled, batch(x[..., half:], train)], -1)
+
+
+class IbnA(StagedNorms):
+    """IBN-a."""
+
+    def usual(self, stages):
+        return (1, 2, 3)
+
+    def first(self, block, every):
+        if not self.has(block):
+            return every
+        return lambda name: InstanceBatchNorm(self.axis_name, self.rows, name=name)
+
+
+class IbnB(StagedNorms):
+    """IBN-b."""
+
+    def usual(self, stages):
+        return (1, 2)
+
+    def stem(self):
+        return InstanceNorm()
+
+    def after(self, block):
+        return InstanceNorm(name="IN") if self.has(block) and block.last and not block.first else None
+
+
+class DualNorm(StagedNorms):
+    """DualNorm's backbone; its second norm is the neck's (config.model.neck "bnneck")."""
+
+    def usual(self, stages):
+        return (1, 2, 3)
+
+    def after(self, block):
+        return InstanceNorm(name="IN") if self.has(block) and block.last else None
+
+
+NAMES = {"ibn_a": IbnA, "ibn_b": IbnB, "dualnorm": DualNorm}

@@ -1,5 +1,6 @@
 """DI-REID's stages: what one takes over from another, its study, a whole short run (slow)."""
 
+import functools
 import json
 import pathlib
 import runpy
@@ -9,7 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from methods.direid_small import config, info
+from methods.direid_small import SIZE, config, info
 
 from reid_jax import methods, report
 from reid_jax.data import datasets, degrade
@@ -34,12 +35,18 @@ def test_graft_takes_a_part_or_all():
         stage.graft({"params": {"base": {"w": np.zeros(3)}}}, source, "base")
 
 
+@functools.cache
+def shaped(preset):
+    """{stage: (Method, State of shapes)}."""
+    made = {name: method(config(preset), info()) for name, method in direid.STAGES.items()}
+    return {name: (method, jax.eval_shape(method.init, jax.random.key(0))) for name, method in made.items()}
+
+
 @pytest.mark.parametrize("preset", ["paper", "journal"])
 def test_later_stages_find_everything_they_need(preset):
     """Shapes only: every network of gan and dfen that is taken over fits that of the earlier stage."""
-    m = config(preset)
-    made = {name: method(m, info()) for name, method in direid.STAGES.items()}
-    shapes = {name: jax.eval_shape(method.init, jax.random.key(0)) for name, method in made.items()}
+    made = {name: method for name, (method, _) in shaped(preset).items()}
+    shapes = {name: state for name, (_, state) in shaped(preset).items()}
     zeros = {n: jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), s) for n, s in shapes.items()}
     ones = {n: jax.tree.map(np.ones_like, s.nets) for n, s in zeros.items()}
     taken = []
@@ -49,7 +56,7 @@ def test_later_stages_find_everything_they_need(preset):
         return ones[stage][net]
 
     def extract(function, variables):
-        return np.ones((9, m.direid.code_dim), np.float32)
+        return np.ones((9, made["gan"].config.direid.code_dim), np.float32)
 
     taught = made["gan"].inherit(zeros["gan"], load, extract)
     assert all(np.all(x == 1) for x in jax.tree.leaves(taught.nets["E_con"]["params"]["base"]))
@@ -60,7 +67,9 @@ def test_later_stages_find_everything_they_need(preset):
         values = {float(v) for x in jax.tree.leaves(variables) for v in np.unique(x)}
         assert values == ({0.0} if net in fresh else {1.0}), net
     if preset == "journal":
-        assert dfen.memory["codes"].shape == (9, m.direid.code_dim) and np.all(dfen.memory["codes"] == 1)
+        assert dfen.memory["codes"].shape == (9, made["gan"].config.direid.code_dim) and np.all(
+            dfen.memory["codes"] == 1
+        )
     wanted = {"paper": ("gan", "D_deg"), "journal": ("gan", "G")}[preset]
     assert wanted in taken and ("teacher", "E_id") in taken
 
@@ -152,20 +161,15 @@ def test_change_of_maps_by_hand():
     assert np.array_equal(study.relative(np.zeros_like(a), np.zeros_like(a)), [0, 0])
 
 
-@pytest.mark.parametrize("w_pre", [0.5, 0.0])
-def test_measured_maps(w_pre):
+@pytest.mark.parametrize("preset", ["paper", "journal"])
+def test_measured_maps(preset):
     """Shapes of a study's measurements; the teacher's maps where the stage has a teacher."""
-    m = config(w_pre=w_pre)
-    method = gan.Ddgan(m, info())
-    image = jax.ShapeDtypeStruct((3, m.data.height, m.data.width, 3), np.uint8)
-
-    def measured(image):
-        return study.measure(method.init(jax.random.key(0)), (image,) * 4, method)
-
-    found = jax.eval_shape(measured, image)
+    method, state = shaped(preset)["gan"]
+    image = jax.ShapeDtypeStruct((3, SIZE, SIZE, 3), np.uint8)
+    found = jax.eval_shape(lambda state, x: study.measure(state, (x,) * 4, method), state, image)
     maps = {n.removeprefix("map/"): x.shape for n, x in found.items() if n.startswith("map/")}
-    want = {"content": (3, 2, 8, 8), "teacher": (3, 2, 8, 8)}
-    assert maps == {n: want[n] for n in (["content", "teacher"] if w_pre else ["content"])}
+    teacher = {"teacher": (3, 2, 8, 8)} if preset == "paper" else {}
+    assert maps == {"content": (3, 2, 8, 8), **teacher}
     assert all(found[f"change/{n}"].shape == (3,) for n in maps)
 
 

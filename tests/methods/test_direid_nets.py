@@ -161,14 +161,20 @@ def test_one_scale():
     assert f.shape == (4, 12) and code.shape == (4, 8, 8, 8)
 
 
-def test_what_cannot_be_cut():
-    m = config()
-    m.model.backbone = "resnest50"
-    with pytest.raises(ConfigError, match="resnest50"):
-        nets.content_encoder(m, info())
-    m = config(attention_form="guided")
-    with pytest.raises(ConfigError, match="guided"):
-        dfen.Dfen(m, info())
+def test_what_cannot_be():
+    """Configs that name no DI-REID, and what their errors say."""
+
+    def refused(match, build, model=(), **fields):
+        m = config(**fields)
+        vars(m.model).update(model)
+        with pytest.raises(ConfigError, match=match):
+            build(m, info())
+
+    refused("ap3d_resnet50", nets.content_encoder, dict(backbone="ap3d_resnet50"))
+    refused("narrow_widths", nets.content_encoder, dict(narrow_widths=(4, 8)))
+    refused("style", nets.content_encoder, dict(style="mixstyle"))
+    refused("guided", dfen.Dfen, attention_form="guided")
+    refused("direid.replay", dfen.Dfen, replay="memory")
 
 
 # ---- second stage

@@ -2,7 +2,7 @@
 
 Networks: E_con (content encoder), E_id (identity encoder, whole or on E_con's stem), C (classifier of both
 features), A_deg (attention). Frozen ones of the stage gan: D_deg or E_deg, which only the attention reads;
-for the replay old_E_con, old_G, old_E_deg. Its form "bank" has state.memory["codes"] f32[num_images,code_dim].
+for the replay old_E_con, old_G, old_E_deg. Replay "bank": state.memory["codes"] f32[num_images,code_dim].
 """
 
 from typing import NamedTuple
@@ -66,7 +66,7 @@ class Dfen(Stage):
         if self.replays != "off":
             earlier = gan.modules(config, info)
             self.modules |= {f"old_{n}": earlier[n] for n in REPLAYED}
-        self.tx = {n: _steps.adam(config.optim, self.info) for n in TRAINED if n in self.modules}
+        self.tx = {n: _steps.optimiser(config.optim, self.info) for n in TRAINED if n in self.modules}
         self.rate = _steps.schedule(config.optim, self.info, config.optim.lr)
 
     # ---- the state

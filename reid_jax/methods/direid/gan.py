@@ -27,7 +27,7 @@ from jax import lax
 from reid_jax.config import choice
 from reid_jax.data import streams
 from reid_jax.losses import distill, identity
-from reid_jax.methods import State, _steps
+from reid_jax.methods import State, _optim, _steps
 from reid_jax.methods.direid import judges, layers, study
 from reid_jax.methods.direid import nets as networks
 from reid_jax.methods.direid.layers import wide
@@ -369,11 +369,8 @@ def weights(d):
 
 
 def optimiser(optim):
-    """Adam with coupled L2, without the learning rate: `Ddgan.descended` multiplies by it."""
-    return optax.chain(
-        optax.add_decayed_weights(optim.weight_decay),
-        optax.scale_by_adam(b1=optim.b1, b2=optim.b2, eps=optim.eps),
-    )
+    """Moments with coupled L2, without the learning rate: `Ddgan.descended` multiplies by it."""
+    return optax.chain(optax.add_decayed_weights(optim.weight_decay), _optim.moments(optim))
 
 
 def modules(config, info):

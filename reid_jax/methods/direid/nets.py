@@ -154,7 +154,7 @@ class ContentEncoder(nn.Module):
 
 
 class IdentityEncoder(nn.Module):
-    """E_id: a whole trunk, or its stages from `first` on for the map of a stem it shares; pooling, `classifier`.
+    """E_id: a whole trunk, or its stages from `first` on for the map of a shared stem; pooling, `classifier`.
 
     x: images, or the shared stem's last map [B,h,w,C] -> f_sen [B,D].
     """
@@ -392,12 +392,16 @@ class Discriminator(nn.Module):
 
 
 def trunk(model, axis_name):
-    """The backbone of config.model; ConfigError when it takes clips or has no two stages."""
+    """The backbone of config.model; ConfigError when direid cannot use it."""
     base = heads.trunk(model, axis_name)
     if not heads.frames_apart(model):
         raise ConfigError(
             f"config.model.backbone {model.backbone!r} takes clips, direid single images; use a ResNet, "
             "resnest50, slim or narrow"
+        )
+    if model.style != "none":
+        raise ConfigError(
+            f"config.model.style is {model.style!r}; direid has no style layers, leave it at 'none'"
         )
     if base.depth < 2:
         raise ConfigError(
@@ -435,7 +439,7 @@ def identity_encoder(config, info, shared=False):
 
 def compute_type(config):
     """Compute type of the convolutions outside the backbone: the backbone's."""
-    return trunk(config.model, None, "all").dtype
+    return trunk(config.model, None).dtype
 
 
 def degradation_encoder(config):

@@ -15,7 +15,7 @@ class Teacher(Stage):
     def __init__(self, config, info):
         super().__init__(config, info)
         self.modules = {"E_id": networks.identity_encoder(config, info)}
-        self.tx = {"E_id": _steps.adam(config.optim, self.info)}
+        self.tx = {"E_id": _steps.optimiser(config.optim, self.info)}
         self.rate = _steps.schedule(config.optim, self.info, config.optim.lr)
 
     def init(self, key):

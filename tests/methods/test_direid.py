@@ -18,7 +18,7 @@ from reid_jax.data.records import Record
 from reid_jax.errors import CheckpointError, ConfigError
 from reid_jax.fields import namespace, plain
 from reid_jax.methods import direid
-from reid_jax.methods.direid import gan, stage, study
+from reid_jax.methods.direid import stage, study
 from reid_jax.train import checkpoint, stages
 from reid_jax.train import run as runs
 from reid_jax.train.devices import Devices
@@ -56,7 +56,7 @@ def test_later_stages_find_everything_they_need(preset):
         return ones[stage][net]
 
     def extract(function, variables):
-        return np.ones((9, made["gan"].config.direid.code_dim), np.float32)
+        return np.ones((9, 4), np.float32)
 
     taught = made["gan"].inherit(zeros["gan"], load, extract)
     assert all(np.all(x == 1) for x in jax.tree.leaves(taught.nets["E_con"]["params"]["base"]))

@@ -48,9 +48,9 @@ def paper():
 def computed(paper):
     """(outputs, losses) in test mode.
 
-    outputs: of encode, {"self", "cross": {name: array}}. losses: the generator's and the discriminators', with
-    weights, {"self", "cross", "semi": ({term: f[]}, {term: f[]})}; "semi": the cross phase with x_i good and x_k
-    poor.
+    outputs: of encode, {"self", "cross": {name: array}}. losses: the generator's and the discriminators',
+    weighted, {"self", "cross", "semi": ({term: f[]}, {term: f[]})}; "semi" is the cross phase with x_i good and
+    x_k poor.
     """
     method, state = paper
     semi = gan.Ddgan(config(pairs="semi", w_pre=0.0, **SMALLER), info())

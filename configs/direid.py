@@ -8,7 +8,8 @@ Each stage may have values of its own for any field: --config.stages.gan.train.s
 
 from ml_collections import ConfigDict
 
-from reid_jax import config as c
+from reid_jax import fields, methods, presets
+from reid_jax.methods.direid import PRESETS
 
 ROWS = {  # of the paper's Table 3; f_sen and f_inv alone are networks of every run (eval.net)
     "baseline": dict(train=dict(skip=("gan", "dfen"))),
@@ -66,7 +67,7 @@ def msmt17(t):
 
 def synthetic(t):
     """Narrow nets and short stages; every value unlike the paper's stands here."""
-    c.synthetic(t)
+    presets.synthetic(t)
     t["data"].update(height=96, width=48, pad_crop=5, erase=0.0)  # smaller ones cannot be decoded sharply
     # few cameras, alike in light and noise, else the codes hold the camera; pictures are small, then enlarged
     t["data"]["synthetic"].update(cameras=3, images=4, strength=0.0)
@@ -122,7 +123,7 @@ def synthetic_lowlight(t):
 
 def smoke(t):
     """Seconds: a few steps of every stage."""
-    c.smoke(t)
+    presets.smoke(t)
     t["data"].update(height=32, width=32, pairs="semi")
     t["data"]["synthetic"].update(kind="lowres")
     t["model"].update(pool="max", narrow_widths=(4, 6, 8, 8))
@@ -160,12 +161,12 @@ VARIANTS = {
 
 def get_config(variant="mlr_cuhk03"):
     """ConfigDict of one variant, or of VARIANT-ROW or VARIANT-journal; ConfigError for an unknown one."""
-    name, row = c.split_row("direid", variant, VARIANTS, (*ROWS, "journal"))
-    tree = c.defaults() | {"direid": c.direid_preset("journal" if row == "journal" else "paper")}
-    tree["method"] = "direid"
+    name, row = fields.split_row("direid", variant, VARIANTS, (*ROWS, *PRESETS))
+    tree = methods.defaults("direid")
+    tree["direid"].update(PRESETS.get(row, {}))
     VARIANTS[name](tree)
     if row == "journal":
         tree["data"].update(erase=0.5, erase_fill=(0.0,) * 3)
         tree["data"]["degrade"].update(ratio=(3.0, 5.0))
-    c.update(tree, ROWS.get(row, {}))
+    fields.update(tree, ROWS.get(row, {}))
     return ConfigDict(tree)

@@ -7,17 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from reid_jax import config as c
+from reid_jax import methods
+from reid_jax.config import namespace
 from reid_jax.data import degrade
 from reid_jax.errors import ConfigError
 from reid_jax.eval import protocols, ranking
 from reid_jax.losses import distill, identity
 from reid_jax.losses import triplet as triplets
-from reid_jax.methods import State
+from reid_jax.methods import Info, State, direid
+from reid_jax.methods.direid import attention as attentions
 from reid_jax.methods.direid import dfen as second
-from reid_jax.methods.direid import gan, layers
+from reid_jax.methods.direid import gan, judges, layers, stage
 from reid_jax.methods.direid import nets as modules
-from reid_jax.methods.direid import reid as reid_step
 from reid_jax.models.backbones import resnet
 from reid_jax.parity import nets
 from reid_jax.parity.compare import Within
@@ -194,7 +195,7 @@ def discriminator(case):
 
     (grads, grad_x), maps = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(variables["params"], x)
     results = {f"out/scale{s}": nets.channels_first(o) for s, o in enumerate(maps)}
-    results["out/predict_x_x2"] = gan.predict(net, variables, x, _image(case, "x2"))[:, None]
+    results["out/predict_x_x2"] = judges.predict(net, variables, x, _image(case, "x2"))[:, None]
     results["grad/in/x"] = nets.channels_first(grad_x)
     return results | _norms(case, "out", _entries({"params": grads}))
 
@@ -223,7 +224,7 @@ def attention(case):
         return len(entries[key])
 
     latent = size("guided.deg2latent.fc.bias")
-    guided = second.GuidedAttention(
+    guided = attentions.GuidedAttention(
         size("guided.latent2weight.weight"), size("guided.identity2latent.model.0.fc.bias"), latent
     )
     calls = {
@@ -234,7 +235,7 @@ def attention(case):
     for kind in ("sigmoid", "softmax"):
         outputs, hidden = (size(f"free_{kind}.mlp.model.{i}.fc.bias") for i in (3, 0))
         pairs = kind == "softmax"
-        module = second.Attention(outputs // (1 + pairs), hidden, pairs)
+        module = attentions.Attention(outputs // (1 + pairs), hidden, pairs)
         calls[f"free_{kind}"] = (module, f"free_{kind}.", (f_d,))
     for name, (module, prefix, args) in calls.items():
         shapes = jax.eval_shape(lambda m=module, a=args: m.init(jax.random.key(0), *a, False))
@@ -247,28 +248,32 @@ def attention(case):
 # ---- second stage
 
 
-def _second_stage(case, shared, attention):
-    """(variables, Models) of a case's networks."""
-    parts = {n: case.weights(f"{n}.") for n in ("E_con", "E_id", "C", "A_deg", "E_deg")}
-    E_con, E_id = _content_encoder(parts["E_con"]), _identity_encoder(parts["E_id"], shared)
-    models = second.Models(E_con, E_id, _class_block(parts["C"], ""), shared=shared, attention=attention)
-    if attention != "none":
-        entries = parts["A_deg"]
+def _second_stage(case, shared, source):
+    """(variables, Dfen) of a case's networks; source: config.direid.attention_input."""
+    fields = dict(dfen="shared" if shared else "dual", replay="off", attention_input=source)
+    if source != "none":
+        fields["attention_form"] = "guided"
+    method = second.Dfen(_config(case, direid=fields), INFO)
+    entries = {n: case.weights(f"{n}.") for n in method.modules}
+    method.modules["E_con"] = _content_encoder(entries["E_con"])
+    method.modules["E_id"] = _identity_encoder(entries["E_id"], shared)
+    method.modules["C"] = _class_block(entries["C"], "")
+    if source != "none":
         sizes = ("latent2weight.weight", "identity2latent.model.0.fc.bias", "deg2latent.fc.bias")
-        models = models._replace(A_deg=second.GuidedAttention(*(len(entries[k]) for k in sizes)))
-    if attention == "code":
-        models = models._replace(E_deg=_degradation_encoder(parts["E_deg"]))
-    shapes = jax.eval_shape(lambda: second.init(jax.random.key(0), _image(case, "x"), models))
-    variables = {n: nets.fill(s, parts[n], case.dtype, layout="direid") for n, s in shapes.items()}
-    return jax.tree.map(jnp.asarray, variables), models
+        method.modules["A_deg"] = attentions.GuidedAttention(*(len(entries["A_deg"][k]) for k in sizes))
+    if source == "code":
+        method.modules["E_deg"] = _degradation_encoder(entries["E_deg"])
+    shapes = jax.eval_shape(lambda: method.init_networks(jax.random.key(0), _image(case, "x")))
+    variables = {n: nets.fill(s, entries[n], case.dtype, layout="direid") for n, s in shapes.items()}
+    return jax.tree.map(jnp.asarray, variables), method
 
 
 def dfen(case):
     """DFEN on one stem: logits, features, test features, with and without attention"""
     x, results = _image(case, "x"), {}
     for prefix, source in (("", "none"), ("att/", "self")):
-        variables, models = _second_stage(case, True, source)
-        out, _ = jax.jit(lambda v, m=models: second.forward(v, x, case.train, models=m))(variables)
+        variables, method = _second_stage(case, True, source)
+        out, _ = jax.jit(lambda v, m=method: m.forward(v, x, case.train))(variables)
         results |= {f"out/{prefix}{k}": v for k, v in out._asdict().items()}
         results |= {f"out/{prefix}test_{k}": v for k, v in out.test().items()}
     return results
@@ -276,12 +281,12 @@ def dfen(case):
 
 def dfen_dual(case):
     """DFEN with two backbones: logits, features by both ways of the attention"""
-    x = _image(case, "x")
-    variables, models = _second_stage(case, False, "code")
-    results = {"out/f_d": models.E_deg.apply(variables["E_deg"], x)}
+    x, results = _image(case, "x"), {}
     for name, source in (("from_deg", "code"), ("from_id", "self")):
-        own = models._replace(attention=source)
-        out, _ = jax.jit(lambda v, m=own: second.forward(v, x, case.train, models=m))(variables)
+        variables, method = _second_stage(case, False, source)
+        if source == "code":
+            results["out/f_d"] = method.apply(variables, "E_deg", x)
+        out, _ = jax.jit(lambda v, m=method: m.forward(v, x, case.train))(variables)
         results |= {f"out/{name}/{k}": v for k, v in out._asdict().items()}
     return results
 
@@ -298,7 +303,7 @@ def basic_losses(case):
     """L1, L2, smooth L1, KL, JS, cross entropy, gradients"""
     images, logits = ({n: case.input(n) for n in names} for names in ("ab", "pq"))
     on_images = {
-        "l1": gan.l1,
+        "l1": judges.l1,
         "l2": lambda a, b: jnp.square(a - b).mean(),
         "smooth_l1": lambda a, b: optax.huber_loss(a, b).mean(),
     }
@@ -333,7 +338,7 @@ def triplet(case):
         results[f"out/{name}_an"] = jnp.where(same, jnp.inf, d).min(1)
         results |= _value_and_grads(name, lambda f, p, form=form: hard(form(f)), inputs, "f")
     loss = _config(case, loss=dict(margin=margin)).loss
-    results |= _value_and_grads("ce_tri", lambda f, p: reid_step.reid(p, f, t, loss), inputs, "fp")
+    results |= _value_and_grads("ce_tri", lambda f, p: stage.reid(p, f, t, loss), inputs, "fp")
     return results
 
 
@@ -344,14 +349,14 @@ def reid_losses(case):
     inputs = {n: case.input(n) for n in names}
     weights = dict(w_fuse=m.w_id_fuse, w_inv_reid=m.w_id_inv, w_sen_reid=m.w_id_sen, w_replay=m.w_id_smooth)
     for kind in ("kl_detach", "js_detach"):
-        config = _config(case, direid=weights | dict(replay_loss=kind))
+        method = second.Dfen(_config(case, direid=weights | dict(replay_loss=kind, replay="off")), INFO)
 
-        def total(chosen, config=config):
+        def total(chosen, method=method):
             all_ = inputs | chosen
             first = {f: all_.get(f"{f}1") for f in second.Outputs._fields}
-            replayed = all_["p_inv2"]
-            found = reid_step.losses(second.Outputs(**first), target, config=config, replayed=replayed)
-            return found["total"], found
+            found = method.losses(second.Outputs(**first), target, all_["p_inv2"])
+            total = sum(found.values())
+            return total, found | {"total": total}
 
         grads, found = jax.grad(total, has_aux=True)(inputs)
         results |= {f"out/{kind}/loss_reid_{k}": v for k, v in found.items()}
@@ -367,21 +372,23 @@ def gan_losses_3scale(case):
     variables = _fill(case, net, entries, images["real"])
     rank = dict(margin=m.margin)
     discriminators = {
-        "dis": lambda v, a: gan.dis(net, v, a["fake"], a["real"], penalty=m.w_grad),
-        "rank_dis": lambda v, a: gan.rank_dis(net, v, a["fake"], a["real"], penalty=m.w_grad, **rank),
-        "rank_dis_labels": lambda v, a: gan.rank_dis(
+        "dis": lambda v, a: judges.dis(net, v, a["fake"], a["real"], penalty=m.w_grad),
+        "rank_dis": lambda v, a: judges.rank_dis(net, v, a["fake"], a["real"], penalty=m.w_grad, **rank),
+        "rank_dis_labels": lambda v, a: judges.rank_dis(
             net, v, a["fake"], a["real"], label, penalty=m.w_grad, **rank
         ),
     }
     generators = {
-        "gen_as_real": lambda v, a: gan.gen(net, v, a["fake"]),
-        "gen_as_fake": lambda v, a: gan.gen(net, v, a["fake"], False),
-        "rank_gen": lambda v, a: gan.rank_gen(net, v, a["fake"], a["real"], **rank),
-        "rank_gen_labels": lambda v, a: gan.rank_gen(net, v, a["fake"], a["real"], label, **rank),
+        "gen_as_real": lambda v, a: judges.gen(net, v, a["fake"]),
+        "gen_as_fake": lambda v, a: judges.gen(net, v, a["fake"], False),
+        "rank_gen": lambda v, a: judges.rank_gen(net, v, a["fake"], a["real"], **rank),
+        "rank_gen_labels": lambda v, a: judges.rank_gen(net, v, a["fake"], a["real"], label, **rank),
     }
-    results = {"out/predict_fake_real": gan.predict(net, variables, images["fake"], images["real"])[:, None]}
-    for kind, reduce in (("map", lambda o: o), ("mean", gan.mean_score)):
-        _, squares = gan.penalised(net, variables, images["real"], reduce)
+    results = {
+        "out/predict_fake_real": judges.predict(net, variables, images["fake"], images["real"])[:, None]
+    }
+    for kind, reduce in (("map", lambda o: o), ("mean", judges.mean_score)):
+        _, squares = judges.penalised(net, variables, images["real"], reduce)
         results |= {f"out/squared_grad_{kind}_scale{s}": v for s, v in enumerate(squares)}
     for name, form in discriminators.items():
         value, grads = jax.jit(jax.value_and_grad(form))(variables, images)
@@ -401,33 +408,39 @@ gan_losses_1scale = gan_losses_3scale
 # ---- first stage as a whole
 
 
+INFO = Info(num_pids=1, num_cams=1)  # the number of identities is that of a case's classifiers
+
+
 def _config(case, **sections):
-    """The journal's config with fields of sections changed."""
-    tree = c.defaults() | {"direid": c.direid_preset("journal")}
+    """The journal's config with fields of sections changed; networks that it says by itself are small."""
+    tree = methods.defaults("direid")
+    tree["direid"].update(direid.PRESETS["journal"])
+    tree["model"].update(backbone="slim")
+    tree["data"].update(height=64, width=32)
     tree["loss"].update(triplet="euclidean", feature="before_bn", label_smooth=0.0)
     for section, fields in sections.items():
         tree[section].update(fields)
-    return c.namespace(tree)
+    return namespace(tree)
 
 
-def _first_stage(case, tx=None):
-    """(variables, gan.Models) of a case's five networks."""
+def _first_stage(case, config):
+    """(variables, Ddgan) of a case's five networks."""
+    method = gan.Ddgan(config, INFO)
     build = dict(E_con=_content_encoder, E_deg=_degradation_encoder, G=_generator)
     build |= dict(D_real=_discriminator, D_deg=_discriminator)
-    parts = {n: case.weights(f"{n}.") for n in build}
-    models = gan.Models(**{n: build[n](parts[n]) for n in build}, tx=tx)
-    shapes = jax.eval_shape(
-        lambda: gan.init_state(jax.random.key(0), _image(case, "x_a"), models=models).nets
+    entries = {n: case.weights(f"{n}.") for n in build}
+    method.modules = {n: make(entries[n]) for n, make in build.items()}
+    image = _image(case, "x_a")[:1]
+    shapes = jax.eval_shape(lambda: gan.init_networks(method.modules, jax.random.key(0), image))
+    filled = {n: nets.fill(shapes[n], entries[n], case.dtype, layout="direid") for n in build}
+    return jax.tree.map(jnp.asarray, filled), method
+
+
+def _weights(m):
+    """config.direid's weights of a case's."""
+    return dict(
+        w_real=m["real"], w_deg=m["deg"], w_inv=m["inv"], w_id=m["id"], w_recon=m["rec"], w_cycle=m["rec"]
     )
-    filled = {n: nets.fill(shapes[n], parts[n], case.dtype, layout="direid") for n in build}
-    return jax.tree.map(jnp.asarray, filled), models
-
-
-def _gan_weights(m, dtype):
-    """The step's weights from a case's."""
-    found = dict(real=m["real"], deg=m["deg"], inv=m["inv"], id=m["id"], pre=0)
-    found |= {n: m["rec"] for n in ("self_rec", "rec", "cycle")}
-    return {n: jnp.asarray(v, dtype) for n, v in found.items()}
 
 
 def _draws(cross, first=False):
@@ -439,39 +452,34 @@ def dil_losses(case):
     m, results = case.config, {}
     x_a, x_b = _image(case, "x_a"), _image(case, "x_b")
     batch = dict(x_i=x_a, x_j=x_b, x_k=x_b, pid_i=case.input("l_a"), pid_k=case.input("l_b"))
-    variables, models = _first_stage(case, gan.optimiser(_config(case).optim))
-    weight = _gan_weights(m.weights, case.dtype)
-    params = gan.trained(variables, (*gan.GENERATOR, *gan.DISCRIMINATORS))
     for name, cross, mode in (("self", False, "un"), ("inter_semi", True, "semi"), ("inter_un", True, "un")):
-        config = _config(case, data=dict(pairs=mode), direid=dict(self_kl=bool(m.enable_kl)))
-        shared = dict(models=models, config=config, cross=cross)
-        logits = "id" in gan.terms(config, cross)
+        fields = _weights(m.weights) | dict(self_kl=bool(m.enable_kl))
+        variables, method = _first_stage(case, _config(case, data=dict(pairs=mode), direid=fields))
+        params = gan.trained(variables, (*gan.GENERATOR, *gan.DISCRIMINATORS))
 
-        def generator(params, shared=shared, cross=cross, logits=logits):
+        def generator(params, method=method, cross=cross, variables=variables):
             all_ = gan.with_params(variables, params)
-            fields = dict(models=models, cross=cross, logits=logits, train=case.train)
-            out, stats = gan.encode(all_, x_a, x_b, **fields)
-            found, _ = gan.generator_losses(all_, out, stats, batch, weight, train=case.train, **shared)
+            out, stats = method.encode(all_, x_a, x_b, cross, train=case.train)
+            found, _ = method.generator_losses(all_, out, stats, batch, cross, train=case.train)
             total = sum(found.values())
             return total, (found | {"total": total}, out)
 
-        def discriminators(params, out, first, shared=shared, cross=cross):
-            judges = {n: {"params": p} for n, p in params.items()}
-            draws = _draws(cross, first)
-            found = gan.discriminator_losses(judges, out, batch, draws, weight, **shared)
+        def discriminators(params, out, first, method=method, cross=cross):
+            judging = {n: {"params": p} for n, p in params.items()}
+            found = method.discriminator_losses(judging, out, batch, _draws(cross, first), cross)
             total = sum(found.values())
             return total, found | {"total": total}
 
         grads, (found, out) = jax.jit(jax.grad(generator, has_aux=True))(params)
         results |= _images(name.split("_")[0], out)
         results |= {f"out/{name}/gen/loss_gen_{k}": v for k, v in found.items()}
-        results |= _norms(case, f"{name}_gen", _reached(grads, config, cross))
+        results |= _norms(case, f"{name}_gen", _reached(grads, method.active(cross)))
         descend = jax.jit(jax.grad(discriminators, has_aux=True))
         for tag, first in (("dis_ab", True), ("dis_ba", False)):
             tag = "dis" if cross else tag  # the cross phase has no draw
             grads, found = descend({n: params[n] for n in gan.DISCRIMINATORS}, out, first)
             results |= {f"out/{name}/{tag}/loss_dis_{k}": v for k, v in found.items()}
-            results |= _norms(case, f"{name}_{tag}", _reached(grads, config, cross))
+            results |= _norms(case, f"{name}_{tag}", _reached(grads, method.active(cross)))
     return results
 
 
@@ -481,37 +489,35 @@ def _images(phase, out):
     return results | {f"out/{phase}/{k}_absmean": jnp.abs(v).mean() for k, v in pairs.items()}
 
 
-def _reached(grads, config, cross):
-    """{key: gradient} of the parameters that a phase trains, as the step has it."""
+def _reached(grads, active):
+    """{key: gradient} of the parameters of the groups that a phase trains, as the step has it."""
     groups = gan.split_groups(grads)
-    own = gan.join_groups({g: groups[g] for g in groups.keys() & gan.active(config, cross)})
+    own = gan.join_groups({g: groups[g] for g in groups.keys() & active})
     return {k: v for net, tree in own.items() for k, v in _entries({"params": tree}, f"{net}.").items()}
 
 
 def dil_steps(case):
     """whole iterations of the first stage by the library's step: losses, how far groups move, statistics"""
     m = case.config
-    optim = dict(b1=m.betas[0], b2=m.betas[1], weight_decay=m.weight_decay)
+    optim = dict(lr=m.lr, gamma=0.1, b1=m.betas[0], b2=m.betas[1], weight_decay=m.weight_decay)
+    fields = dict(self_kl=bool(m.enable_kl), gan_milestones=m.milestones_after_iterations)
     mode = "semi" if m.folder_type.startswith("semi") else "un"
-    config = _config(case, optim=optim, data=dict(pairs=mode), direid=dict(self_kl=bool(m.enable_kl)))
-    variables, models = _first_stage(case, gan.optimiser(config.optim))
+    config = _config(case, optim=optim, data=dict(pairs=mode), direid=fields)
+    variables, method = _first_stage(case, config)
     params = gan.trained(variables, (*gan.GENERATOR, *gan.DISCRIMINATORS))
-    opt = {g: models.tx.init(leaves) for g, leaves in gan.split_groups(params).items()}
+    opt = {g: method.tx.init(leaves) for g, leaves in gan.split_groups(params).items()}
     state, results = State(jnp.int32(0), variables, opt), {}
     batch = {f"x_{ours}": _image(case, f"x_{theirs}") for ours, theirs in zip("ijk", "abc", strict=True)}
     batch |= {"pid_i": case.input("l_a"), "pid_k": case.input("l_c")}
-    weight = {n: jnp.asarray(w, case.dtype) for n, w in gan.weights(config).items()}
-    step = jax.jit(lambda s, b, d, lr: gan.update(s, b, d, lr, weight, models=models, config=config))
+    step = jax.jit(method.update)
     names = {"gen_total": "loss", "dis_total": "dis"} | {
         f"gen_{t}": f"gen_{t}" for t in gan.TERMS if t != "pre"
     }
     names |= {f"dis_{t}": f"dis_{t}" for t in ("real", "deg")}
     iterations = sum(k.startswith("out/lr/") for k in case.arrays)
     for i in range(iterations):
-        lr = gan.learning_rate(m.lr, 0.1, m.milestones_after_iterations, jnp.int32(i))
-        draws = gan.draw(config, jnp.int32(i))._replace(first=jnp.bool_(False))
-        state, metrics = step(state, batch, draws, lr)
-        results[f"out/lr/{i + 1}"] = lr
+        results[f"out/lr/{i + 1}"] = method.rate(state.step)
+        state, metrics = step(state, batch, method.draw(state)._replace(first=jnp.bool_(False)))
         results |= {f"out/loss/{i + 1}/loss_{k}": metrics[v] for k, v in names.items()}
         results |= {f"out/moved/{i + 1}/{k}": v for k, v in _moved(variables, state.nets).items()}
     for net, own in state.nets.items():

@@ -1,5 +1,6 @@
 """DI-REID's stages: what one takes over from another, its study, a whole short run (slow)."""
 
+import functools
 import json
 import pathlib
 import runpy
@@ -9,38 +10,43 @@ import sys
 import jax
 import numpy as np
 import pytest
-from methods.direid_small import config, info
+from methods.direid_small import SIZE, config, info
 
 from reid_jax import methods, report
-from reid_jax.config import namespace
 from reid_jax.data import datasets, degrade
 from reid_jax.data.records import Record
 from reid_jax.errors import CheckpointError, ConfigError
+from reid_jax.fields import namespace, plain
 from reid_jax.methods import direid
-from reid_jax.methods.direid import gan, study
-from reid_jax.train import checkpoint, parallel, sequence, stages
+from reid_jax.methods.direid import stage, study
+from reid_jax.train import checkpoint, stages
+from reid_jax.train import run as runs
+from reid_jax.train.devices import Devices
 
 
 def test_graft_takes_a_part_or_all():
     source = {"params": {"base": {"w": np.ones(2)}, "head": {"w": np.ones(3)}}}
     fresh = {"params": {"base": {"w": np.zeros(2)}, "other": {"w": np.zeros(1)}}}
-    new = direid.graft(fresh, source, "base")
+    new = stage.graft(fresh, source, "base")
     assert new["params"]["base"]["w"].tolist() == [1, 1] and new["params"]["other"]["w"].tolist() == [0]
     with pytest.raises(CheckpointError, match="params/other/w of the earlier stage is missing"):
-        direid.graft(fresh, source)
+        stage.graft(fresh, source)
     with pytest.raises(CheckpointError, match=r"is \(2,\), this one needs \(3,\)"):
-        direid.graft({"params": {"base": {"w": np.zeros(3)}}}, source, "base")
+        stage.graft({"params": {"base": {"w": np.zeros(3)}}}, source, "base")
+
+
+@functools.cache
+def shaped(preset):
+    """{stage: (Method, State of shapes)}."""
+    made = {name: method(config(preset), info()) for name, method in direid.STAGES.items()}
+    return {name: (method, jax.eval_shape(method.init, jax.random.key(0))) for name, method in made.items()}
 
 
 @pytest.mark.parametrize("preset", ["paper", "journal"])
 def test_later_stages_find_everything_they_need(preset):
     """Shapes only: every network of gan and dfen that is taken over fits that of the earlier stage."""
-    m = config(preset)
-    made = direid.stages(m, info()._replace(num_images=9))
-    shapes = {}
-    for name, method in made.items():
-        batch = stages.example_batch(m, 2, method.batches)
-        shapes[name] = jax.eval_shape(method.init, jax.random.key(0), batch)
+    made = {name: method for name, (method, _) in shaped(preset).items()}
+    shapes = {name: state for name, (_, state) in shaped(preset).items()}
     zeros = {n: jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), s) for n, s in shapes.items()}
     ones = {n: jax.tree.map(np.ones_like, s.nets) for n, s in zeros.items()}
     taken = []
@@ -50,16 +56,20 @@ def test_later_stages_find_everything_they_need(preset):
         return ones[stage][net]
 
     def extract(function, variables):
-        return np.ones((9, m.direid.code_dim), np.float32)
+        return np.ones((9, 4), np.float32)
 
-    gan = made["gan"].inherit(zeros["gan"], load, extract)
-    assert all(np.all(x == 1) for x in jax.tree.leaves(gan.nets["E_con"]["params"]["base"]))
-    assert not any(np.any(x) for x in jax.tree.leaves(gan.nets["E_con"]["params"]["head"]))
+    taught = made["gan"].inherit(zeros["gan"], load, extract)
+    assert all(np.all(x == 1) for x in jax.tree.leaves(taught.nets["E_con"]["params"]["base"]))
+    assert not any(np.any(x) for x in jax.tree.leaves(taught.nets["E_con"]["params"]["head"]))
     dfen = made["dfen"].inherit(zeros["dfen"], load, extract)
     fresh = {"C", "A_deg"}
     for net, variables in dfen.nets.items():
         values = {float(v) for x in jax.tree.leaves(variables) for v in np.unique(x)}
         assert values == ({0.0} if net in fresh else {1.0}), net
+    if preset == "journal":
+        assert dfen.memory["codes"].shape == (9, made["gan"].config.direid.code_dim) and np.all(
+            dfen.memory["codes"] == 1
+        )
     wanted = {"paper": ("gan", "D_deg"), "journal": ("gan", "G")}[preset]
     assert wanted in taken and ("teacher", "E_id") in taken
 
@@ -67,15 +77,20 @@ def test_later_stages_find_everything_they_need(preset):
 def test_without_degradation_learning():
     m = config(attention_input="none")
     m.train.skip = ("gan",)
-    assert list(direid.stages(m, info())) == ["teacher", "dfen"] == stages_of(m)
-    m.direid.attention_input = "score"
-    with pytest.raises(ConfigError, match="attention_input"):
-        direid.stages(m, info())
-
-
-def stages_of(m):
-    m.method = "direid"
-    return stages.of_config(m)
+    assert stages.of_config(m) == ["teacher", "dfen"]
+    method = direid.Dfen(m, info())
+    state, source = (jax.eval_shape(s.init, jax.random.key(0)) for s in (method, direid.Teacher(m, info())))
+    zeros, ones = (jax.tree.map(lambda x, n=n: np.full(x.shape, n), s) for n, s in enumerate((state, source)))
+    new = method.inherit(zeros, lambda stage, net: {"teacher": ones}[stage].nets[net], None)
+    assert all(
+        np.all(x == 1) for x in jax.tree.leaves((new.nets["E_id"], new.nets["E_con"]["params"]["base"]))
+    )
+    assert not any(np.any(x) for x in jax.tree.leaves(new.nets["E_con"]["params"]["head"]))
+    for fields in (dict(attention_input="score"), dict(replay="bank")):
+        m = config(**{"attention_input": "none", **fields})
+        m.train.skip = ("gan",)
+        with pytest.raises(ConfigError, match="attention_input"):
+            direid.Dfen(m, info())
 
 
 def test_donors_are_other_people_of_the_camera():
@@ -146,21 +161,15 @@ def test_change_of_maps_by_hand():
     assert np.array_equal(study.relative(np.zeros_like(a), np.zeros_like(a)), [0, 0])
 
 
-@pytest.mark.parametrize("w_pre", [0.5, 0.0])
-def test_measured_maps(w_pre):
+@pytest.mark.parametrize("preset", ["paper", "journal"])
+def test_measured_maps(preset):
     """Shapes of a study's measurements; the teacher's maps where the stage has a teacher."""
-    m = config(w_pre=w_pre)
-    models = gan.build(m, info())
-    image = jax.ShapeDtypeStruct((3, m.data.height, m.data.width, 3), np.uint8)
-
-    def measured(image):
-        state = gan.init_state(jax.random.key(0), direid.parts.plain(m, image), models=models)
-        return study.measure(state, (image,) * 4, m, models)
-
-    found = jax.eval_shape(measured, image)
+    method, state = shaped(preset)["gan"]
+    image = jax.ShapeDtypeStruct((3, SIZE, SIZE, 3), np.uint8)
+    found = jax.eval_shape(lambda state, x: study.measure(state, (x,) * 4, method), state, image)
     maps = {n.removeprefix("map/"): x.shape for n, x in found.items() if n.startswith("map/")}
-    want = {"content": (3, 2, 8, 8), "teacher": (3, 2, 4, 4)}
-    assert maps == {n: want[n] for n in (["content", "teacher"] if w_pre else ["content"])}
+    teacher = {"teacher": (3, 2, 8, 8)} if preset == "paper" else {}
+    assert maps == {"content": (3, 2, 8, 8), **teacher}
     assert all(found[f"change/{n}"].shape == (3,) for n in maps)
 
 
@@ -171,14 +180,14 @@ def test_three_stages_and_resume(tmp_path):
     m = runpy.run_path(str(file))["get_config"]("smoke")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     dataset = datasets.load(m.data, str(tmp_path))
-    runner = parallel.Runner("jit")
-    sequence.train(m, dataset, str(whole), runner)
-    checkpoint.claim_workdir(str(parts), checkpoint.plain(m))
+    devices = Devices(jax.devices()[:1])
+    runs.train(m, dataset, str(whole), devices)
+    checkpoint.claim_workdir(str(parts), plain(m))
     for name in ("teacher", "gan"):
         m.train.only = name
-        sequence.train(m, dataset, str(parts), runner)
+        runs.train(m, dataset, str(parts), devices)
     m.train.only, m.init.stages = "", f"teacher={parts},gan={parts}"
-    sequence.train(m, dataset, str(tmp_path / "last"), runner)
+    runs.train(m, dataset, str(tmp_path / "last"), devices)
     ends = []
     for folder in (whole, tmp_path / "last"):
         opened = checkpoint.Checkpoints(str(folder), "dfen")

@@ -7,12 +7,13 @@ import pytest
 from flax import traverse_util
 from methods.direid_small import SIZE, config, info, triples
 from sklearn.metrics import roc_auc_score
-from small import difference
+from small import Stepping, difference
 
 from reid_jax.data import degrade
 from reid_jax.errors import ConfigError
-from reid_jax.methods.direid import gan, nets
-from reid_jax.train import parallel
+from reid_jax.methods import State
+from reid_jax.methods.direid import gan, judges, nets
+from reid_jax.train.devices import AXIS
 
 
 def draws(cross, first=False):
@@ -32,46 +33,58 @@ def lively(state):
     return state._replace(nets=nets)
 
 
+PHASES = ("self", False), ("cross", True)
+SMALLER = dict(multi_scale=False, reality_scales=1)  # what these tests do not look at, to compile faster
+
+
 @pytest.fixture(scope="module")
 def paper():
-    """(config, Models, state) of the paper's preset."""
-    m = config()
-    models = gan.build(m, info())
-    make = jax.jit(lambda key, x: gan.init_state(key, x, models=models))
-    return m, models, lively(make(jax.random.key(0), triples()["x_i"]))
+    """(Ddgan, state) of the paper's preset."""
+    method = gan.Ddgan(config(**SMALLER), info())
+    return method, lively(jax.jit(method.init)(jax.random.key(0)))
 
 
 @pytest.fixture(scope="module")
-def made(paper):
-    """{cross: outputs of encode}, in test mode."""
-    m, models, state = paper
-    b = triples()
+def computed(paper):
+    """(outputs, losses) in test mode.
 
-    def both(nets):
-        fields = dict(models=models, train=False)
-        self_ = gan.encode(nets, b["x_i"], b["x_j"], cross=False, logits=True, **fields)[0]
-        return {
-            False: self_,
-            True: gan.encode(nets, b["x_i"], b["x_k"], cross=True, logits=True, **fields)[0],
+    outputs: of encode, {"self", "cross": {name: array}}. losses: the generator's and the discriminators',
+    weighted, {"self", "cross", "semi": ({term: f[]}, {term: f[]})}; "semi" is the cross phase with x_i good and
+    x_k poor.
+    """
+    method, state = paper
+    semi = gan.Ddgan(config(pairs="semi", w_pre=0.0, **SMALLER), info())
+
+    @jax.jit
+    def compute(nets, b):
+        outputs = {
+            phase: method.encode(nets, *gan.pair(b, cross), cross, train=False)[0] for phase, cross in PHASES
         }
 
-    return jax.jit(both)(state.nets)
+        def losses(method, phase, cross):
+            generator, _ = method.generator_losses(nets, outputs[phase], {}, b, cross, train=False)
+            return generator, method.discriminator_losses(nets, outputs[phase], b, draws(cross), cross)
+
+        values = {phase: losses(method, phase, cross) for phase, cross in PHASES}
+        return outputs, values | {"semi": losses(semi, "cross", True)}
+
+    return compute(state.nets, triples())
 
 
 class Naive:
     """The networks as functions of one image, and the paper's formulas in float64, image by image."""
 
-    def __init__(self, models, state):
-        self.models, self.nets = models, state.nets
+    def __init__(self, method, state):
+        self.modules, self.nets = method.modules, state.nets
         self.score_maps = {n: jax.jit(lambda x, n=n: self.maps(n, x)) for n in gan.DISCRIMINATORS}
         self.slopes = {
             (n, mean): jax.jit(jax.jacrev(lambda x, n=n, mean=mean: self.totals(n, x, mean)))
             for n, mean in (("D_real", False), ("D_deg", False), ("D_deg", True))
         }
-        self.id_feature = jax.jit(lambda x: models.E_id.apply(state.nets["E_id"], x[None], False)[0])
+        self.id_feature = jax.jit(lambda x: method.apply(state.nets, "E_id", x[None], False)[0])
 
     def maps(self, name, x):
-        return [o[0] for o in getattr(self.models, name).apply(self.nets[name], x[None])]
+        return [o[0] for o in self.modules[name].apply(self.nets[name], x[None])]
 
     def totals(self, name, x, mean):
         return jnp.stack([o.mean() if mean else o.sum() for o in self.maps(name, x)])
@@ -134,26 +147,7 @@ def cross_entropy(logits, pid):
 
 @pytest.fixture(scope="module")
 def naive(paper):
-    return Naive(paper[1], paper[2])
-
-
-@pytest.fixture(scope="module")
-def losses(paper, made):
-    """{cross: (generator's, discriminators' losses)} of the paper's preset, with weights."""
-    m, models, state = paper
-
-    def both(nets):
-        found = {}
-        for cross, out in made.items():
-            fixed = dict(models=models, config=m, cross=cross)
-            own, _ = gan.generator_losses(nets, out, {}, triples(), gan.weights(m), train=False, **fixed)
-            found[cross] = (
-                own,
-                gan.discriminator_losses(nets, out, triples(), draws(cross), gan.weights(m), **fixed),
-            )
-        return found
-
-    return jax.jit(both)(state.nets)
+    return Naive(*paper)
 
 
 def close(got, want):
@@ -164,9 +158,9 @@ def close(got, want):
         np.testing.assert_allclose(got[name], value, rtol=2e-4, err_msg=name)
 
 
-def test_self_phase_is_the_papers(made, naive, losses):
+def test_self_phase_is_the_papers(naive, computed):
     """Equations 1 to 5."""
-    o, b = made[False], triples()
+    o, losses, b = computed[0]["self"], computed[1], triples()
     x_i, x_j, x_k = b["x_i"], b["x_j"], b["x_k"]
     want = dict(
         inv=5 * l1(o["c_a"], o["c_b"]),
@@ -176,15 +170,15 @@ def test_self_phase_is_the_papers(made, naive, losses):
         real=naive.gen("D_real", o["x_ab"]) + naive.gen("D_real", o["x_bb"]),
         deg=naive.hinges(o["x_ab"], x_i, [-1] * 4) + naive.hinges(x_j, o["x_ba"], [-1] * 4),
     )
-    close(losses[False][0], want)
+    close(losses["self"][0], want)
     real = naive.dis("D_real", o["x_ab"], x_i) + naive.dis("D_real", o["x_bb"], x_k)
     deg = naive.hinges(x_j, x_i, [-1] * 4) + naive.penalty(x_i)
-    close(losses[False][1], dict(real=real, deg=deg))
+    close(losses["self"][1], dict(real=real, deg=deg))
 
 
-def test_cross_phase_is_the_papers(made, naive, losses):
+def test_cross_phase_is_the_papers(naive, computed):
     """Equations 6 to 10, unsupervised."""
-    o, b = made[True], triples()
+    o, losses, b = computed[0]["cross"], computed[1], triples()
     x_i, x_k = b["x_i"], b["x_k"]
     y = naive.order(x_k, x_i)
     want = dict(
@@ -194,32 +188,25 @@ def test_cross_phase_is_the_papers(made, naive, losses):
         real=naive.gen("D_real", o["x_ab"]) + naive.gen("D_real", o["x_ba"]),
         deg=naive.hinges(o["x_ab"], x_i, y) + naive.hinges(x_k, o["x_ba"], y),
     )
-    close(losses[True][0], want)
+    close(losses["cross"][0], want)
     real = naive.dis("D_real", o["x_ab"], x_i) + naive.dis("D_real", o["x_ba"], x_k)
-    close(losses[True][1], dict(real=real, deg=naive.hinges(x_k, x_i, y) + naive.penalty(x_i)))
+    close(losses["cross"][1], dict(real=real, deg=naive.hinges(x_k, x_i, y) + naive.penalty(x_i)))
 
 
-def test_semi_supervised_cross_phase(paper, made, naive):
+def test_semi_supervised_cross_phase(naive, computed):
     """x_i is good, x_k poor: D_deg tells them apart as real and fake."""
-    m, models, state = config(pairs="semi", w_pre=0.0), paper[1], paper[2]
-    o, b, fixed = made[True], triples(), dict(models=models, config=m, cross=True)
-
-    def both(nets):
-        own, _ = gan.generator_losses(nets, o, {}, b, gan.weights(m), train=False, **fixed)
-        return own, gan.discriminator_losses(nets, o, b, draws(True), gan.weights(m), **fixed)
-
-    own, dis = jax.jit(both)(state.nets)
+    o, (generator, judged), b = computed[0]["cross"], computed[1]["semi"], triples()
     want = naive.gen("D_deg", o["x_ab"], 0.0) + naive.gen("D_deg", o["x_ba"])
-    np.testing.assert_allclose(own["deg"], want, rtol=2e-4)
-    np.testing.assert_allclose(dis["deg"], 2 * naive.dis("D_deg", b["x_k"], b["x_i"]), rtol=2e-4)
+    np.testing.assert_allclose(generator["deg"], want, rtol=2e-4)
+    np.testing.assert_allclose(judged["deg"], 2 * naive.dis("D_deg", b["x_k"], b["x_i"]), rtol=2e-4)
 
 
 def test_log_form():
     """Binary cross entropy on the maps' logits."""
     o = np.random.default_rng(0).standard_normal((2, 3, 3, 1))
     p = 1 / (1 + np.exp(-o))
-    np.testing.assert_allclose(gan.as_real(jnp.asarray(o), "log"), -np.log(p).mean(), rtol=1e-5)
-    np.testing.assert_allclose(gan.as_fake(jnp.asarray(o), "log"), -np.log(1 - p).mean(), rtol=1e-5)
+    np.testing.assert_allclose(judges.as_real(jnp.asarray(o), "log"), -np.log(p).mean(), rtol=1e-5)
+    np.testing.assert_allclose(judges.as_fake(jnp.asarray(o), "log"), -np.log(1 - p).mean(), rtol=1e-5)
 
 
 # ---- the step
@@ -228,9 +215,8 @@ def test_log_form():
 @pytest.fixture(scope="module")
 def steps(paper):
     """States of the paper's preset: start, after a self, after a self and a cross step; their metrics."""
-    m, models, state = paper
-    weight = gan.weights(m)
-    step = jax.jit(lambda s, b, d: gan.update(s, b, d, jnp.float32(1e-2), weight, models=models, config=m))
+    method, state = paper
+    step = jax.jit(method.update)
     states, metrics = [state], []
     for cross in (False, True):
         new, found = step(states[-1], triples(), draws(cross))
@@ -259,7 +245,7 @@ def test_who_moves(steps):
         assert change["E_con"].pop("base") == 0
         assert max(change["E_id"].values()) == 0
         rest = {n for n in change["E_con"] if n.startswith("identity_")} | {"classifier"}
-        assert len(rest) > 4
+        assert len(rest) >= 4
         for name, value in change["E_con"].items():
             assert (value > 0) == (cross or name not in rest), (cross, name)
         for name, value in change["E_deg"].items():
@@ -301,21 +287,18 @@ def test_a_step_by_whole_gradients():
     The discriminators' losses take the images as they are; the generator's, one function of its weights with
     the cycle, see the new discriminators.
     """
-    m = config("journal")
-    models = gan.build(m, info())
-    b, weight, fixed = triples(3), gan.weights(m), dict(models=models, config=m, cross=True)
+    method, b = gan.Ddgan(config("journal"), info()), triples(3)
 
     def total(params, nets):
         all_ = gan.with_params(nets, {n: params[n] for n in gan.GENERATOR})
-        out, stats = gan.encode(all_, b["x_i"], b["x_k"], models=models, cross=True, logits=True, train=True)
-        own, _ = gan.generator_losses(all_, out, stats, b, weight, train=True, **fixed)
-        judges = {n: {"params": params[n]} for n in gan.DISCRIMINATORS}
-        dis = gan.discriminator_losses(judges, out, b, draws(True), weight, **fixed)
-        return sum(own.values()) + sum(dis.values()), sum(own.values())
+        out, stats = method.encode(all_, b["x_i"], b["x_k"], True, train=True)
+        generator, _ = method.generator_losses(all_, out, stats, b, True)
+        judging = {n: {"params": params[n]} for n in gan.DISCRIMINATORS}
+        judged = method.discriminator_losses(judging, out, b, draws(True), True)
+        return sum(generator.values()) + sum(judged.values()), sum(generator.values())
 
-    state = lively(jax.jit(lambda k, x: gan.init_state(k, x, models=models))(jax.random.key(1), b["x_i"]))
-    step = jax.jit(lambda s, b: gan.phase(s, b, draws(True), jnp.float32(1e-2), weight, **fixed))
-    new, metrics = step(state, b)
+    state = lively(jax.jit(method.init)(jax.random.key(1)))
+    new, metrics = jax.jit(lambda s, b: method.phase(s, b, draws(True), True))(state, b)
     old = gan.trained(state.nets, (*gan.GENERATOR, *gan.DISCRIMINATORS))
     updated = {**state.nets, **{n: new.nets[n] for n in gan.DISCRIMINATORS}}
     whole = jax.jit(jax.grad(total, has_aux=True))
@@ -337,23 +320,18 @@ def test_a_step_by_whole_gradients():
     assert metrics["gen_rec"] > 0
 
 
-@pytest.mark.parametrize("cross", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_devices_agree(paper, steps, cross):
+@pytest.mark.slow
+@pytest.mark.parametrize("cross", [False, True])
+def test_devices_agree(steps, cross):
     """Two devices give one device's state after a phase."""
-    m, (states, metrics) = paper[0], steps
-    runner = parallel.Runner("pmap", jax.devices()[:2])
-    models = gan.build(m, info(runner.axis_name))
-    fixed = dict(models=models, config=m, cross=cross, axis_name=runner.axis_name)
-
-    def step(state, batch):
-        return gan.phase(state, batch, draws(cross), jnp.float32(1e-2), gan.weights(m), **fixed)
-
-    batch = runner.shard({k: np.asarray(v) for k, v in triples().items()})
-    new, found = runner.compile(step)(runner.replicate(states[int(cross)]), batch)
-    assert difference(runner.fetch(new).nets, states[1 + cross].nets) < 3e-4
+    states, metrics = steps
+    method = gan.Ddgan(config(**SMALLER), info(AXIS))
+    stepping = Stepping(lambda state, batch: method.phase(state, batch, draws(cross), cross), 2)
+    new, values = stepping(states[int(cross)], {k: np.asarray(v) for k, v in triples().items()})
+    assert difference(new.nets, states[1 + cross].nets) < 3e-4
     for name, value in metrics[int(cross)].items():
         if name != "code_std":  # of each device's images
-            np.testing.assert_allclose(runner.fetch(found)[name], value, rtol=2e-3, atol=1e-4, err_msg=name)
+            np.testing.assert_allclose(values[name], value, rtol=2e-3, atol=1e-4, err_msg=name)
 
 
 # ---- the degradation discriminator alone
@@ -383,7 +361,7 @@ def test_degradation_discriminator_learns_to_rank(kind, std, steps):
         poor = np.stack([degrade.enlarge(degrade.draw(rng, x, kind), SIZE, SIZE) for x in clean])
         return [jnp.asarray(x / 127.5 - 1, jnp.float32) for x in (clean, poor)]
 
-    score = jax.jit(lambda params, x: gan.scores(net, params, x).mean(-1))
+    score = jax.jit(lambda params, x: judges.scores(net, params, x).mean(-1))
 
     def right(params, clean, poor):
         return float((score(params, clean) > score(params, poor)).mean())
@@ -395,7 +373,7 @@ def test_degradation_discriminator_learns_to_rank(kind, std, steps):
     @jax.jit
     def step(params, opt, clean, poor):
         options = dict(margin=m.direid.rank_margin, penalty=m.direid.gradient_penalty)
-        grad = jax.grad(lambda p: gan.rank_dis(net, p, poor, clean, **options))(params)
+        grad = jax.grad(lambda p: judges.rank_dis(net, p, poor, clean, **options))(params)
         update, opt = tx.update(grad, opt, params)
         return jax.tree.map(lambda p, u: p - 1e-2 * u, params, update), opt
 
@@ -410,32 +388,42 @@ def test_degradation_discriminator_learns_to_rank(kind, std, steps):
 # ---- draws, schedules, terms
 
 
+def at(step):
+    """A State that only the step is read of."""
+    return State(step, {}, {})
+
+
 def test_phases_take_turns_or_are_drawn():
-    turns = [bool(gan.draw(config(), jnp.int32(i)).cross) for i in range(4)]
-    assert turns == [False, True, False, True]
-    drawn = jax.vmap(lambda i: gan.draw(config(sync_prob=0.3), i))(jnp.arange(400))
+    def draw(i, **fields):
+        return gan.Ddgan(config(**fields), info()).draw(at(i))
+
+    assert [bool(draw(jnp.int32(i)).cross) for i in range(4)] == [False, True, False, True]
+    drawn = jax.vmap(lambda i: draw(i, sync_prob=0.3))(jnp.arange(400))
     assert 0.62 < drawn.cross.mean() < 0.78 and 0.4 < drawn.first.mean() < 0.6
-    assert not jax.vmap(lambda i: gan.draw(config(sync_prob=1.0), i).cross)(jnp.arange(50)).any()
+    assert not jax.vmap(lambda i: draw(i, sync_prob=1.0).cross)(jnp.arange(50)).any()
 
 
 def test_learning_rate():
-    got = [float(gan.learning_rate(1.0, 0.1, (2, 3, 3), jnp.int32(i))) for i in range(5)]
+    m = config(gan_milestones=(2, 3, 3))
+    m.optim.lr = 1.0
+    method = gan.Ddgan(m, info())
+    got = [float(method.rate(jnp.int32(i))) for i in range(5)]
     np.testing.assert_allclose(got, [1, 1, 0.1, 0.001, 0.001], rtol=1e-5)
 
 
 def test_terms_and_groups():
-    m = config(without_self=("deg",), without_cross=("id",), self_kl=True)
-    assert gan.terms(m, False) == ["inv", "self_rec", "rec", "pre", "id", "real"]
-    assert gan.terms(m, True) == ["self_rec", "pre", "real", "deg"]
-    assert gan.active(m, False) == {"generator", "identity", "sync", "D_real"}
-    assert gan.active(m, True) == {"generator", "D_real", "D_deg"}
+    method = gan.Ddgan(config(without_self=("deg",), without_cross=("id",), self_kl=True), info())
+    assert method.terms[False] == ["inv", "self_rec", "rec", "pre", "id", "real"]
+    assert method.terms[True] == ["self_rec", "pre", "real", "deg"]
+    assert method.active(False) == {"generator", "identity", "sync", "D_real"}
+    assert method.active(True) == {"generator", "D_real", "D_deg"}
     assert "rec" in gan.terms(config("journal"), True) and "pre" not in gan.terms(config("journal"), True)
     with pytest.raises(ConfigError, match="without_self"):
-        gan.terms(config(without_self=("degradation",)), False)
+        gan.Ddgan(config(without_self=("degradation",)), info())
 
 
 def test_groups_are_split_and_joined(paper):
-    params = gan.trained(paper[2].nets, (*gan.GENERATOR, *gan.DISCRIMINATORS))
+    params = gan.trained(paper[1].nets, (*gan.GENERATOR, *gan.DISCRIMINATORS))
     groups = gan.split_groups(params)
-    assert groups.keys() == {"generator", "identity", "sync", "D_real", "D_deg"} == paper[2].opt.keys()
+    assert groups.keys() == {"generator", "identity", "sync", "D_real", "D_deg"} == paper[1].opt.keys()
     assert difference(gan.join_groups(groups), params) == 0

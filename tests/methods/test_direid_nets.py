@@ -7,10 +7,11 @@ import pytest
 from methods.direid_small import config, info, triples
 from small import difference
 
-from reid_jax import config as c
+from reid_jax import methods
 from reid_jax.errors import ConfigError
-from reid_jax.methods import Info
-from reid_jax.methods.direid import dfen, gan, layers, nets, reid
+from reid_jax.fields import namespace
+from reid_jax.methods import Info, direid
+from reid_jax.methods.direid import dfen, gan, judges, layers, nets
 
 
 def count(tree):
@@ -20,13 +21,11 @@ def count(tree):
 @pytest.fixture(scope="module")
 def full_size():
     """{network: params' shapes} of the paper's preset with MLR-CUHK03's 1367 identities."""
-    tree = c.defaults() | {"direid": c.direid_defaults()}
+    tree = methods.defaults("direid")
     tree["model"].update(last_stride=2, pool="max")
-    m = c.namespace(tree)
-    models = gan.build(m, Info(1367, 2, 1, 1))
-    image = jax.ShapeDtypeStruct((1, 256, 128, 3), jnp.float32)
-    state = jax.eval_shape(lambda x: gan.init_state(jax.random.key(0), x, models=models), image)
-    return {n: v["params"] for n, v in state.nets.items()}, models
+    method = gan.Ddgan(namespace(tree), Info(1367, 2, 1, 1))
+    state = jax.eval_shape(method.init, jax.random.key(0))
+    return {n: v["params"] for n, v in state.nets.items()}, method.modules
 
 
 def test_published_sizes(full_size):
@@ -49,25 +48,27 @@ def test_published_sizes(full_size):
 
 
 def test_shapes_at_full_size(full_size):
-    shapes, models = full_size
+    _, modules = full_size
     image = jax.ShapeDtypeStruct((2, 256, 128, 3), jnp.float32)
 
     def maps(x):
-        variables = nets.init(models.D_real, jax.random.key(0), x)
-        return models.D_real.apply(variables, x)
+        variables = nets.init(modules["D_real"], jax.random.key(0), x)
+        return modules["D_real"].apply(variables, x)
 
     assert [o.shape[1:3] for o in jax.eval_shape(maps, image)] == [(64, 32), (32, 16), (16, 8)]
 
     def content(x):
-        return models.E_con.apply(nets.init(models.E_con, jax.random.key(0), x), x, False)
+        E_con = modules["E_con"]
+        return E_con.apply(nets.init(E_con, jax.random.key(0), x), x, False)
 
     f, code = jax.eval_shape(content, image)
     assert f.shape == (2, 2048) and code.shape == (2, 64, 32, 128)
 
 
 def test_journal_shares_the_trunk():
-    tree = c.defaults() | {"direid": c.direid_preset("journal")}
-    net = nets.degradation_encoder(c.namespace(tree))
+    tree = methods.defaults("direid")
+    tree["direid"].update(direid.PRESETS["journal"])
+    net = nets.degradation_encoder(namespace(tree))
     image = jnp.zeros((1, 64, 32, 3))
     params = jax.eval_shape(lambda: nets.init(net, jax.random.key(0), image))["params"]
     assert abs(count(params) / 1e6 - 1.65) < 0.01
@@ -160,14 +161,20 @@ def test_one_scale():
     assert f.shape == (4, 12) and code.shape == (4, 8, 8, 8)
 
 
-def test_what_cannot_be_cut():
-    m = config()
-    m.model.backbone = "resnest50"
-    with pytest.raises(ConfigError, match="resnest50"):
-        nets.content_encoder(m, info())
-    m = config(attention_form="guided")
-    with pytest.raises(ConfigError, match="guided"):
-        dfen.build(m, info())
+def test_what_cannot_be():
+    """Configs that name no DI-REID, and what their errors say."""
+
+    def refused(match, build, model=(), **fields):
+        m = config(**fields)
+        vars(m.model).update(model)
+        with pytest.raises(ConfigError, match=match):
+            build(m, info())
+
+    refused("ap3d_resnet50", nets.content_encoder, dict(backbone="ap3d_resnet50"))
+    refused("narrow_widths", nets.content_encoder, dict(narrow_widths=(4, 8)))
+    refused("style", nets.content_encoder, dict(style="mixstyle"))
+    refused("guided", dfen.Dfen, attention_form="guided")
+    refused("direid.replay", dfen.Dfen, replay="memory")
 
 
 # ---- second stage
@@ -178,39 +185,42 @@ def test_what_cannot_be_cut():
 )
 def test_attention_inputs(source, form):
     """Shapes of all forms, and the networks that they need."""
-    m = config(attention_input=source, attention_form=form)
-    models, x = dfen.build(m, info()), triples()["x_i"]
-    variables = jax.eval_shape(lambda: dfen.init(jax.random.key(0), x, models))
-    assert ("D_deg" in variables) == (source in ("score", "feature"))
+    method = dfen.Dfen(config(attention_input=source, attention_form=form), info())
+    nets_ = jax.eval_shape(method.init, jax.random.key(0)).nets
+    assert ("D_deg" in nets_) == (source in ("score", "feature"))
 
-    def forward(variables):
-        out, stats = dfen.forward(variables, x, True, models=models, key=jax.random.key(0))
+    def forward(nets_, x):
+        out, stats = method.forward(nets_, x, True, jax.random.key(0))
         return out.f_fuse, out.test()["fuse"], stats
 
-    fused, test, stats = jax.eval_shape(forward, variables)
+    fused, test, stats = jax.eval_shape(forward, nets_, triples()["x_i"])
     assert fused.shape == (4, 8 + 12) and test.shape == (4, 12) and "A_deg" in stats
 
 
 @pytest.fixture(scope="module")
 def second():
     """(before, after, metrics, outputs before) of one step of the paper's second stage."""
-    m = config()
-    models, tx, b = dfen.build(m, info()), reid.optimiser(m, info()), triples()
-    x, pid = b["x_i"], jnp.array([0, 0, 1, 1])
-    state = jax.jit(lambda k, x: reid.init_state(k, x, models=models, tx=tx))(jax.random.key(0), x)
+    method = dfen.Dfen(config(), info())
+    x, pid = triples()["x_i"], jnp.array([0, 0, 1, 1])
+    state = jax.jit(method.init)(jax.random.key(0))
 
     def step(state):
-        out, _ = dfen.forward(state.nets, x, False, models=models)
-        return reid.update(state, x, pid, jax.random.key(1), models=models, tx=tx, config=m), out
+        out, _ = method.forward(state.nets, x, False)
+        weights = method.apply(
+            state.nets, "A_deg", *method.described(state.nets, x, out.f_sen, False, None), False
+        )
+        f_sen = method.apply(state.nets, "E_id", x, False)
+        by_hand = weights, f_sen, judges.scores(method.modules["D_deg"], state.nets["D_deg"], x)
+        return method.update(state, x, pid, jax.random.key(1)), out, by_hand
 
-    (new, metrics), out = jax.jit(step)(state)
-    return state, new, metrics, out, models
+    (new, metrics), out, by_hand = jax.jit(step)(state)
+    return state, new, metrics, out, by_hand
 
 
 def test_second_stage_trains_all_but_d_deg(second):
     old, new, metrics, *_ = second
     assert difference(old.nets["D_deg"], new.nets["D_deg"]) == 0
-    for net in reid.TRAINED:
+    for net in dfen.TRAINED:
         assert difference(old.nets[net]["params"], new.nets[net]["params"]) > 0, net
         assert difference(old.nets[net]["batch_stats"], new.nets[net]["batch_stats"]) > 0, net
     for part in (old.nets["E_con"]["params"]["base"], old.nets["E_id"]["params"]["base"]):
@@ -222,16 +232,24 @@ def test_second_stage_trains_all_but_d_deg(second):
 
 
 def test_features_are_in_the_stated_order(second):
-    old, _, _, out, models = second
+    old, _, _, out, (weights, f_sen, scores) = second
     np.testing.assert_array_equal(out.f_fuse, jnp.concatenate([out.f_sen, out.f_inv], -1))
-    x = triples()["x_i"]
-    scores = gan.scores(models.D_deg, old.nets["D_deg"], x)
-    weights = models.A_deg.apply(old.nets["A_deg"], scores, False)
-    f_sen = models.E_id.apply(old.nets["E_id"], x, False)
     assert ((weights > 0) & (weights < 1)).all()
     np.testing.assert_allclose(out.f_sen, f_sen * weights, rtol=1e-4, atol=1e-6)
-    degraded = gan.degradation_score(models.D_deg, old.nets["D_deg"], x)
-    np.testing.assert_allclose(degraded, -scores.mean(-1), rtol=1e-5)
+    by_scores = dfen.Dfen(config(), info()).apply(old.nets, "A_deg", scores, False)
+    np.testing.assert_allclose(weights, by_scores, rtol=1e-4, atol=1e-6)
+
+
+def test_degradation_score():
+    """The mean over scales, its sign turned."""
+
+    class Net:
+        def apply(self, params, x):
+            return [x + 1, 3 * x[:, :1]]
+
+    x = jnp.arange(8.0).reshape(2, 2, 2, 1)
+    want = [-((1.5 + 1) + 3 * 0.5) / 2, -((5.5 + 1) + 3 * 4.5) / 2]
+    np.testing.assert_allclose(judges.degradation_score(Net(), None, x), want)
 
 
 def test_agreement_of_replayed_images():
@@ -243,19 +261,8 @@ def test_agreement_of_replayed_images():
     m = (a + b) / 2
     js = ((a * np.log(a / m)).sum(-1) + (b * np.log(b / m)).sum(-1)).mean() / 2
     for kind, want in (("kl", kl), ("kl_detach", kl), ("js", js), ("js_detach", js)):
-        value, (to_p, to_q) = jax.value_and_grad(lambda p, q, k=kind: reid.agreement(p, q, k), (0, 1))(p, q)
+        value, (to_p, to_q) = jax.value_and_grad(lambda p, q, k=kind: dfen.agreement(p, q, k), (0, 1))(p, q)
         np.testing.assert_allclose(value, want, rtol=1e-5)
         assert (np.abs(to_p).max() > 0) == (not kind.endswith("detach")) and np.abs(to_q).max() > 0
     with pytest.raises(ConfigError, match="replay_loss"):
-        reid.agreement(p, q, "l2")
-
-
-def test_codes_for_the_bank():
-    """The mean of a picture's code and its mirror image's."""
-    m, x = config(), triples()["x_i"]
-    net = nets.degradation_encoder(m)
-    variables = jax.jit(lambda x: nets.init(net, jax.random.key(0), x))(x)
-    got = jax.jit(lambda x: reid.codes(net, variables, x))(x)
-    code = jax.jit(lambda x: net.apply(variables, x[None])[0])
-    want = [(code(v) + code(v[:, ::-1])) / 2 for v in x]
-    np.testing.assert_allclose(got, jnp.stack(want), rtol=1e-4, atol=1e-6)
+        dfen.agreement(p, q, "l2")

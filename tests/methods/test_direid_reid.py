@@ -5,37 +5,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
-from methods.direid_small import config, info, triples
+from methods.direid_small import SIZE, config, info, triples
 from small import difference
 
-from reid_jax.methods import direid
-from reid_jax.methods.direid import dfen, gan, reid
-from reid_jax.train import stages
+from reid_jax.methods.direid import dfen, nets
 
 PID = np.array([0, 0, 1, 1], np.int32)
-IMAGES = 9  # in the bank
 OLD = ("old_E_con", "old_G", "old_E_deg")
 
 
 class Replay:
     """Steps of the journal's second stage on one batch, the replay's weight an argument."""
 
-    def __init__(self, kind):
-        self.m = config("journal", replay=kind)
-        facts = info()._replace(num_images=IMAGES)
-        method = direid.stages(self.m, facts)["dfen"]
-        self.models, self.old = dfen.build(self.m, facts), gan.build(self.m, facts)
-        self.tx, self.x = reid.optimiser(self.m, facts), triples()["x_i"]
-        self.start = filled(jax.eval_shape(method.init, jax.random.key(0), stages.example_batch(self.m)))
-        if kind == "bank":
-            codes = np.random.default_rng(1).standard_normal((IMAGES, self.m.direid.code_dim))
-            self.start.nets["bank"] = {"codes": jnp.asarray(codes, jnp.float32)}
+    def __init__(self, form):
+        self.method, self.x = dfen.Dfen(config("journal", replay=form), info()), triples()["x_i"]
+        self.start = filled(jax.eval_shape(self.method.init, jax.random.key(0)))
         self.step = jax.jit(self.update)
 
     def update(self, state, weight, step):
-        m = config("journal", replay=self.m.direid.replay, w_replay=weight)
-        options = dict(models=self.models, tx=self.tx, config=m, gan_models=self.old)
-        return reid.update(state, self.x, PID, jax.random.key(step), **options)
+        m = config("journal", replay=self.method.replays, w_replay=weight)
+        return dfen.Dfen(m, info()).update(state, self.x, PID, jax.random.key(step))
+
+    def known(self):
+        """The codes that may be drawn: the bank's, or those of the batch, image by image."""
+        if self.method.replays == "bank":
+            return self.start.memory["codes"]
+        code = jax.jit(lambda x: self.method.apply(self.start.nets, "old_E_deg", x[None])[0])
+        return np.stack([code(x) for x in self.x])
 
 
 def filled(state):
@@ -50,8 +46,9 @@ def filled(state):
         return jnp.asarray(gain * noise, leaf.dtype)
 
     nets = {path: draw(path, leaf) for path, leaf in traverse_util.flatten_dict(state.nets).items()}
+    memory = {name: jnp.asarray(rng.standard_normal(x.shape), x.dtype) for name, x in state.memory.items()}
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
-    return zeros._replace(nets=traverse_util.unflatten_dict(nets))
+    return zeros._replace(nets=traverse_util.unflatten_dict(nets), memory=memory)
 
 
 @pytest.fixture(scope="module", params=["bank", pytest.param("shuffle", marks=pytest.mark.slow)])
@@ -68,7 +65,7 @@ def test_the_replay_trains_e_con_alone(replay):
     assert [plain[n] for n in ("fuse", "inv", "sen")] == parts
     change = {
         n: difference(with_.nets[n]["params"], without.nets[n]["params"])
-        for n in reid.TRAINED
+        for n in dfen.TRAINED
         if n in with_.nets
     }
     assert change.keys() == {"E_con", "E_id", "C"}
@@ -82,42 +79,48 @@ def test_steps_leave_what_is_replayed(replay):
         state, found = replay.step(state, 5.0, step)
         assert all(np.isfinite(v) for v in found.values())
     assert int(state.step) == 5 and replay.step._cache_size() == 1
-    kept = {n for n in state.nets if n.startswith("old_") or n == "bank"}
-    assert kept == {*OLD} | ({"bank"} if replay.m.direid.replay == "bank" else set())
-    assert difference({n: state.nets[n] for n in kept}, {n: replay.start.nets[n] for n in kept}) == 0
+    kept = {n for n in state.nets if n.startswith("old_")}
+    assert kept == {*OLD} and {*state.memory} == ({"codes"} if replay.method.replays == "bank" else set())
+    frozen, began = (({n: s.nets[n] for n in kept}, s.memory, s.step * 0) for s in (state, replay.start))
+    assert difference(frozen, began) == 0
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((state.nets, state.opt)))
 
 
 def test_replayed_pictures(replay):
     """The decoded contents of the batch with codes of the bank, or of the batch in another order."""
-    kind, nets = replay.m.direid.replay, replay.start.nets
-    codes = jax.jit(lambda x, key: reid.replay_codes(replay.start, x, key, replay.old, kind))
-    drawn = [np.asarray(codes(replay.x, jax.random.key(i))) for i in range(8)]
-    known = nets["bank"]["codes"] if kind == "bank" else codes_of(replay)
+    method, known = replay.method, replay.known()
+    codes = jax.jit(jax.vmap(lambda key: method.replay_codes(replay.start, replay.x, key)))
+    drawn = np.asarray(codes(jax.vmap(jax.random.key)(jnp.arange(8))))
     rows = [np.abs(code[:, None] - known).max(-1) for code in drawn]
     assert max(r.min(1).max() for r in rows) < 1e-5  # every code is one of the known
     orders = [tuple(r.argmin(1)) for r in rows]
     assert len(set(orders)) > 1
-    if kind == "shuffle":
+    if method.replays == "shuffle":
         assert all(sorted(o) == [0, 1, 2, 3] for o in orders)
 
     @jax.jit
-    def pictures(frozen, x, code):
-        return reid.replay(frozen, x, code, replay.old)
+    def slopes(nets, x, key):
+        def made(nets, x):
+            pictures = method.replay(replay.start._replace(nets=nets), x, key)
+            return pictures.sum(), pictures
 
-    @jax.jit
-    def slopes(*args):
-        return jax.grad(lambda *a: pictures(*a).sum(), (0, 1, 2))(*args)
+        return jax.grad(made, (0, 1), has_aux=True)(nets, x)
 
-    frozen = {n: nets[f"old_{n}"] for n in ("E_con", "G")}
-    args = frozen, replay.x, jnp.asarray(drawn[0])
-    made = np.asarray(pictures(*args))
-    assert made.shape == replay.x.shape and made.std() > 0
-    assert np.abs(made - pictures(frozen, replay.x, drawn[0][::-1])).max() > 1e-4
-    assert not any(np.any(g) for g in jax.tree.leaves(slopes(*args)))
+    old = {n: replay.start.nets[n] for n in OLD}
+    grads, pictures = slopes(old, replay.x, jax.random.key(0))
+    grads_, others = slopes(old, replay.x, jax.random.key(1))
+    assert pictures.shape == replay.x.shape and np.std(pictures) > 0
+    assert orders[0] != orders[1] and np.abs(pictures - others).max() > 1e-4
+    assert not any(np.any(g) for g in jax.tree.leaves((grads, grads_)))
 
 
-def codes_of(replay):
-    """E_d's codes of the batch, image by image."""
-    code = jax.jit(lambda x: replay.old.E_deg.apply(replay.start.nets["old_E_deg"], x[None])[0])
-    return np.stack([code(x) for x in replay.x])
+def test_codes_for_the_bank():
+    """The mean of a picture's code and its mirror image's."""
+    method = dfen.Dfen(config("journal"), info())
+    image = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
+    module, x = method.modules["old_E_deg"], method.plain(image)
+    variables = jax.jit(lambda x: nets.init(module, jax.random.key(0), x))(x)
+    got = jax.jit(method.codes)(variables, image)
+    code = jax.jit(lambda x: module.apply(variables, x[None])[0])
+    want = [(code(v) + code(v[:, ::-1])) / 2 for v in x]
+    np.testing.assert_allclose(got, jnp.stack(want), rtol=1e-4, atol=1e-6)

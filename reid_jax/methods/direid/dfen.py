@@ -1,88 +1,27 @@
 """DFEN, DI-REID's second stage: f_sen weighted by the degradation, f_inv, and their fusion.
 
-Networks, each its own tree: E_con (content encoder), E_id (identity encoder, whole or on E_con's stem), C
-(classifier of both features), A_deg (attention); frozen ones that only the attention reads: D_deg or E_deg.
+Networks: E_con (content encoder), E_id (identity encoder, whole or on E_con's stem), C (classifier of both
+features), A_deg (attention). Frozen ones of the stage gan: D_deg or E_deg, which only the attention reads;
+for the replay old_E_con, old_G, old_E_deg. Replay "bank": state.memory["codes"] f32[num_images,code_dim].
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from reid_jax.config import choice
 from reid_jax.errors import ConfigError
-from reid_jax.methods.direid import nets
-from reid_jax.methods.direid.layers import LinearBlock, Mlp, run, wide
-from reid_jax.models.layers import kernel_uniform, uniform
+from reid_jax.losses import distill
+from reid_jax.methods import _steps
+from reid_jax.methods.direid import attention, gan
+from reid_jax.methods.direid import nets as networks
+from reid_jax.methods.direid.stage import STEM, Stage, graft, moved, reid
 
-INPUTS = ("score", "feature", "code", "self", "none")
-FORMS = ("sigmoid", "softmax", "guided")
-
-
-class Attention(nn.Module):
-    """Weights of f_sen's channels from a description of the degradation: f[B,C] -> [B,features] in 0..1.
-
-    pairs: softmax over the outputs i and i + features, the first half kept; else a sigmoid.
-    """
-
-    features: int = 2048
-    hidden: int = 256
-    pairs: bool = False
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(self, x, train):
-        widths = (self.hidden,) * 3 + (self.features * (2 if self.pairs else 1),)
-        x = Mlp(widths, True, nn.relu, True, self.axis_name, name="mlp")(lax.stop_gradient(wide(x)), train)
-        if self.pairs:
-            first, second = jnp.split(x, 2, -1)
-            return jax.nn.sigmoid(first - second)
-        return jax.nn.sigmoid(x)
-
-
-class GuidedAttention(nn.Module):
-    """Weights [B,features] from a latent vector made of f_sen or of a degradation code [B,C]."""
-
-    features: int = 2048
-    hidden: int = 256
-    latent: int = 128
-    axis_name: str | None = None
-
-    def setup(self):
-        widths, axis_name = (self.hidden, self.hidden, self.latent), self.axis_name
-        self.identity2latent = Mlp(widths, True, nn.relu, True, axis_name)
-        init = (kernel_uniform, uniform(self.latent))
-        self.deg2latent = LinearBlock(self.latent, True, nn.relu, *init, axis_name)
-        self.latent2weight = nn.Dense(self.features, use_bias=False, kernel_init=kernel_uniform)
-
-    def from_feature(self, f_sen, train):
-        return jax.nn.sigmoid(self.latent2weight(self.identity2latent(lax.stop_gradient(f_sen), train)))
-
-    def from_code(self, code, train):
-        return jax.nn.sigmoid(self.latent2weight(self.deg2latent(lax.stop_gradient(code), train)))
-
-    def __call__(self, f_sen, code, by_code, train):
-        """By the code where by_code (bool[]) holds, else by f_sen; without a code (None) by f_sen.
-
-        In training the running statistics of both ways move.
-        """
-        feature = self.from_feature(f_sen, train)
-        return feature if code is None else jnp.where(by_code, self.from_code(code, train), feature)
-
-
-class Models(NamedTuple):
-    """Modules of the second stage; those a config does not have are None."""
-
-    E_con: Any
-    E_id: Any
-    C: Any
-    A_deg: Any = None
-    D_deg: Any = None
-    E_deg: Any = None
-    shared: bool = False  # E_id is only the last stage, on E_con's stem
-    attention: str = "none"  # one of INPUTS
+REPLAYS = ("off", "bank", "shuffle")
+TRAINED = ("E_con", "E_id", "C", "A_deg")
+REPLAYED = ("E_con", "G", "E_deg")  # of the stage gan, here under old_NAME
 
 
 class Outputs(NamedTuple):
@@ -103,113 +42,186 @@ class Outputs(NamedTuple):
         return {"fuse": fuse, "inv": self.neck_inv, "sen": self.neck_sen}
 
 
-def build(config, info):
-    """Models of config.direid."""
-    d, m = config.direid, config.model
-    axis_name = None if m.bn_group == "device" else info.axis_name
-    shared = choice("direid.dfen", d.dfen, ("dual", "shared")) == "shared"
-    source = choice("direid.attention_input", d.attention_input, INPUTS)
-    choice("direid.attention_form", d.attention_form, FORMS)
-    E_con, E_id = nets.content_encoder(config, info), nets.identity_encoder(config, info, shared)
-    dtype = E_con.base.dtype
-    models = Models(E_con, E_id, nets.class_block(config, info), shared=shared, attention=source)
-    if source == "none":
-        return models
-    if d.attention_form == "guided" and source not in ("code", "self"):
-        raise ConfigError(
-            "config.direid.attention_form 'guided' works on degradation codes or f_sen: set attention_input "
-            "to 'code' or 'self'"
-        )
-    features = _features(config, info, E_id)
-    fields = dict(hidden=d.attention_dim, axis_name=axis_name)
-    if d.attention_form == "guided":
-        attention = GuidedAttention(features, latent=d.code_dim, **fields)
-    else:
-        attention = Attention(features, pairs=d.attention_form == "softmax", **fields)
-    models = models._replace(A_deg=attention)
-    if source in ("score", "feature"):
-        return models._replace(D_deg=nets.degradation_discriminator(config, dtype))
-    if source == "code":
-        return models._replace(E_deg=nets.degradation_encoder(config, dtype))
-    return models
+class Dfen(Stage):
+    """Stage "dfen"; with a replay the earlier stage's networks stay beside those that are trained."""
+
+    nets = ("fuse", "inv", "sen")
+
+    def __init__(self, config, info):
+        super().__init__(config, info)
+        d = config.direid
+        self.shared = choice("direid.dfen", d.dfen, ("dual", "shared")) == "shared"
+        self.replays = choice("direid.replay", d.replay, REPLAYS)
+        self.modules = {
+            "E_con": networks.content_encoder(config, info),
+            "E_id": networks.identity_encoder(config, info, self.shared),
+            "C": networks.class_block(config, info),
+            **attention.modules(config, info),
+        }
+        if "gan" in config.train.skip and (self.modules.keys() & {"D_deg", "E_deg"} or self.replays != "off"):
+            raise ConfigError(
+                "config.train.skip leaves out the stage gan, which the attention and the replay need: set "
+                "config.direid.attention_input to 'none' or 'self' and config.direid.replay to 'off'"
+            )
+        if self.replays != "off":
+            earlier = gan.modules(config, info)
+            self.modules |= {f"old_{n}": earlier[n] for n in REPLAYED}
+        self.tx = {n: _steps.optimiser(config.optim, self.info) for n in TRAINED if n in self.modules}
+        self.rate = _steps.schedule(config.optim, self.info, config.optim.lr)
+
+    # ---- the state
+
+    def init(self, key):
+        nets, memory = self.init_networks(key, self.blank()), {}
+        if self.replays != "off":
+            earlier = gan.init_networks({n: self.modules[f"old_{n}"] for n in REPLAYED}, key, self.blank())
+            nets |= {f"old_{n}": variables for n, variables in earlier.items()}
+        if self.replays == "bank":
+            memory["codes"] = jnp.zeros((self.info.num_images, self.config.direid.code_dim))
+        return self.fresh(nets, self.tx, memory)
+
+    def init_networks(self, key, image):
+        """Fresh variables of all networks but the replay's for images [B,H,W,3]."""
+        keys = dict(zip(TRAINED, jax.random.split(key, 4), strict=True))
+        nets = {"E_con": networks.init(self.modules["E_con"], keys["E_con"], image)}
+        f_inv, last = self.apply(nets, "E_con", image, False, method="shared")
+        x = last if self.shared else image
+        nets["E_id"] = networks.init(self.modules["E_id"], keys["E_id"], x)
+        f_sen = self.apply(nets, "E_id", x, False)
+        nets["C"] = dict(self.modules["C"].init(keys["C"], jnp.concatenate([f_sen, f_inv], -1), False))
+        for name in ("D_deg", "E_deg"):
+            if name in self.modules:
+                nets[name] = networks.init(self.modules[name], keys["A_deg"], image)
+        if "A_deg" in self.modules:
+            described = self.described(nets, image, f_sen, False, None)
+            nets["A_deg"] = dict(self.modules["A_deg"].init(keys["A_deg"], *described, False))
+        return nets
+
+    def inherit(self, state, load, extract):
+        new, teacher = dict(state.nets), load("teacher", "E_id")
+        new["E_id"] = graft(new["E_id"], teacher)
+        if "gan" in self.config.train.skip:
+            new["E_con"] = graft(new["E_con"], teacher, STEM)
+            return state._replace(nets=new)
+        for name in new.keys() - {"E_id", "C", "A_deg"}:
+            new[name] = graft(new[name], load("gan", name.removeprefix("old_")))
+        if self.replays == "bank":
+            codes = jnp.asarray(extract(self.codes, new["old_E_deg"]))
+            state = state._replace(memory={"codes": codes})
+        return state._replace(nets=new)
+
+    def codes(self, variables, image):
+        """The bank's entries f[B,D] of images u8[B,H,W,3] by old_E_deg: the mean with the mirrored ones."""
+        x = self.plain(image)
+        both = self.apply({"old_E_deg": variables}, "old_E_deg", jnp.concatenate([x, x[:, :, ::-1]]))
+        return sum(jnp.split(both, 2)) / 2
+
+    # ---- forward
+
+    def features(self, nets, x, net):
+        return self.forward(nets, x, False)[0].test()[net]
+
+    def forward(self, nets, x, train, key=None):
+        """(Outputs, {network: batch_stats}) of normalised images [B,H,W,3].
+
+        nets: {network: variables}. key: for dropout and the guided attention's choice, in training.
+        """
+        stats, keys = {}, [None] * 4 if key is None else jax.random.split(key, 4)
+
+        def call(name, *args, method=None, key=None):
+            options = dict(train=train, method=method, key=key)
+            out, stats[name] = self.run(moved(nets, stats), name, *args, **options)
+            return out
+
+        f_inv, last = call("E_con", x, method="shared")
+        f_sen = call("E_id", last if self.shared else x)
+        if "A_deg" in self.modules:
+            f_sen = f_sen * call("A_deg", *self.described(nets, x, f_sen, train, keys[3]))
+        neck_inv, p_inv = call("E_con", f_inv, method="classify", key=keys[0])
+        neck_sen, p_sen = call("E_id", f_sen, method="classify", key=keys[1])
+        f_fuse = jnp.concatenate([f_sen, f_inv], -1)
+        _, p_fuse = call("C", f_fuse, key=keys[2])
+        return Outputs(f_fuse, f_inv, f_sen, p_fuse, p_inv, p_sen, neck_inv, neck_sen), stats
+
+    def described(self, nets, x, f_sen, train, key):
+        """A_deg's arguments: a description f[B,C] of the degradation of x, for the form "guided" f_sen too.
+
+        The description is of D_deg's scores or features, of E_deg's codes, or f_sen; it gets no gradient.
+        """
+        source = self.config.direid.attention_input
+        if source == "score":
+            given = jnp.stack([o.mean((1, 2, 3)) for o in self.apply(nets, "D_deg", x)], -1)
+        elif source == "feature":
+            given = self.apply(nets, "D_deg", x, method="pooled")
+        elif source == "code":
+            given = self.apply(nets, "E_deg", x)
+        else:
+            given = f_sen
+        given = lax.stop_gradient(given)
+        if self.config.direid.attention_form != "guided":
+            return (given,)
+        # training draws one of the two ways for the whole batch, tests go by the code
+        by_code = jax.random.bernoulli(key) if train and source == "code" else True
+        return f_sen, None if source == "self" else given, by_code
+
+    # ---- the step
+
+    def step(self, state, batch):
+        x, pid = self.view(batch["train"]), batch["train"]["pid"]
+        new, metrics = self.update(state, x, pid, self.device_key(self.key(state)))
+        return new, metrics | {"lr": self.rate(state.step)}
+
+    def update(self, state, x, pid, key):
+        """One iteration: (State, {name: f32[]}); x f[B,H,W,3] normalised, pid i32[B], key for all draws."""
+        code_key, first_key, second_key = jax.random.split(key, 3)
+        other = None if self.replays == "off" else self.replay(state, x, code_key)
+
+        def loss(trained):
+            nets, replayed = {**state.nets, **trained}, None
+            out, stats = self.forward(nets, x, True, first_key)
+            if other is not None:
+                again, stats = self.forward(moved(nets, stats), other, True, second_key)
+                replayed = again.p_inv
+            values = self.losses(out, pid, replayed)
+            total = sum(values.values())
+            accuracy = jnp.mean(out.p_fuse.argmax(-1) == pid)
+            return total, stats, {"loss": total, **values, "accuracy": accuracy}, None
+
+        new, metrics, _ = self.descend(loss, state, self.tx)
+        return new, metrics
+
+    def losses(self, out, pid, replayed=None):
+        """Weighted losses of Outputs (eq. 14), {"fuse", "inv", "sen"[, "smooth"]: f[]}, of labels i32[B].
+
+        replayed: logits p_inv [B,K] of the replayed images.
+        """
+        d = self.config.direid
+        values = {}
+        for name, weight in dict(fuse=d.w_fuse, inv=d.w_inv_reid, sen=d.w_sen_reid).items():
+            logits, feature = getattr(out, f"p_{name}"), getattr(out, f"f_{name}")
+            values[name] = weight * reid(logits, feature, pid, self.config.loss, self.axis)
+        if replayed is not None:
+            values["smooth"] = d.w_replay * agreement(out.p_inv, replayed, d.replay_loss)
+        return values
+
+    def replay(self, state, x, key):
+        """Images [B,H,W,3] with the content of x and other degradations, no gradient."""
+        c, _ = self.run(state.nets, "old_E_con", x, train=False, method="content")
+        made = self.apply(state.nets, "old_G", c, self.replay_codes(state, x, key))
+        return lax.stop_gradient(made).astype(x.dtype)
+
+    def replay_codes(self, state, x, key):
+        """Codes f[B,D] for a batch: random entries of the bank, or those of x permuted."""
+        if self.replays == "bank":
+            codes = state.memory["codes"]
+            return codes[jax.random.randint(key, (len(x),), 0, len(codes))]
+        return jax.random.permutation(key, self.apply(state.nets, "old_E_deg", x))
 
 
-def _features(config, info, E_id):
-    """Channels of f_sen."""
-    whole = nets.identity_encoder(config, info)
-    image = jax.ShapeDtypeStruct((1, config.data.height, config.data.width, 3), jnp.float32)
-    shape = jax.eval_shape(lambda x: nets.init(whole, jax.random.key(0), x), image)["params"]
-    return shape["classifier"]["add_block_0"]["kernel"].shape[0]
-
-
-def init(key, image, models):
-    """Fresh variables of every network for images [B,H,W,3], by name; D_deg and E_deg come from stage one."""
-    keys = dict(zip(("E_con", "E_id", "C", "A_deg"), jax.random.split(key, 4), strict=True))
-    image = image[:2]
-    found = {"E_con": nets.init(models.E_con, keys["E_con"], image)}
-    f_inv, last = models.E_con.apply(found["E_con"], image, False, method="shared")
-    own = last if models.shared else image
-    found["E_id"] = nets.init(models.E_id, keys["E_id"], own)
-    f_sen = models.E_id.apply(found["E_id"], own, False)
-    fused = jnp.concatenate([f_sen, f_inv], -1)
-    found["C"] = dict(models.C.init(keys["C"], fused, False))
-    for name in ("D_deg", "E_deg"):
-        module = getattr(models, name)
-        if module is not None:
-            found[name] = nets.init(module, keys["A_deg"], image)
-    if models.A_deg is not None:
-
-        def first(name, *args):
-            found[name] = dict(getattr(models, name).init(keys[name], *args, False))
-            return 1
-
-        attend(first, found, image, f_sen, models, False, None)
-    return found
-
-
-def describe(variables, x, f_sen, models):
-    """What the attention is given, [B,C] without gradient: scores or features of D_deg, codes, or f_sen."""
-    if models.attention == "score":
-        maps = models.D_deg.apply(variables["D_deg"], x)
-        given = jnp.stack([o.mean((1, 2, 3)) for o in maps], -1)
-    elif models.attention == "feature":
-        given = models.D_deg.apply(variables["D_deg"], x, method="pooled")
-    elif models.attention == "code":
-        given = models.E_deg.apply(variables["E_deg"], x)
-    else:
-        given = f_sen
-    return lax.stop_gradient(given)
-
-
-def forward(variables, x, train, *, models, key=None):
-    """(Outputs, {network: batch_stats}) of normalised images [B,H,W,3].
-
-    variables: {network: variables}. key: for dropout and the guided attention's choice, in training.
-    """
-    stats = {}
-    keys = [None] * 4 if key is None else jax.random.split(key, 4)
-
-    def call(name, *args, method=None, key=None):
-        own = {**variables[name], "batch_stats": stats.get(name, variables[name].get("batch_stats", {}))}
-        out, stats[name] = run(getattr(models, name), own, *args, train=train, method=method, key=key)
-        return out
-
-    f_inv, last = call("E_con", x, method="shared")
-    f_sen = call("E_id", last if models.shared else x)
-    if models.A_deg is not None:
-        f_sen = f_sen * attend(call, variables, x, f_sen, models, train, keys[3])
-    neck_inv, p_inv = call("E_con", f_inv, method="classify", key=keys[0])
-    neck_sen, p_sen = call("E_id", f_sen, method="classify", key=keys[1])
-    f_fuse = jnp.concatenate([f_sen, f_inv], -1)
-    _, p_fuse = call("C", f_fuse, key=keys[2])
-    return Outputs(f_fuse, f_inv, f_sen, p_fuse, p_inv, p_sen, neck_inv, neck_sen), stats
-
-
-def attend(call, variables, x, f_sen, models, train, key):
-    """Weights [B,D] of f_sen; call(name, *args) applies a network."""
-    given = describe(variables, x, f_sen, models)
-    if not isinstance(models.A_deg, GuidedAttention):
-        return call("A_deg", given)
-    # training draws one of the two ways for the whole batch, tests go by the code
-    by_code = jax.random.bernoulli(key) if train and models.attention == "code" else True
-    return call("A_deg", f_sen, None if models.attention == "self" else given, by_code)
+def agreement(logits, replayed, kind):
+    """Distance of the predictions on replayed images from those on the images themselves, [B,K] each."""
+    choice("direid.replay_loss", kind, ("kl", "kl_detach", "js", "js_detach"))
+    detach = kind.endswith("_detach")
+    if kind.startswith("kl"):
+        return distill.kl(logits, replayed, detach=detach)
+    return distill.js(lax.stop_gradient(logits) if detach else logits, replayed)

@@ -3,7 +3,7 @@
 A batch is a triple of images: x_i, its synthetic degradation x_j, another real image x_k. Even steps are
 "self" phases on (a, b) = (x_i, x_j), odd ones "cross" phases on (x_i, x_k). x_pq = G(c_p, d_q) has the
 content of p and the degradation of q. D_deg scores quality: higher is BETTER, the paper's sign turned;
-reports show `degradation_score`.
+reports show `judges.degradation_score`.
 
     term       of the generator                                                 phases
     inv        L1(c_a, c_b)                                                     self
@@ -15,7 +15,8 @@ reports show `degradation_score`.
     deg        generated images have the degradation they were given            both
 """
 
-from typing import Any, NamedTuple
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,27 +25,19 @@ from flax import traverse_util
 from jax import lax
 
 from reid_jax.config import choice
+from reid_jax.data import streams
 from reid_jax.losses import distill, identity
-from reid_jax.methods import State, parts
-from reid_jax.methods.direid import nets
-from reid_jax.methods.direid.layers import run, wide
+from reid_jax.methods import State, _optim, _steps
+from reid_jax.methods.direid import judges, layers, study
+from reid_jax.methods.direid import nets as networks
+from reid_jax.methods.direid.layers import wide
+from reid_jax.methods.direid.stage import STEM, Stage, graft, moved
 from reid_jax.models.layers import BatchNorm
 
 TERMS = ("inv", "self_rec", "rec", "pre", "id", "real", "deg")
 GENERATOR = ("E_con", "E_deg", "G")
 DISCRIMINATORS = ("D_real", "D_deg")
-
-
-class Models(NamedTuple):
-    """Modules of the first stage, the optimiser of every group of parameters; E_id is None without `pre`."""
-
-    E_con: Any
-    E_deg: Any
-    G: Any
-    D_real: Any
-    D_deg: Any
-    E_id: Any = None
-    tx: Any = None
+FROZEN = {"E_con": (STEM,)}  # modules of the trained networks that rest; the teacher E_id rests as a whole
 
 
 class Draws(NamedTuple):
@@ -55,112 +48,269 @@ class Draws(NamedTuple):
     key: jax.Array  # for dropout
 
 
-# ---- primitives (means over the device's images; means over devices are those of the global batch)
+class Ddgan(Stage):
+    """Stage "gan"; config.optim is its own, see config.stages.gan.
+
+    Trained in groups, each with an optimiser state of its own (`group_of`): D_real and D_deg step first, then
+    the generator's losses see the new ones on the same images. E_con's stem and E_id are the teacher's.
+    """
+
+    nets = ("inv",)
+
+    def __init__(self, config, info):
+        super().__init__(config, info)
+        d = config.direid
+        choice("direid.gan_form", d.gan_form, ("ls", "log"))
+        choice("direid.reality_self", d.reality_self, ("synthetic", "swapped"))
+        choice("direid.rank_generator", d.rank_generator, ("inputs", "generated"))
+        self.modules = modules(config, info)
+        self.terms = {cross: terms(config, cross) for cross in (False, True)}
+        self.weight = weights(d)
+        self.semi = config.data.pairs == "semi"  # x_i is known to be good, x_k poor
+        self.tx = optimiser(config.optim)
+        self.study = study.of(self)
+
+    def streams(self, state):
+        """Triples of the labelled rows."""
+        del state
+        return {"train": streams.triples(self.info.labelled, self.config.data, self.config.seed)}
+
+    def init(self, key):
+        """E_id and E_con's stem are to be taken from the teacher."""
+        nets = init_networks(self.modules, key, self.blank())
+        groups = split_groups(trained(nets, (*GENERATOR, *DISCRIMINATORS)))
+        return State(jnp.int32(0), nets, {name: self.tx.init(leaves) for name, leaves in groups.items()}, {})
+
+    def inherit(self, state, load, extract):
+        del extract
+        new, teacher = dict(state.nets), load("teacher", "E_id")
+        new["E_con"] = graft(new["E_con"], teacher, STEM)
+        if "E_id" in new:
+            new["E_id"] = graft(new["E_id"], teacher)
+        return state._replace(nets=new)
+
+    def features(self, nets, x, net):
+        return self.run(nets, "E_con", x, train=False, method="identity")[0]
+
+    # ---- the step
+
+    def step(self, state, batch):
+        new, metrics = self.update(state, self.images(batch["train"]), self.draw(state))
+        return new, metrics | {"lr": self.rate(state.step)}
+
+    def images(self, batch):
+        """{x_i, x_j, x_k f[B,H,W,3] (normalised), pid_i, pid_k i32[B]}; pid_k is of x_k, x_j has x_i's."""
+        x = {f"x_{name}": self.plain(batch["image"][:, i]) for i, name in enumerate("ijk")}
+        return x | {"pid_i": batch["pid"], "pid_k": batch["pid_k"]}
+
+    def draw(self, state):
+        """Draws of a step: the phases take turns, or self has the probability sync_prob if that is >= 0."""
+        phase_key, first_key, dropout = jax.random.split(self.key(state), 3)
+        p = self.config.direid.sync_prob
+        cross = state.step % 2 == 1 if p < 0 else jax.random.uniform(phase_key) >= p
+        return Draws(cross, jax.random.bernoulli(first_key), self.device_key(dropout))
+
+    def rate(self, step):
+        """Learning rate f32[]: lr * gamma ** (number of config.direid.gan_milestones <= the 0-based step)."""
+        optim = self.config.optim
+        passed = (jnp.asarray(tuple(self.config.direid.gan_milestones), jnp.int32) <= step).sum()
+        return optim.lr * jnp.float32(optim.gamma) ** passed
+
+    def update(self, state, batch, draws):
+        """One iteration on `images`: (State, {name: f32[]}), the phase chosen by draws.cross."""
+        phases = [functools.partial(self.phase, draws=draws, cross=cross) for cross in (True, False)]
+        return lax.cond(draws.cross, *phases, state, batch)
+
+    def phase(self, state, batch, draws, cross):
+        """One iteration of the phase `cross` (a Python bool): (State, metrics)."""
+
+        def make(params):
+            nets = with_params(state.nets, params)
+            return self.encode(nets, *pair(batch, cross), cross, train=True, key=draws.key)
+
+        params = trained(state.nets, GENERATOR)
+        out, pull, stats = jax.vjp(make, params, has_aux=True)
+        state, judged = self.discriminate(state, out, batch, draws, cross)
+
+        def total(out, params):
+            nets = with_params(state.nets, params)
+            values, changed = self.generator_losses(nets, out, stats, batch, cross)
+            return added(values), (values, changed)
+
+        (by_images, grads), (values, stats) = jax.grad(total, (0, 1), has_aux=True)(out, params)
+        grads = jax.tree.map(jnp.add, pull(by_images)[0], grads)
+        grads, stats = _steps.pmean((grads, stats), self.axis)
+        state = self.descended(state, params, grads, cross)
+        metrics = _steps.pmean(summary(values, judged, out), self.axis)
+        return state._replace(step=state.step + 1, nets=moved(state.nets, {"E_con": stats})), metrics
+
+    def discriminate(self, state, out, batch, draws, cross):
+        """(State with D_real and D_deg one step on, their losses)."""
+
+        def total(params):
+            judging = {n: {"params": p} for n, p in params.items()}
+            values = self.discriminator_losses(judging, out, batch, draws, cross)
+            return added(values), values
+
+        params = trained(state.nets, DISCRIMINATORS)
+        grads, values = jax.grad(total, has_aux=True)(params)
+        return self.descended(state, params, _steps.pmean(grads, self.axis), cross), values
+
+    def descended(self, state, params, grads, cross):
+        """State after a step of the groups that a phase trains; others and their moments stay as they are."""
+        rate, new, opt = self.rate(state.step), split_groups(params), dict(state.opt)
+        for name, grad in split_groups(grads).items():
+            if name in self.active(cross):
+                delta, opt[name] = self.tx.update(grad, opt[name], new[name])
+                new[name] = jax.tree.map(lambda p, d: (p - rate * d).astype(p.dtype), new[name], delta)
+        return state._replace(nets=with_params(state.nets, join_groups(new)), opt=opt)
+
+    def active(self, cross):
+        """Groups that a phase trains."""
+        there = self.terms[cross]
+        groups = {"generator"} | {g for g, t in (("D_real", "real"), ("D_deg", "deg")) if t in there}
+        return groups | ({"identity"} if "id" in there else set()) | (set() if cross else {"sync"})
+
+    # ---- forward
+
+    def encode(self, nets, x_a, x_b, cross, *, train, key=None):
+        """Codes and the four images of a pair: ({name: array}, E_con's batch_stats).
+
+        Names: f_a, f_b, c_a, c_b, d_a, d_b, x_aa, x_bb, x_ab, x_ba; where the phase has the term "id" also
+        p_a, p_b of the classifier. d_b is by E_d in the cross phase, else by E'_d.
+        """
+        E_con = self.modules["E_con"]
+        (f, c), stats = paired(E_con, nets["E_con"], jnp.stack([x_a, x_b]), train=train)
+        out = {"f_a": f[0], "f_b": f[1], "c_a": c[0], "c_b": c[1]}
+        if "id" in self.terms[cross]:
+            variables = {**nets["E_con"], "batch_stats": stats}
+            (_, p), stats = paired(E_con, variables, f, train=train, method="classify", key=key)
+            out["p_a"], out["p_b"] = p
+        if cross:
+            out["d_a"], out["d_b"] = jnp.split(self.apply(nets, "E_deg", jnp.concatenate([x_a, x_b])), 2)
+        else:
+            out["d_a"], out["d_b"] = self.apply(nets, "E_deg", x_a, x_b, method="both")
+        pairs = ("aa", "bb", "ab", "ba")
+        c = jnp.concatenate([out[f"c_{p}"] for p, _ in pairs])
+        d = jnp.concatenate([out[f"d_{q}"] for _, q in pairs])
+        images = jnp.split(self.apply(nets, "G", c, d), 4)
+        return out | {f"x_{p}": x for p, x in zip(pairs, images, strict=True)}, stats
+
+    def cycle(self, nets, stats, out, x_a, x_b, train):
+        """Images decoded from the codes of generated ones, against the originals: (L1 sum, batch_stats)."""
+        variables, made = {**nets["E_con"], "batch_stats": stats}, (out["x_ab"], out["x_ba"])
+        c, stats = paired(self.modules["E_con"], variables, jnp.stack(made), train=train, method="content")
+        d_b, d_a = jnp.split(self.apply(nets, "E_deg", jnp.concatenate(made)), 2)
+        images = self.apply(nets, "G", jnp.concatenate([*c]), jnp.concatenate([d_a, d_b]))
+        return 2 * judges.l1(images, jnp.concatenate([x_a, x_b])), stats
+
+    # ---- losses
+
+    def discriminator_losses(self, nets, out, batch, draws, cross):
+        """Weighted losses of D_real and D_deg, {"real", "deg": f[]} as far as the phase has them.
+
+        nets: {"D_real", "D_deg": {"params"}}, differentiated; out: of `encode`, taken without gradient.
+        """
+        out, values = lax.stop_gradient(out), {}
+        if "real" in self.terms[cross]:
+            values["real"] = self.weight["real"] * self.told_real(nets["D_real"], out, batch, draws, cross)
+        if "deg" in self.terms[cross]:
+            values["deg"] = self.weight["deg"] * self.told_degraded(nets["D_deg"], *pair(batch, cross), cross)
+        return values
+
+    def told_real(self, params, out, batch, draws, cross):
+        """D_real's loss: the sum over pairs of a generated and a real image."""
+        d, (x_a, x_b) = self.config.direid, pair(batch, cross)
+        if cross:
+            fakes, reals = (out["x_ab"], out["x_ba"]), (x_a, x_b)
+        elif d.reality_self == "synthetic":
+            fakes, reals = (out["x_ab"], out["x_bb"]), (x_a, batch["x_k"])
+        else:
+            fakes, reals = (jnp.where(draws.first, out["x_ab"], out["x_ba"]),), (x_a,)
+        options = dict(form=d.gan_form, penalty=d.gradient_penalty)
+        images = jnp.concatenate(fakes), jnp.concatenate(reals)  # one mean over all, the pairs being alike
+        return len(fakes) * judges.dis(self.modules["D_real"], params, *images, **options)
+
+    def told_degraded(self, params, x_a, x_b, cross):
+        """D_deg's loss: x_b is worse than x_a, where nobody knows it D_deg's own opinion is made firmer."""
+        d, net = self.config.direid, self.modules["D_deg"]
+        if cross and self.semi:
+            return 2 * judges.dis(net, params, x_b, x_a, form=d.gan_form, penalty=d.gradient_penalty)
+        y = judges.predict(net, params, x_b, x_a) if cross else -1.0
+        return judges.rank_dis(net, params, x_b, x_a, y, margin=d.rank_margin, penalty=d.gradient_penalty)
+
+    def generator_losses(self, nets, out, stats, batch, cross, train=True):
+        """Weighted losses of E_con, E_deg and G by term, and E_con's batch_stats: ({term: f[]}, batch_stats).
+
+        nets: all networks, the discriminators already updated; out, stats: of `encode`.
+        """
+        (x_a, x_b), there, values = pair(batch, cross), self.terms[cross], {}
+        degraded = cross or self.config.direid.degraded_recon
+        l1 = judges.l1
+        if "inv" in there:
+            values["inv"] = l1(out["c_a"], out["c_b"])
+        if "self_rec" in there:
+            values["self_rec"] = l1(out["x_aa"], x_a) + (l1(out["x_bb"], x_b) if degraded else 0)
+        if "rec" in there and not cross:
+            values["rec"] = l1(out["x_ba"], x_a) + (l1(out["x_ab"], x_b) if degraded else 0)
+        if "pre" in there:
+            values["pre"] = self.preservation(nets, out, x_a, x_b)
+        if "id" in there:
+            values["id"] = prediction(out, batch, cross)
+        if "real" in there:
+            values["real"] = self.reality(nets, out, cross)
+        if "deg" in there:
+            values["deg"] = self.degradation(nets, out, x_a, x_b, cross)
+        values = {name: self.weight[name] * value for name, value in values.items()}
+        if "rec" in there and cross:
+            loss, stats = self.cycle(nets, stats, out, x_a, x_b, train)
+            values["rec"] = self.weight["cycle"] * loss
+        return values, stats
+
+    def preservation(self, nets, out, x_a, x_b):
+        """L_pre (eq. 3, 8): E_id is in test mode and gives gradient to the generated images only."""
+        nets = lax.stop_gradient({"E_id": nets["E_id"]})
+        target = self.apply(nets, "E_id", jnp.concatenate([x_a, x_b]), False)
+        made = self.apply(nets, "E_id", jnp.concatenate([out["x_ab"], out["x_ba"]]), False)
+        return 2 * judges.l1(made, lax.stop_gradient(target))
+
+    def reality(self, nets, out, cross):
+        """L_real of the generator: swapped images pass for real, in the paper's self phase those by E'_d."""
+        d = self.config.direid
+        other = "x_bb" if not cross and d.reality_self == "synthetic" else "x_ba"
+        made = jnp.concatenate([out["x_ab"], out[other]])
+        return 2 * judges.gen(self.modules["D_real"], nets["D_real"], made, form=d.gan_form)
+
+    def degradation(self, nets, out, x_a, x_b, cross):
+        """L_deg of the generator: x_ab is to be as degraded as x_b, x_ba as good as x_a."""
+        d, judge = self.config.direid, (self.modules["D_deg"], nets["D_deg"])
+        if cross and self.semi:
+            worse = judges.gen(*judge, out["x_ab"], real=False, form=d.gan_form)
+            return worse + judges.gen(*judge, out["x_ba"], form=d.gan_form)
+        y = judges.predict(*judge, x_b, x_a) if cross else -1.0
+        if d.rank_generator == "generated":
+            return judges.rank_gen(*judge, out["x_ab"], out["x_ba"], y, margin=d.rank_margin)
+        both = jnp.concatenate([y, y]) if cross else y
+        lower, higher = jnp.concatenate([out["x_ab"], x_b]), jnp.concatenate([x_a, out["x_ba"]])
+        return 2 * judges.rank_gen(*judge, lower, higher, both, margin=d.rank_margin)
 
 
-def l1(a, b):
-    """Mean absolute difference."""
-    return jnp.abs(wide(a) - wide(b)).mean()
-
-
-def hinge(u, v, y, margin=1.0):
-    """Mean of max(0, margin - y (u - v)): y = -1 wants u a margin below v. u, v f[B], y f[B] or a number."""
-    return jax.nn.relu(margin - y * (u - v)).mean()
-
-
-def mean_score(o):
-    """Map [B,h,w,1] -> [B]."""
-    return o.mean((1, 2, 3))
-
-
-def scores(net, params, x):
-    """Mean scores of every scale f[B,S] of images [B,H,W,3]."""
-    return jnp.stack([mean_score(o) for o in net.apply(params, x)], -1)
-
-
-def degradation_score(net, params, x):
-    """How degraded images [B,H,W,3] look to D_deg, f[B]: higher is worse."""
-    return -scores(net, params, x).mean(-1)
-
-
-def predict(net, params, p, q):
-    """+1 where p scores at least as high as q, else -1: f[B], no gradient."""
-    gap = (scores(net, params, p) - scores(net, params, q)).sum(-1)
-    return lax.stop_gradient(jnp.where(gap >= 0, 1.0, -1.0).astype(gap.dtype))
-
-
-def penalised(net, params, x, reduce):
-    """Maps of every scale [B,h,w,1] and the squared norms f[B] of the gradients of reduce(map) by x."""
-
-    def each(s):
-        def total(x):
-            o = net.apply(params, x, s, method="scale")
-            return reduce(o).sum(), o
-
-        grad, o = jax.grad(total, has_aux=True)(x)
-        return o, jnp.square(wide(grad)).sum((1, 2, 3))
-
-    return list(zip(*(each(s) for s in range(net.scales)), strict=True))
-
-
-def as_real(o, form):
-    """Loss of a map that should look real: least squares to 1, or -log sigmoid."""
-    return jnp.square(o - 1).mean() if form == "ls" else jax.nn.softplus(-o).mean()
-
-
-def as_fake(o, form):
-    return jnp.square(o).mean() if form == "ls" else jax.nn.softplus(o).mean()
-
-
-def dis(net, params, fake, real, *, form="ls", penalty=0.01):
-    """Loss of a discriminator; the penalty is on the squared gradient of the summed map of real images."""
-    maps, squares = penalised(net, params, real, lambda o: o)
-    fakes = net.apply(params, fake)
-    values = [
-        as_fake(f, form) + as_real(r, form) + penalty * s.mean()
-        for f, r, s in zip(fakes, maps, squares, strict=True)
-    ]
-    return sum(values) / len(values)
-
-
-def gen(net, params, x, real=True, *, form="ls"):
-    """Loss of generated images x that should pass for real (or for fake); least squares count twice."""
-    maps = net.apply(params, x)
-    loss = sum((as_real if real else as_fake)(o, form) for o in maps) / len(maps)
-    return 2 * loss if form == "ls" else loss
-
-
-def rank_dis(net, params, lower, higher, y=-1.0, *, margin=1.0, penalty=0.01):
-    """Loss of a ranking discriminator: `lower` scores a margin below `higher` (y -1), or above it (y 1)."""
-    maps, squares = penalised(net, params, higher, mean_score)
-    lowers = net.apply(params, lower)
-    values = [
-        hinge(mean_score(u), mean_score(v), y, margin) + penalty * s.mean()
-        for u, v, s in zip(lowers, maps, squares, strict=True)
-    ]
-    return sum(values) / len(values)
-
-
-def rank_gen(net, params, p, q, y=-1.0, *, margin=1.0):
-    """Loss of images p that should score a margin below q (y -1) or above (y 1)."""
-    u, v = (scores(net, params, x).T for x in (p, q))
-    return hinge(u, v, y, margin)
-
-
-# ---- forward
+def pair(batch, cross):
+    """(x_a, x_b) of a phase."""
+    return batch["x_i"], batch["x_k" if cross else "x_j"]
 
 
 def paired(module, variables, x, *, train, method=None, key=None):
-    """`run` on the two halves x [2,B,...], one after the other: ([2,...] outputs, batch_stats).
+    """`layers.run` on the two halves x [2,B,...], one after the other: ([2,...] outputs, batch_stats).
 
     Each half has its own batch statistics; together they are one call, half the work to compile.
     """
     keys = None if key is None else jax.random.split(key)
 
-    def one(x, key=None):
-        return run(module, variables, x, train=train, method=method, key=key)
+    def half(x, key=None):
+        return layers.run(module, variables, x, train=train, method=method, key=key)
 
-    out, stats = jax.vmap(one)(x) if keys is None else jax.vmap(one)(x, keys)
+    out, stats = jax.vmap(half)(x) if keys is None else jax.vmap(half)(x, keys)
     if not train:
         return out, variables["batch_stats"]
 
@@ -171,48 +321,34 @@ def paired(module, variables, x, *, train, method=None, key=None):
     return out, jax.tree.map(in_turn, variables["batch_stats"], stats)
 
 
-def encode(variables, x_a, x_b, *, models, cross, logits, train, key=None):
-    """Codes and the four images of a pair: ({name: array}, E_con's batch_stats).
-
-    cross: E_d codes x_b too, else E'_d. logits: p_a, p_b of the classifier as well.
-    Names: f_a, f_b, c_a, c_b, d_a, d_b, x_aa, x_bb, x_ab, x_ba.
-    """
-    both = jnp.stack([x_a, x_b])
-    (f, c), stats = paired(models.E_con, variables["E_con"], both, train=train)
-    out = {"f_a": f[0], "f_b": f[1], "c_a": c[0], "c_b": c[1]}
-    if logits:
-        own = {**variables["E_con"], "batch_stats": stats}
-        (_, p), stats = paired(models.E_con, own, f, train=train, method="classify", key=key)
-        out["p_a"], out["p_b"] = p
-    if cross:
-        d = models.E_deg.apply(variables["E_deg"], jnp.concatenate([x_a, x_b]))
-        out["d_a"], out["d_b"] = jnp.split(d, 2)
-    else:
-        out["d_a"], out["d_b"] = models.E_deg.apply(variables["E_deg"], x_a, x_b, method="both")
-    pairs = ("aa", "bb", "ab", "ba")
-    c = jnp.concatenate([out[f"c_{p}"] for p, _ in pairs])
-    d = jnp.concatenate([out[f"d_{q}"] for _, q in pairs])
-    images = models.G.apply(variables["G"], c, d)
-    return out | {f"x_{p}": x for p, x in zip(pairs, jnp.split(images, 4), strict=True)}, stats
+def prediction(out, batch, cross):
+    """The term "id" f[] of logits p_a, p_b [B,K]."""
+    if not cross:
+        return distill.kl(out["p_a"], out["p_b"], detach=False)
+    labels = zip("ab", (batch["pid_i"], batch["pid_k"]), strict=True)
+    return sum(identity.cross_entropy(out[f"p_{side}"], pid) for side, pid in labels)
 
 
-def cycle(variables, stats, out, x_a, x_b, *, models, train):
-    """Images decoded from the codes of generated ones, against the originals: (L1 sum, batch_stats)."""
-    own = {**variables["E_con"], "batch_stats": stats}
-    made = jnp.stack([out["x_ab"], out["x_ba"]])
-    c, stats = paired(models.E_con, own, made, train=train, method="content")
-    d_b, d_a = jnp.split(
-        models.E_deg.apply(variables["E_deg"], jnp.concatenate([out["x_ab"], out["x_ba"]])), 2
-    )
-    images = models.G.apply(variables["G"], jnp.concatenate([*c]), jnp.concatenate([d_a, d_b]))
-    return 2 * l1(images, jnp.concatenate([x_a, x_b])), stats
+def added(values):
+    """Sum of {name: f[]}, 0 of none."""
+    return sum(values.values(), jnp.zeros(()))
 
 
-# ---- losses
+def summary(values, judged, out):
+    """Metrics of a phase, the same names in both: terms that it does not have are 0."""
+    metrics = {"loss": added(values), "dis": added(judged)}
+    metrics |= {f"dis_{n}": judged.get(n, jnp.zeros(())) for n in ("real", "deg")}
+    metrics |= {f"gen_{n}": values.get(n, jnp.zeros(())) for n in TERMS}
+    metrics["swap"] = judges.l1(out["x_aa"], out["x_ab"])  # how far another degradation changes the picture
+    metrics["code_std"] = wide(out["d_a"]).std(0).mean()
+    return {n: jnp.asarray(v, jnp.float32) for n, v in metrics.items()}
+
+
+# ---- what a config says
 
 
 def terms(config, cross):
-    """Terms that a phase has, by config."""
+    """Terms that a phase has."""
     d = config.direid
     dropped = d.without_cross if cross else d.without_self
     for name in dropped:
@@ -226,109 +362,40 @@ def terms(config, cross):
     return [n for n in TERMS if there[n] and n not in dropped]
 
 
-def weights(config):
-    """{term: its weight}; the step takes them as an argument, so that they may be traced."""
-    d = config.direid
-    found = dict(inv=d.w_inv, self_rec=d.w_recon, rec=d.w_recon, pre=d.w_pre, id=d.w_id)
-    return found | dict(real=d.w_real, deg=d.w_deg, cycle=d.w_cycle)
+def weights(d):
+    """{term: its weight} of config.direid; "cycle" is of "rec" in the cross phase."""
+    weight = dict(inv=d.w_inv, self_rec=d.w_recon, rec=d.w_recon, pre=d.w_pre, id=d.w_id)
+    return weight | dict(real=d.w_real, deg=d.w_deg, cycle=d.w_cycle)
 
 
-def discriminator_losses(params, out, batch, draws, weight, *, models, config, cross):
-    """Weighted losses of D_real and D_deg, {"real", "deg": f[]} as far as the phase has them.
-
-    params: {"D_real", "D_deg": {"params"}}, differentiated; out: of `encode`, taken without gradient.
-    """
-    d, out = config.direid, lax.stop_gradient(out)
-    x_a, x_b, x_k = batch["x_i"], batch["x_k" if cross else "x_j"], batch["x_k"]
-    options = dict(form=choice("direid.gan_form", d.gan_form, ("ls", "log")), penalty=d.gradient_penalty)
-    found = {}
-    if "real" in terms(config, cross):
-        real = params["D_real"]
-        if cross:
-            fakes, reals = (out["x_ab"], out["x_ba"]), (x_a, x_b)
-        elif choice("direid.reality_self", d.reality_self, ("synthetic", "swapped")) == "synthetic":
-            fakes, reals = (out["x_ab"], out["x_bb"]), (x_a, x_k)
-        else:
-            fakes, reals = (jnp.where(draws.first, out["x_ab"], out["x_ba"]),), (x_a,)
-        # all parts are means over as many images
-        loss = dis(models.D_real, real, jnp.concatenate(fakes), jnp.concatenate(reals), **options)
-        found["real"] = weight["real"] * len(fakes) * loss
-    if "deg" in terms(config, cross):
-        own, net = params["D_deg"], models.D_deg
-        if cross and config.data.pairs == "semi":
-            loss = 2 * dis(net, own, x_b, x_a, **options)
-        else:
-            y = predict(net, own, x_b, x_a) if cross else -1.0
-            loss = rank_dis(net, own, x_b, x_a, y, margin=d.rank_margin, penalty=d.gradient_penalty)
-        found["deg"] = weight["deg"] * loss
-    return found
+def optimiser(optim):
+    """Moments with coupled L2, without the learning rate: `Ddgan.descended` multiplies by it."""
+    return optax.chain(optax.add_decayed_weights(optim.weight_decay), _optim.moments(optim))
 
 
-def generator_losses(variables, out, stats, batch, weight, *, models, config, cross, train):
-    """Weighted losses of E_con, E_deg and G by term, and E_con's batch_stats: ({term: f[]}, batch_stats).
-
-    variables: of all networks, the discriminators already updated; out, stats: of `encode`.
-    """
-    d, there = config.direid, terms(config, cross)
-    x_a, x_b = batch["x_i"], batch["x_k" if cross else "x_j"]
-    degraded = cross or d.degraded_recon
-    found = {}
-    if "inv" in there:
-        found["inv"] = l1(out["c_a"], out["c_b"])
-    if "self_rec" in there:
-        found["self_rec"] = l1(out["x_aa"], x_a) + (l1(out["x_bb"], x_b) if degraded else 0)
-    if "rec" in there and not cross:
-        found["rec"] = l1(out["x_ba"], x_a) + (l1(out["x_ab"], x_b) if degraded else 0)
-    if "pre" in there:
-        found["pre"] = preservation(variables["E_id"], out, x_a, x_b, models.E_id)
-    if "id" in there and cross:
-        pids = zip("ab", (batch["pid_i"], batch["pid_k"]), strict=True)
-        found["id"] = sum(identity.cross_entropy(out[f"p_{side}"], pid) for side, pid in pids)
-    elif "id" in there:
-        found["id"] = distill.kl(out["p_a"], out["p_b"], detach=False)
-    if "real" in there:
-        found["real"] = reality(variables["D_real"], out, models.D_real, d, cross)
-    if "deg" in there:
-        semi = config.data.pairs == "semi"
-        found["deg"] = degradation(variables["D_deg"], out, x_a, x_b, models.D_deg, d, cross, semi)
-    found = {name: weight[name] * value for name, value in found.items()}
-    if "rec" in there and cross:
-        loss, stats = cycle(variables, stats, out, x_a, x_b, models=models, train=train)
-        found["rec"] = weight["cycle"] * loss
-    return found, stats
+def modules(config, info):
+    """{network: module}; without the term "pre" there is no E_id."""
+    made = {
+        "E_con": networks.content_encoder(config, info),
+        "E_deg": networks.degradation_encoder(config),
+        "G": networks.generator(config),
+        "D_real": networks.reality_discriminator(config),
+        "D_deg": networks.degradation_discriminator(config),
+    }
+    return made | ({"E_id": networks.identity_encoder(config, info)} if config.direid.w_pre else {})
 
 
-def preservation(variables, out, x_a, x_b, E_id):
-    """L_pre (eq. 3, 8): E_id is frozen, in test mode, and gives gradient to the generated images only."""
-    variables = lax.stop_gradient(variables)
-    target = E_id.apply(variables, jnp.concatenate([x_a, x_b]), False)
-    made = E_id.apply(variables, jnp.concatenate([out["x_ab"], out["x_ba"]]), False)
-    return 2 * l1(made, lax.stop_gradient(target))
+def init_networks(modules, key, image):
+    """Fresh variables of `modules` for images [1,H,W,3]; G is made for the outputs of E_con and E_deg."""
+    keys = dict(zip(modules, jax.random.split(key, len(modules)), strict=True))
+    nets = {n: networks.init(module, keys[n], image) for n, module in modules.items() if n != "G"}
+    c = jax.eval_shape(lambda: modules["E_con"].apply(nets["E_con"], image, False)[1])
+    code = jax.eval_shape(lambda: modules["E_deg"].apply(nets["E_deg"], image))
+    c, code = (jnp.zeros(s.shape, s.dtype) for s in (c, code))
+    return nets | {"G": dict(modules["G"].init(keys["G"], c, code))}
 
 
-def reality(params, out, net, d, cross):
-    """L_real of the generator: swapped images pass for real; in the paper's self phase those with E'_d."""
-    other = "x_bb" if not cross and d.reality_self == "synthetic" else "x_ba"
-    return 2 * gen(net, params, jnp.concatenate([out["x_ab"], out[other]]), form=d.gan_form)
-
-
-def degradation(params, out, x_a, x_b, net, d, cross, semi=False):
-    """L_deg of the generator: x_ab is to be as degraded as x_b, x_ba as good as x_a.
-
-    semi: x_a is known to be good, x_b poor (cross phase).
-    """
-    if cross and semi:
-        worse = gen(net, params, out["x_ab"], real=False, form=d.gan_form)
-        return worse + gen(net, params, out["x_ba"], form=d.gan_form)
-    y = predict(net, params, x_b, x_a) if cross else -1.0
-    if choice("direid.rank_generator", d.rank_generator, ("inputs", "generated")) == "generated":
-        return rank_gen(net, params, out["x_ab"], out["x_ba"], y, margin=d.rank_margin)
-    both = jnp.concatenate([y, y]) if cross else y
-    lower, higher = jnp.concatenate([out["x_ab"], x_b]), jnp.concatenate([x_a, out["x_ba"]])
-    return 2 * rank_gen(net, params, lower, higher, both, margin=d.rank_margin)
-
-
-# ---- the step
+# ---- groups of parameters
 
 
 def group_of(path):
@@ -343,164 +410,29 @@ def group_of(path):
     return "sync" if path[0] == "E_deg" and path[1] in ("trunk_sync", "conv3_sync") else "generator"
 
 
-def active(config, cross):
-    """Groups that a phase trains."""
-    there = terms(config, cross)
-    groups = {"generator"} | {g for g, t in (("D_real", "real"), ("D_deg", "deg")) if t in there}
-    return groups | ({"identity"} if "id" in there else set()) | (set() if cross else {"sync"})
+def trained(nets, names):
+    """{name: params} of networks, without the modules that are FROZEN."""
+    return {
+        name: {k: v for k, v in nets[name]["params"].items() if k not in FROZEN.get(name, ())}
+        for name in names
+    }
 
 
-def trained(variables, names):
-    """{name: params} of networks; E_con's without its stem, which is never trained here."""
-    found = {n: dict(variables[n]["params"]) for n in names}
-    if "E_con" in found:
-        del found["E_con"]["base"]
-    return found
-
-
-def with_params(variables, params):
-    """variables with the params of some networks replaced."""
-    new = {n: {**variables[n], "params": {**variables[n]["params"], **p}} for n, p in params.items()}
-    return {**variables, **new}
+def with_params(nets, params):
+    """nets with the params of some networks' modules replaced."""
+    new = {n: {**nets[n], "params": {**nets[n]["params"], **p}} for n, p in params.items()}
+    return {**nets, **new}
 
 
 def split_groups(params):
     """{group: {"net/module/.../leaf": array}} of {name: params}."""
     groups = {}
-    for path, leaf in traverse_util.flatten_dict(params).items():
+    for path, leaf in sorted(traverse_util.flatten_dict(params).items()):
         groups.setdefault(group_of(path), {})["/".join(path)] = leaf
-    return groups
+    return dict(sorted(groups.items()))  # the same order in every process
 
 
 def join_groups(groups):
     """The inverse of `split_groups`."""
     leaves = {k: v for group in groups.values() for k, v in group.items()}
     return traverse_util.unflatten_dict(leaves, sep="/")
-
-
-def descend(tx, params, grads, opt, lr, groups):
-    """One step of the optimisers of `groups`: (params, opt); others, their moments too, stay as they are."""
-    params, grads, opt = split_groups(params), split_groups(grads), dict(opt)
-    for name in sorted(params.keys() & groups):  # the same order in every process
-        delta, opt[name] = tx.update(grads[name], opt[name], params[name])
-        params[name] = jax.tree.map(lambda p, d: (p - lr * d).astype(p.dtype), params[name], delta)
-    return join_groups(params), opt
-
-
-def phase(state, batch, draws, lr, weight, *, models, config, cross, axis_name=None):
-    """One iteration of the phase `cross` (a Python bool): (State, metrics), see `update`."""
-    d, nets_, groups = config.direid, state.nets, active(config, cross)
-    x_a, x_b = batch["x_i"], batch["x_k" if cross else "x_j"]
-    shared = dict(models=models, config=config, cross=cross)
-
-    def make(params):
-        options = dict(logits="id" in terms(config, cross), train=True, key=draws.key)
-        return encode(with_params(nets_, params), x_a, x_b, models=models, cross=cross, **options)
-
-    params = trained(nets_, GENERATOR)
-    out, pull, stats = jax.vjp(make, params, has_aux=True)
-
-    def dis_total(params):
-        wrapped = {n: {"params": p} for n, p in params.items()}
-        found = discriminator_losses(wrapped, out, batch, draws, weight, **shared)
-        return sum(found.values(), jnp.zeros(())), found
-
-    dis_params = trained(nets_, DISCRIMINATORS)
-    dis_grads, dis_found = jax.grad(dis_total, has_aux=True)(dis_params)
-    dis_params, opt = descend(models.tx, dis_params, parts.pmean(dis_grads, axis_name), state.opt, lr, groups)
-    updated = with_params(nets_, dis_params)
-
-    def gen_total(out, params):
-        variables = with_params(updated, params)
-        found, changed = generator_losses(variables, out, stats, batch, weight, train=True, **shared)
-        return sum(found.values(), jnp.zeros(())), (found, changed)
-
-    grads, (found, stats) = jax.grad(gen_total, (0, 1), has_aux=True)(out, params)
-    grads = jax.tree.map(jnp.add, pull(grads[0])[0], grads[1])
-    grads, stats = parts.pmean((grads, stats), axis_name)
-    params, opt = descend(models.tx, params, grads, opt, lr, groups)
-    new = with_params(updated, params)
-    new["E_con"] = {**new["E_con"], "batch_stats": stats}
-    metrics = summary(found, dis_found, out, d)
-    return State(state.step + 1, new, opt), parts.pmean(metrics, axis_name)
-
-
-def summary(found, dis_found, out, d):
-    """Metrics of a phase, the same names in both: terms that it does not have are 0."""
-    metrics = {"loss": sum(found.values(), jnp.zeros(())), "dis": sum(dis_found.values(), jnp.zeros(()))}
-    metrics |= {f"dis_{n}": dis_found.get(n, jnp.zeros(())) for n in ("real", "deg")}
-    metrics |= {f"gen_{n}": found.get(n, jnp.zeros(())) for n in TERMS}
-    metrics["swap"] = l1(out["x_aa"], out["x_ab"])  # how far another degradation changes the picture
-    metrics["code_std"] = wide(out["d_a"]).std(0).mean()
-    return {n: jnp.asarray(v, jnp.float32) for n, v in metrics.items()}
-
-
-def update(state, batch, draws, lr, weight, *, models, config, axis_name=None):
-    """One iteration of the first stage: (State, {name: f32[]}), the phase chosen by draws.cross.
-
-    batch: x_i, x_j, x_k f[B,H,W,3] (normalised), pid_i, pid_k i32[B] (pid_k of x_k; x_j has x_i's). lr f[];
-    weight: of `weights`. state.nets: E_con, E_deg, G, D_real, D_deg and, for `pre`, E_id, which stays.
-    D_real and D_deg step first, then the generator's losses see the new ones on the same images.
-    """
-
-    def run_phase(cross):
-        options = dict(models=models, config=config, cross=cross, axis_name=axis_name)
-        return lambda state, batch: phase(state, batch, draws, lr, weight, **options)
-
-    return lax.cond(draws.cross, run_phase(True), run_phase(False), state, batch)
-
-
-def draw(config, step, axis_name=None):
-    """Draws of a step: the phases take turns, or self comes with probability sync_prob if that is >= 0."""
-    key = jax.random.fold_in(jax.random.key(config.seed), step)
-    phase_key, first_key, dropout = jax.random.split(key, 3)
-    p = config.direid.sync_prob
-    cross = step % 2 == 1 if p < 0 else jax.random.uniform(phase_key) >= p
-    if axis_name is not None:
-        dropout = jax.random.fold_in(dropout, lax.axis_index(axis_name))
-    return Draws(cross, jax.random.bernoulli(first_key), dropout)
-
-
-def learning_rate(lr, gamma, milestones, step):
-    """lr * gamma ** (number of milestones <= step), 0-based steps: f32[]."""
-    passed = (jnp.asarray(tuple(milestones), jnp.int32) <= step).sum()
-    return lr * jnp.float32(gamma) ** passed
-
-
-def optimiser(optim):
-    """Adam with coupled L2, without the learning rate: `descend` multiplies by it."""
-    return optax.chain(
-        optax.add_decayed_weights(optim.weight_decay),
-        optax.scale_by_adam(b1=optim.b1, b2=optim.b2, eps=optim.eps),
-    )
-
-
-def build(config, info):
-    """Models of a config; config.optim has the optimiser of this stage."""
-    d = config.direid
-    E_con = nets.content_encoder(config, info)
-    dtype = E_con.base.dtype
-    return Models(
-        E_con,
-        nets.degradation_encoder(config, dtype),
-        nets.generator(config, dtype),
-        nets.reality_discriminator(config, dtype),
-        nets.degradation_discriminator(config, dtype),
-        nets.identity_encoder(config, info) if d.w_pre else None,
-        optimiser(config.optim),
-    )
-
-
-def init_state(key, image, *, models):
-    """Fresh State for images [B,H,W,3]; E_id and E_con's stem are to be taken from the teacher."""
-    names = [n for n in Models._fields if n != "tx" and getattr(models, n) is not None]
-    keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
-    image = image[:1]
-    found = {n: nets.init(getattr(models, n), keys[n], image) for n in names if n != "G"}
-    c = jax.eval_shape(lambda: models.E_con.apply(found["E_con"], image, False)[1])
-    code = jax.eval_shape(lambda: models.E_deg.apply(found["E_deg"], image))
-    c, code = (jnp.zeros(s.shape, s.dtype) for s in (c, code))
-    found["G"] = dict(models.G.init(keys["G"], c, code))
-    params = trained(found, (*GENERATOR, *DISCRIMINATORS))
-    opt = {name: models.tx.init(leaves) for name, leaves in split_groups(params).items()}
-    return State(jnp.int32(0), found, opt)

@@ -154,7 +154,7 @@ class ContentEncoder(nn.Module):
 
 
 class IdentityEncoder(nn.Module):
-    """E_id: a whole trunk, or its stages from `first` on for the map of a stem it shares; pooling, `classifier`.
+    """E_id: a whole trunk, or its stages from `first` on for the map of a shared stem; pooling, `classifier`.
 
     x: images, or the shared stem's last map [B,h,w,C] -> f_sen [B,D].
     """
@@ -392,12 +392,16 @@ class Discriminator(nn.Module):
 
 
 def trunk(model, axis_name):
-    """The backbone of config.model; ConfigError when it takes clips or has no two stages."""
+    """The backbone of config.model; ConfigError when direid cannot use it."""
     base = heads.trunk(model, axis_name)
     if not heads.frames_apart(model):
         raise ConfigError(
             f"config.model.backbone {model.backbone!r} takes clips, direid single images; use a ResNet, "
             "resnest50, slim or narrow"
+        )
+    if model.style != "none":
+        raise ConfigError(
+            f"config.model.style is {model.style!r}; direid has no style layers, leave it at 'none'"
         )
     if base.depth < 2:
         raise ConfigError(
@@ -406,7 +410,7 @@ def trunk(model, axis_name):
     return base
 
 
-def _axis(config, info):
+def norm_axis(config, info):
     """The axis over which batch norms outside the backbone take their statistics."""
     return None if config.model.bn_group == "device" else info.axis_name
 
@@ -414,7 +418,7 @@ def _axis(config, info):
 def class_block(config, info):
     """A ClassBlock for the identities."""
     d = config.direid
-    return ClassBlock(info.num_pids, d.neck_dim, d.dropout, _axis(config, info))
+    return ClassBlock(info.num_pids, d.neck_dim, d.dropout, norm_axis(config, info))
 
 
 def content_encoder(config, info):
@@ -422,7 +426,7 @@ def content_encoder(config, info):
     d, base = config.direid, trunk(config.model, info.axis_name)
     widths = (d.aspp_dim, d.content_scale_dim)
     fields = (d.content_dim, d.feature_dim, widths, d.multi_scale)
-    head = Head(*fields, dtype=base.dtype, axis_name=_axis(config, info))
+    head = Head(*fields, dtype=base.dtype, axis_name=norm_axis(config, info))
     return ContentEncoder(base, head, class_block(config, info))
 
 
@@ -433,34 +437,39 @@ def identity_encoder(config, info, shared=False):
     return IdentityEncoder(base, class_block(config, info), *fields)
 
 
-def degradation_encoder(config, dtype=None):
+def compute_type(config):
+    """Compute type of the convolutions outside the backbone: the backbone's."""
+    return trunk(config.model, None).dtype
+
+
+def degradation_encoder(config):
     """E_d and E'_d of a config."""
     d = config.direid
     shared = d.share_degradation_trunk, d.one_degradation_encoder
-    return DegradationEncoder(d.code_dim, d.code_width, *shared, dtype)
+    return DegradationEncoder(d.code_dim, d.code_width, *shared, compute_type(config))
 
 
-def generator(config, dtype=None):
+def generator(config):
     """G of a config."""
     d = config.direid
-    return Generator(d.content_dim, d.mlp_dim, d.generator_blocks, dtype)
+    return Generator(d.content_dim, d.mlp_dim, d.generator_blocks, compute_type(config))
 
 
-def reality_discriminator(config, dtype=None):
+def reality_discriminator(config):
     """D_r of a config."""
-    d = config.direid
-    return _discriminator(d, d.reality_scales, dtype)
+    return _discriminator(config, config.direid.reality_scales)
 
 
-def degradation_discriminator(config, dtype=None):
+def degradation_discriminator(config):
     """D_d of a config; its number of scales follows from the degradation unless it is given."""
+    scales = config.direid.degradation_scales or (1 if config.data.degrade.kind == "res" else 3)
+    return _discriminator(config, scales)
+
+
+def _discriminator(config, scales):
     d = config.direid
-    scales = d.degradation_scales or (1 if config.data.degrade.kind == "res" else 3)
-    return _discriminator(d, scales, dtype)
-
-
-def _discriminator(d, scales, dtype):
-    return Discriminator(scales, d.discriminator_width, d.discriminator_blocks, d.discriminator_std, dtype)
+    sizes = scales, d.discriminator_width, d.discriminator_blocks, d.discriminator_std
+    return Discriminator(*sizes, compute_type(config))
 
 
 def init(module, key, *args):

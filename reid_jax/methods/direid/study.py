@@ -27,9 +27,7 @@ from sklearn.metrics import roc_auc_score
 
 from reid_jax.data import degrade
 from reid_jax.data.images import original
-from reid_jax.methods import parts
-from reid_jax.methods.direid import gan
-from reid_jax.methods.direid.layers import run
+from reid_jax.methods.direid import judges
 
 STUDY = {
     "title": "What stage {stage} learned of degradation",
@@ -77,13 +75,14 @@ PEOPLE, POINTS, GRID = 96, 1000, 4  # measured; codes in a plot; rows of a grid
 LEVELS = 7
 
 
-def of(config, models):
-    """Method.study of the stage gan."""
+def of(method):
+    """Method.study of the stage gan, a gan.Ddgan."""
+    config = method.config
 
     def prepare(dataset, over):
         pictures = None
-        measured = over(lambda state, *images: measure(state, images, config, models))
-        coded = over(lambda state, image: describe(state, image, config, models))
+        measured = over(lambda state, *images: measure(state, images, method))
+        coded = over(lambda state, image: describe(state, image, method))
 
         def study(state):
             nonlocal pictures
@@ -106,7 +105,7 @@ def of(config, models):
             arrays["map/image"] = np.stack([pictures.x, pictures.poor], 1)[pictures.shown]
             return figures, arrays | pictures.grids(state, coded_swap)
 
-        coded_swap = over(lambda state, content, donor: swap(state, content, donor, config, models))
+        coded_swap = over(lambda state, content, donor: swap(state, content, donor, method))
         return study
 
     return prepare
@@ -203,13 +202,13 @@ def known_levels(settings, pictures, size):
     return levels, np.stack([at(level) for level in levels])
 
 
-def measure(state, images, config, models):
+def measure(state, images, method):
     """Measurements of every person: dict of [B] or [B,k]; images: x, poor, donor, poor_donor u8[B,H,W,3]."""
-    nets = state.nets
-    x, poor, donor, poor_donor = (parts.plain(config, i) for i in images)
-    c = [content(models, nets, v) for v in (x, poor, donor)]
-    d = [models.E_deg.apply(nets["E_deg"], v) for v in (x, donor, poor_donor)]
-    x_ii, with_clean, with_poor = (picture(config, models.G.apply(nets["G"], c[0], code)) for code in d)
+    nets, config = state.nets, method.config
+    x, poor, donor, poor_donor = (method.plain(i) for i in images)
+    c = [content(method, nets, v) for v in (x, poor, donor)]
+    d = [method.apply(nets, "E_deg", v) for v in (x, donor, poor_donor)]
+    x_ii, with_clean, with_poor = (picture(config, method.apply(nets, "G", c[0], code)) for code in d)
     true, true_poor = (i.astype(jnp.float32) for i in images[:2])
     level = brightness if config.data.degrade.kind == "ill" else sharpness
 
@@ -217,8 +216,8 @@ def measure(state, images, config, models):
         return jnp.abs(a - b).mean((1, 2, 3))
 
     maps = {"content": c[:2]}
-    if models.E_id:
-        maps["teacher"] = [run(models.E_id, nets["E_id"], v, train=False, method="map")[0] for v in (x, poor)]
+    if "E_id" in nets:
+        maps["teacher"] = [method.run(nets, "E_id", v, train=False, method="map")[0] for v in (x, poor)]
     kept = {f"map/{n}": jnp.stack([heat(m) for m in pair], 1) for n, pair in maps.items()}
     kept |= {f"change/{n}": relative(*pair) for n, pair in maps.items()}
     return kept | {
@@ -227,7 +226,7 @@ def measure(state, images, config, models):
         "mse": jnp.square(with_poor - true_poor).mean((1, 2, 3)),
         "mse_nothing": jnp.square(true - true_poor).mean((1, 2, 3)),
         "sharp": jnp.stack([sharpness(x_ii), sharpness(true)], -1),
-        "score": jnp.stack([score(models, nets, v) for v in (x, poor)], -1),
+        "score": jnp.stack([score(method, nets, v) for v in (x, poor)], -1),
         "content": jnp.stack([apart(c[0], c[1]), apart(c[0], c[2])], -1),
         "code": d[0],
     }
@@ -266,29 +265,29 @@ def relative(a, b):
     return jnp.linalg.norm(a - b, axis=1) / jnp.maximum(jnp.linalg.norm(a, axis=1), 1e-12)
 
 
-def content(models, nets, x):
+def content(method, nets, x):
     """Content maps [B,h,w,C] of normalised images, in test mode."""
-    return run(models.E_con, nets["E_con"], x, train=False, method="content")[0]
+    return method.run(nets, "E_con", x, train=False, method="content")[0]
 
 
-def score(models, nets, x):
+def score(method, nets, x):
     """Quality by D_deg [B]: mean over scales and maps, higher is better."""
-    return -gan.degradation_score(models.D_deg, nets["D_deg"], x)
+    return -judges.degradation_score(method.modules["D_deg"], nets["D_deg"], x)
 
 
-def describe(state, image, config, models):
+def describe(state, image, method):
     """{"code" [B,D], "score" [B], "brightness" [B], "sharpness" [B]} of images u8[B,H,W,3]."""
-    x, levels = parts.plain(config, image), image.astype(jnp.float32)
-    code = models.E_deg.apply(state.nets["E_deg"], x)
+    x, levels = method.plain(image), image.astype(jnp.float32)
+    code = method.apply(state.nets, "E_deg", x)
     found = {"brightness": brightness(levels), "sharpness": sharpness(levels)}
-    return found | {"code": code, "score": score(models, state.nets, x)}
+    return found | {"code": code, "score": score(method, state.nets, x)}
 
 
-def swap(state, image, donor, config, models):
+def swap(state, image, donor, method):
     """The content of one image with the degradation of another, u8[B,H,W,3] each."""
-    nets, (x, y) = state.nets, (parts.plain(config, i) for i in (image, donor))
-    made = models.G.apply(nets["G"], content(models, nets, x), models.E_deg.apply(nets["E_deg"], y))
-    return jnp.rint(picture(config, made)).astype(jnp.uint8)
+    nets, (x, y) = state.nets, (method.plain(i) for i in (image, donor))
+    made = method.apply(nets, "G", content(method, nets, x), method.apply(nets, "E_deg", y))
+    return jnp.rint(picture(method.config, made)).astype(jnp.uint8)
 
 
 def picture(config, x):

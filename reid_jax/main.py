@@ -1,8 +1,8 @@
 """Trains, resumes, evaluates and reports: `python -m reid_jax.main --config=configs/METHOD.py:market`.
 
 Modes: "train" goes on from the newest checkpoint of --workdir, or starts; at the end it evaluates and
-writes WORKDIR/report.html. "evaluate" tests the last (or --checkpoint) checkpoint of --workdir; the "best" one
-was chosen by its figures on config.eval.split, so on the test identities it looks better than it is.
+writes WORKDIR/report.html. "evaluate" tests the last (or --checkpoint) checkpoint of --workdir; the "best"
+one was chosen by its figures on config.eval.split: on the test identities it looks better than it is.
 
 Exit codes: 0 finished; 2 something the user has to change, running again is no use; 75 stopped on request
 (SIGTERM, SIGINT) and saved, the same command goes on; anything else is a failure after which the same

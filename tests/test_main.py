@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reid_jax import main
+from reid_jax import errors
 from reid_jax.data import synthetic
 from reid_jax.eval import store
 
@@ -146,7 +146,7 @@ def test_interrupted_run_equals_the_unbroken_one(sig, unbroken, tree, tmp_path):
     total = trained(unbroken)[-1]["step"]
     workdir, flags = tmp_path / "run", [f"--config.data.root={tree}", *SMALL]
     code = interrupt(workdir, flags, sig, random.randint(2, total - 3))
-    assert code == (main.STOPPED if sig == signal.SIGTERM else -signal.SIGKILL), (
+    assert code == (errors.STOPPED if sig == signal.SIGTERM else -signal.SIGKILL), (
         Path(workdir).with_suffix(".log").read_text()
     )
     assert not (workdir / "summary.json").exists()

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from reid_jax.methods import Method, State, parts
 from reid_jax.models import heads
 
-
 TITLE = "Baseline"
 METRICS = {"ce": "Identity cross entropy", "triplet": "Identity triplet", "accuracy": "Identity accuracy"}
 

@@ -16,7 +16,7 @@ and STUDY, what Method.study measures and how the report shows it:
 
 Arrays of a study say by their names what they are; what "arrays" says of them, all of it optional, in ():
 
-    grid/NAME u8[R,C,H,W,3]                a picture, and those of earlier steps (title, lead, alt, alt_earlier)
+    grid/NAME u8[R,C,H,W,3]                a picture, and earlier ones (title, lead, alt, alt_earlier)
     map/image u8[N,K,H,W,3] and            K pictures of N people, under each other their
     map/NAME f[N,K,h,w]                    heat maps ("map": title, lead, columns, rows {NAME: title})
     band/NAME/x f[L], band/NAME/y f[L,N]   median and outer tenths of y against x (title, xlabel)

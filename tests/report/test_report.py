@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from report.arrays import study_arrays
 
+from reid_jax import cli, report
 from reid_jax import config as config_module
-from reid_jax import report
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval import store
 from reid_jax.report import __main__ as command
@@ -441,7 +441,7 @@ def test_baseline_must_fit(finished, data, tmp_path):
 def test_command(workdir, capsys, no_tsne):
     assert command.main([str(workdir), "--queries", "1"]) == 0
     assert capsys.readouterr().out.strip() == str(workdir / "report.html")
-    assert command.main([str(workdir / "none")]) == 2
+    assert cli.exit_code(command.main, [str(workdir / "none")]) == 2
     assert "error: " in capsys.readouterr().err
 
 

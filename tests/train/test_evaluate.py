@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from trees import viper
 
-from reid_jax import compare, cross, report
+from reid_jax import cli, report
+from reid_jax.commands import compare, cross
 from reid_jax.config import defaults, namespace
 from reid_jax.data import datasets
 from reid_jax.errors import ConfigError
@@ -94,7 +95,7 @@ def test_protocol_of_the_config_or_of_the_set():
 
 
 def test_a_run_on_a_single_gallery_set(tmp_path):
-    tree = compare.load_config("configs/baseline.py:smoke")
+    tree = cli.load_config("configs/baseline.py:smoke")
     tree.data.name, tree.data.root = "viper", viper(tmp_path / "VIPeR", ids=range(1, 13))
     tree.train.steps = 4
     workdir = str(tmp_path / "run")

@@ -13,7 +13,8 @@ import pytest
 import small
 import video_trees as trees
 
-from reid_jax import compare, embed, methods
+from reid_jax import cli, methods
+from reid_jax.commands import embed
 from reid_jax.data import clips, datasets, images
 from reid_jax.data.records import Record
 from reid_jax.errors import ConfigError
@@ -202,7 +203,7 @@ def test_efl_trains_and_tests_on_a_mars_tree(tmp_path):
 
 def test_baseline_run_resumes_and_embeds_tracklets(tmp_path):
     """Clips are the same after a restart; `embed` gives the features of the run's own test."""
-    config = compare.load_config("configs/baseline.py:smoke")
+    config = cli.load_config("configs/baseline.py:smoke")
     config.data.update(fields_of(mars(tmp_path)))
     config.train.update(eval_every=0)
     config.optim.schedule = "step"  # the other depends on the number of steps

@@ -158,7 +158,7 @@ def write_report(config, dataset, workdir):
         workdir,
         data_root=dataset.root,
         queries=config.report.queries,
-        baseline=config.report.baseline,
+        compare_with=config.report.baseline,
     )
     log.info("report: %s", path)
 

@@ -13,12 +13,12 @@ def main(argv=None):
     parser = cli.parser("report", __doc__)
     parser.add_argument("workdir", help="folder of a finished run")
     parser.add_argument(
-        "--baseline", dest="other", default="", metavar="WORKDIR2", help="finished run to compare with"
+        "--baseline", dest="compare_with", default="", metavar="WORKDIR2", help="finished run to compare with"
     )
     parser.add_argument("--data_root", metavar="DIR", help="where the pictures are, if they were moved")
     parser.add_argument("--queries", type=int, default=12, help="number of retrieval strips (%(default)s)")
     args = parser.parse_args(argv)
-    print(build(args.workdir, data_root=args.data_root, queries=args.queries, other=args.other))
+    print(build(**vars(args)))
     return 0
 
 

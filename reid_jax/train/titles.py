@@ -2,12 +2,13 @@
 
     {"method": title of the method or of its row of an ablation,
      "metrics": {metric of metrics.jsonl: title},
+     "look": {map of Method.look: title}, in the order of the page
      "nets": {stage: [network, ...]},     the one that stands for the stage first
      "defaults": {...},                   the config's fields as the method has them by default, nested
      "study": {...}}                      STUDY, if the method has one
 
-They come from the method's module: TITLE, METRICS, and, where it has them, `title(config)` (instead of TITLE)
-and STUDY, what Method.study measures and how the report shows it:
+They come from the method's module: TITLE, METRICS, and, where it has them, `title(config)` (instead of TITLE),
+LOOK and STUDY, what Method.study measures and how the report shows it:
 
     {"title": of the section, "{stage}" stands for the stage's name, "link": short, for the page's navigation,
      "lead": paragraph, "figures": {figure: (title, meaning)},
@@ -44,6 +45,7 @@ def write(workdir, config, nets):
     tree = {
         "method": title(config) if title else module.TITLE,
         "metrics": dict(module.METRICS),
+        "look": dict(getattr(module, "LOOK", {})),
         "nets": read(workdir).get("nets", {}) | {stage: list(names) for stage, names in nets.items()},
         "defaults": completed({"method": config.method}),
     }

@@ -35,6 +35,7 @@ METRICS = {
     "ce_frames": "Frame cross entropy",
     "frame_weights": "Error of the frame weights",
 }
+LOOK = {"F_ID": "identity map", "F_t": "identity map after localisation", "F_cam": "camera map"}
 LOGGED = {  # loss -> its name in metrics.jsonl
     "total": "loss",
     "id": "ce",

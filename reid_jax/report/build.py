@@ -39,8 +39,8 @@ def read_compared(workdir, run):
     compared = runs.read(workdir, keep_features=False)
     if compared.protocol != run.protocol:
         raise DataError(
-            f"{workdir} was tested by the protocol {compared.protocol}, {run.workdir} by {run.protocol}; give "
-            "a run that was tested by the same"
+            f"{workdir} was tested by the protocol {compared.protocol}, {run.workdir} by {run.protocol}; "
+            "give a run that was tested by the same"
         )
     fields = ["data.name", "eval.split", *(["data.synthetic"] if run.synthetic else [])]
     for section, field in (f.split(".") for f in fields):

@@ -159,7 +159,7 @@ def facts(run):
 
 
 def choice_of_checkpoint(run):
-    """A sentence on which checkpoint the figures are of, and on whom it was chosen; "" when it is not said."""
+    """Which checkpoint the figures are of, and on whom it was chosen; "" when the run does not say."""
     people = "the test identities"
     if run.config.get("eval", {}).get("split") == "val":
         people = "identities held out of training"

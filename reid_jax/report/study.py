@@ -81,7 +81,7 @@ def rows(lines, words):
 
 
 def charts(lines, words):
-    """Line charts of the figures over steps; what is a level in another figure's chart has none of its own."""
+    """Line charts of the figures over steps; what is a level in another chart has none of its own."""
     levels, shown = texts(words, "levels"), []
     for name, (title, _) in figure_titles(lines, words).items():
         points = [(line["step"], numbers(line)[name]) for line in lines if name in numbers(line)]

@@ -7,8 +7,8 @@
      "defaults": {...},                   the config's fields as the method has them by default, nested
      "study": {...}}                      STUDY, if the method has one
 
-They come from the method's module: TITLE, METRICS, and, where it has them, `title(config)` (instead of TITLE),
-LOOK and STUDY, what Method.study measures and how the report shows it:
+They come from the method's module: TITLE, METRICS, and, where it has them, `title(config)` (instead of
+TITLE), LOOK and STUDY, what Method.study measures and how the report shows it:
 
     {"title": of the section, "{stage}" stands for the stage's name, "link": short, for the page's navigation,
      "lead": paragraph, "figures": {figure: (title, meaning)},

@@ -261,6 +261,7 @@ def read_arrays(path, fits):
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
+        arrays = {name: a for name, a in arrays.items() if isinstance(a, np.ndarray)}  # numpy gives bytes too
         return arrays if fits(arrays) else None
     except Exception:  # damaged bytes make zipfile and numpy fail in many ways
         return None

@@ -56,24 +56,27 @@ def write(workdir, config, nets):
 
 def read(workdir):
     """The content of titles.json; {} when there is none or it cannot be read."""
-    try:
-        with open(os.path.join(workdir, FILE), encoding="utf-8") as f:
-            tree = json.load(f)
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return tree if isinstance(tree, dict) else {}
+    return _json(os.path.join(workdir, FILE))
 
 
 def networks(workdir, stage):
     """Names of a stage's networks, the one that stands for it first; of older runs only that one, or ()."""
-    nets = read(workdir).get("nets", {}).get(stage)
-    if nets:
-        return tuple(nets)
-    folders = (os.path.join("eval", stage), "eval")
-    for path in (os.path.join(workdir, folder, "final.json") for folder in folders):
-        try:
-            with open(path, encoding="utf-8") as f:
-                return (json.load(f)["net"],)
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            continue
+    nets = read(workdir).get("nets")
+    names = nets.get(stage) if isinstance(nets, dict) else None
+    if isinstance(names, list) and names:
+        return tuple(map(str, names))
+    for folder in (os.path.join("eval", stage), "eval"):
+        net = _json(os.path.join(workdir, folder, "final.json")).get("net")
+        if isinstance(net, str):
+            return (net,)
     return ()
+
+
+def _json(path):
+    """The JSON object in a file; {} when there is none or it cannot be read."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            tree = json.load(f)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return tree if isinstance(tree, dict) else {}

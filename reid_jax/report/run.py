@@ -208,7 +208,7 @@ def _misfit_of_final(final):
         if not isinstance(values, dict):
             return f"{name} is {values!r} instead of figures"
         for figure, value in values.items():
-            if not all(map(_number, value if isinstance(value, list) else [value])):
+            if not all(map(_number, value if figure == "cmc" and isinstance(value, list) else [value])):
                 return f"{figure} of {name} is {value!r}"
     if final.get("protocol", "market") not in protocols.PROTOCOLS:
         return f"protocol is {final['protocol']!r}"

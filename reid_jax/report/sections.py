@@ -164,11 +164,11 @@ def choice_of_checkpoint(run):
     if run.config.get("eval", {}).get("split") == "val":
         people = "identities held out of training"
     if run.final.get("checkpoint") == "last":
-        text = "All figures are of the last checkpoint: none was chosen by its figures."
+        text = "These figures are of the last checkpoint: none was chosen by its figures."
         return f"{text} What --checkpoint=best takes was chosen by its mAP on {people}."
     if run.final.get("checkpoint") != "best":
         return ""
-    text = f"All figures are of the best checkpoint, chosen by its mAP on {people}"
+    text = f"These figures are of the best checkpoint, chosen by its mAP on {people}"
     if people == "the test identities":
         text += " on which it is tested here: it looks better than it is"
     return f"{text}."

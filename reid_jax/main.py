@@ -54,7 +54,10 @@ def main(argv):
     if len(argv) > 1:
         raise ConfigError(f"unexpected argument {argv[1]!r}; fields are set as --config.data.root=DIR")
     if CONFIG.value is None:
-        raise ConfigError("--config is needed, for example --config=configs/METHOD.py:synthetic")
+        from reid_jax import methods
+
+        known = ", ".join(methods.names())
+        raise ConfigError(f"--config is needed: configs/METHOD.py:synthetic, say; METHOD is one of {known}")
     cli.prepare_jax()
     join()
     from reid_jax.train import checkpoint, parallel, processes, stages

@@ -1,4 +1,8 @@
-"""Time and memory: `python -m reid_jax.benchmarks NAME [options]`; a table, then a line of JSON."""
+"""Time and memory of the library's parts: a table, then a line of JSON.
+
+python -m reid_jax benchmarks step --help
+python -m reid_jax benchmarks eval --size market
+"""
 
 import importlib
 import json

@@ -1,4 +1,10 @@
-"""Commands on data sets: python -m reid_jax.data list|check|synthesize|sheet|build ..."""
+"""Commands on data sets.
+
+python -m reid_jax data list
+python -m reid_jax data check market1501 --root /data/Market-1501-v15.09.15
+python -m reid_jax data build market1501 --root /data/Market-1501-v15.09.15 --output /data/built
+python -m reid_jax data synthesize --root /data/drawn --sheet sheet.png
+"""
 
 import os
 

@@ -114,7 +114,7 @@ def test_a_run_on_a_single_gallery_set(tmp_path):
     (tmp_path / "run/summary.json").write_text('{"seconds": 1}')
     results = {"a": {0: compare.result(workdir, "")}}
     assert "prop." not in compare.table(results, "a")
-    flags = ["--workdir", str(tmp_path / "cross"), "--checkpoint", "latest", "--backend", "jit"]
+    flags = ["--workdir", str(tmp_path / "cross"), "--checkpoint", "latest"]
     cross.main([workdir, "--targets", f"viper:{tree.data.root}", *flags])
     target = json.loads((tmp_path / "cross/cross.json").read_text())["run"]["targets"]["viper"]
     assert target["mAP"] == pytest.approx(figures["mAP"]) and "prop" not in target

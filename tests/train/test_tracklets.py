@@ -221,7 +221,7 @@ def test_baseline_run_resumes_and_embeds_tracklets(tmp_path):
     for field in ("chunk", "test_clip", "clip", "stride", "split_tracklets"):
         del old["data"][field]  # as in a run that is older than the fields
     checkpoint.write_json(checkpoint_config(tmp_path / "whole"), old)
-    flags = ["--checkpoint", "latest", "--backend", "jit", "--output", str(tmp_path / "f.npz")]
+    flags = ["--checkpoint", "latest", "--output", str(tmp_path / "f.npz")]
     embed.main([str(tmp_path / "whole"), f"mars:{tmp_path / 'MARS'}", *flags])
     found = store.load(tmp_path / "f.npz")
     np.testing.assert_allclose(found.feature, whole.feature, rtol=1e-4, atol=1e-5)

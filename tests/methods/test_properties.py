@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small import difference, info
 
-from reid_jax import compare, methods
+from reid_jax import cli, methods
 from reid_jax.train import stages
 
 ROOT = Path(__file__).parent.parent.parent
@@ -26,7 +26,7 @@ def random_batch(config, seed=0, size=8):
 @pytest.fixture(scope="module", params=methods.names())
 def stage(request):
     """(config, Method, fresh state) of each method's last stage, by its smoke config."""
-    config = compare.load_config(str(ROOT / "configs" / f"{request.param}.py") + ":smoke")
+    config = cli.load_config(str(ROOT / "configs" / f"{request.param}.py") + ":smoke")
     method = list(methods.find(request.param).stages(config, info()).values())[-1]
     return config, method, jax.jit(method.init)(jax.random.key(0), random_batch(config))
 

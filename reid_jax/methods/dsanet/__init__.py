@@ -58,6 +58,7 @@ METRICS = {
     "frame_weights": "Error of the frame weights",
 }
 LABELS = "all"
+LOOK = {"F_ID": "identity map", "F_t": "identity map after localisation", "F_cam": "camera map"}
 
 
 class DsaNet(Method):

@@ -162,8 +162,8 @@ def test_one_scale():
 
 def test_what_cannot_be_cut():
     m = config()
-    m.model.backbone = "resnest50"
-    with pytest.raises(ConfigError, match="resnest50"):
+    m.model.backbone = "ap3d_resnet50"
+    with pytest.raises(ConfigError, match="takes clips"):
         nets.content_encoder(m, info())
     m = config(attention_form="guided")
     with pytest.raises(ConfigError, match="guided"):

@@ -7,7 +7,7 @@ from jax import lax
 
 from reid_jax.config import choice
 from reid_jax.errors import ConfigError
-from reid_jax.models.layers import global_rows, row_keys
+from reid_jax.models.layers import global_rows, row_keys, wide
 from reid_jax.models.styles import drawn, per_row, statistics
 
 FIELDS = dict(
@@ -17,11 +17,11 @@ FIELDS = dict(
 )
 
 
-def mix(x, share, mean, deviation):
+def mix(x, share, mean, deviation, epsilon=1e-6):
     """x [B,...,H,W,C] with statistics mixed with others' (mean, deviation), own share [B]; none has gradient."""
-    wide, own_mean, own_deviation = lax.stop_gradient(statistics(x))
-    wide, share = statistics(x)[0], per_row(share, x)
-    y = (wide - own_mean) / own_deviation * (share * own_deviation + (1 - share) * deviation)
+    own_mean, own_deviation = lax.stop_gradient(statistics(x, epsilon)[1:])
+    share = per_row(share, x)
+    y = (wide(x) - own_mean) / own_deviation * (share * own_deviation + (1 - share) * deviation)
     return (y + share * own_mean + (1 - share) * mean).astype(x.dtype)
 
 

@@ -45,7 +45,9 @@ def ibn_a_block(case):
     return _block(case, IBN[case.config.ibn]())
 
 
-ibn_b_block = ibn_a_block
+def ibn_b_block(case):
+    """IBN-b block: output, running statistics, gradients"""
+    return _block(case, IBN[case.config.ibn]())
 
 
 def dualnorm_block(case):

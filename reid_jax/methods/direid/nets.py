@@ -154,7 +154,7 @@ class ContentEncoder(nn.Module):
 
 
 class IdentityEncoder(nn.Module):
-    """E_id: a whole trunk, or its stages from `first` on for the map of a stem it shares; pooling, `classifier`.
+    """E_id: a trunk, or its stages from `first` on for the map of a stem it shares; pooling, `classifier`.
 
     x: images, or the shared stem's last map [B,h,w,C] -> f_sen [B,D].
     """

@@ -79,7 +79,12 @@ def build(model, axis_name):
             f"config.model.style_alpha is {model.style_alpha} and style_domains {model.style_domains}; they must "
             "be above 0 and at least 2"
         )
-    fields = (model.style_p, model.style_alpha, model.style_domains if mixing == "crossdomain" else 1, axis_name)
+    fields = (
+        model.style_p,
+        model.style_alpha,
+        model.style_domains if mixing == "crossdomain" else 1,
+        axis_name,
+    )
     return lambda place: MixStyle(*fields, name=f"style_{place}")
 
 

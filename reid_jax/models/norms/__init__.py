@@ -1,7 +1,7 @@
 """Norms by name: which norm stands where in a residual net. A module lists its own in NAMES.
 
-NAMES: {config.model.norm: subclass of Norms}. A net calls four hooks: `stem` for its first norm, and for a block
-`every` for all of its norms, `first` for the first of them, `after` for what follows the residual sum.
+NAMES: {config.model.norm: subclass of Norms}. A net calls four hooks: `stem` for its first norm, and for a
+block `every` for all of its norms, `first` for the first of them, `after` for what follows the residual sum.
 """
 
 import dataclasses

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from reid_jax.config import misfit
+from reid_jax.config import defaults
+from reid_jax.fields import misfit
 from reid_jax.errors import DataError
 from reid_jax.eval import protocols, ranking, store
 
@@ -129,7 +130,7 @@ def read(workdir, keep_features=True) -> Run:
     trained the last finished one stands for it: eval/STAGE/final.json.
     """
     workdir = Path(workdir)
-    config, notes = _needed(workdir, "config.json", misfit), {}
+    config, notes = _needed(workdir, "config.json", lambda tree: misfit(tree, defaults())), {}
     lines = _metrics(workdir, notes)
     names = [line.get("stage", "") for line in lines["eval"]]
     folder = _folder(workdir, names)

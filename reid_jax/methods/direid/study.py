@@ -32,8 +32,8 @@ from reid_jax.methods.direid import judges
 STUDY = {
     "title": "What stage {stage} learned of degradation",
     "link": "Degradation",
-    "lead": "Measured on test people. Each clean picture is degraded once more; the degradation of a picture is "
-    "taken from another person of the same camera. Nothing of this is a retrieval figure.",
+    "lead": "Measured on test people. Each clean picture is degraded once more; the degradation of a picture "
+    "is taken from another person of the same camera. Nothing of this is a retrieval figure.",
     "figures": {
         "strength": ("Transfer strength", "of the donor's degradation: 0 none, 1 as the true degradation"),
         "psnr": ("PSNR, dB", "of pictures degraded by transfer against truly degraded ones"),
@@ -51,8 +51,8 @@ STUDY = {
         "grid/cross": {
             "title": "Content of the row, degradation of the column",
             "lead": "First column: contents, clean people, then degraded ones. First row: donors of "
-            "degradations, for up to four cameras a clean person and a degraded one, then real poor pictures. "
-            "All others are generated. The same people at every step.",
+            "degradations, for up to four cameras a clean person and a degraded one, then real poor "
+            "pictures. All others are generated. The same people at every step.",
             "alt": "first column: contents, first row: donors of degradations, between them the generated "
             "pictures",
             "alt_earlier": "the same contents and donors",
@@ -61,8 +61,8 @@ STUDY = {
             "title": "Feature maps under degradation",
             "lead": "People that were not trained on: the clean picture and its degraded version. Heat maps: "
             "mean absolute value over the channels, of E_con's content and, where the stage has the teacher, "
-            "of its last map to compare with; red is high, one scale of colours for the two pictures of a row. "
-            "What does not mind the degradation looks the same on both sides.",
+            "of its last map to compare with; red is high, one scale of colours for the two pictures of a "
+            "row. What does not mind the degradation looks the same on both sides.",
             "columns": ("clean", "degraded"),
             "rows": {"content": "content (E_con)", "teacher": "teacher (E_id)"},
         },
@@ -115,7 +115,8 @@ class Pictures:
     """The test images of a study, u8[N,H,W,3] each, the same at every evaluation.
 
     x: clean; poor: x degraded; donor, poor_donor: of the next person of the camera. levels [L,N',...]: some
-    people at L known `level`s. some: any test images. shown: rows of x whose maps are kept, spread over the list.
+    people at L known `level`s. some: any test images. shown: rows of x whose maps are kept, spread over the
+    list.
     """
 
     def __init__(self, config, dataset):
@@ -217,7 +218,7 @@ def measure(state, images, method):
 
     maps = {"content": c[:2]}
     if "E_id" in nets:
-        maps["teacher"] = [method.run(nets, "E_id", v, train=False, method="map")[0] for v in (x, poor)]
+        maps["teacher"] = [method.call(nets, "E_id", v, train=False, method="map")[0] for v in (x, poor)]
     kept = {f"map/{n}": jnp.stack([heat(m) for m in pair], 1) for n, pair in maps.items()}
     kept |= {f"change/{n}": relative(*pair) for n, pair in maps.items()}
     return kept | {
@@ -267,7 +268,7 @@ def relative(a, b):
 
 def content(method, nets, x):
     """Content maps [B,h,w,C] of normalised images, in test mode."""
-    return method.run(nets, "E_con", x, train=False, method="content")[0]
+    return method.call(nets, "E_con", x, train=False, method="content")[0]
 
 
 def score(method, nets, x):

@@ -8,7 +8,8 @@ command line: --config.adl.mode=threshold.
 
 from ml_collections import ConfigDict
 
-from reid_jax import config as c
+from reid_jax import presets
+from reid_jax.fields import split_row
 
 ROWS = {  # the paper's Table 4
     "baseline": dict(frifm_stages=(), adversarial_stages=()),  # IICS
@@ -27,7 +28,7 @@ def iics(t):
 
 def market(t):
     """Market-1501 (paper, section 2; IICS' code where it is silent). Intervals count rounds."""
-    c.image_set(t, "market1501")
+    presets.image_set(t, "market1501")
     iics(t)
     t["train"].update(eval_every=5, checkpoint_every=1)
 
@@ -52,7 +53,7 @@ def synthetic(t):
     stand to the 60 people as IICS' 600 and 800 to Market-1501's 751. Random features do not gather people, so
     start from a network that knows pictures of other people (config.init), as the paper does from ImageNet's.
     """
-    c.synthetic(t)
+    presets.synthetic(t)
     iics(t)
     t["data"].update(pad_crop=3)
     t["data"]["synthetic"].update(train_ids=60, test_ids=60, cameras=4, images=4, strength=0.6)
@@ -64,7 +65,7 @@ def synthetic(t):
 
 def smoke(t):
     """Seconds: two rounds of everything."""
-    c.smoke(t)
+    presets.smoke(t)
     iics(t)
     t["data"].update(pad_crop=2)
     t["train"].update(eval_every=1)
@@ -78,9 +79,7 @@ VARIANTS = {"market": market, "duke": duke, "msmt17": msmt17, "synthetic": synth
 
 def get_config(variant="market"):
     """ConfigDict of one variant, or of VARIANT-ROW; ConfigError for an unknown one."""
-    tree = c.defaults() | {"adl": c.adl_defaults()}
-    tree["method"] = "adl"
-    name, row = c.split_row("adl", variant, VARIANTS, ROWS)
-    VARIANTS[name](tree)
+    name, row = split_row("adl", variant, VARIANTS, ROWS)
+    tree = presets.tree("adl", name, VARIANTS)
     tree["adl"].update(ROWS[row or "full"])
     return ConfigDict(tree)

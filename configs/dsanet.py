@@ -8,7 +8,8 @@ line: --config.dsanet.lam=0.05.
 
 from ml_collections import ConfigDict
 
-from reid_jax import config as c
+from reid_jax import presets
+from reid_jax.fields import split_row
 
 OFF = dict(disentangle=False, intra_class=False, tlm=False, loss_lr=False, fwg=False, loss_w=False, sao=False)
 APART = dict(OFF, disentangle=True, intra_class=True)
@@ -58,14 +59,14 @@ def synthetic(t):
     default where the paper is silent, starts them almost one-hot), and L_ic has a factor (its gradient at
     the start is hundreds of times L_id's).
     """
-    c.synthetic_video(t)
+    presets.synthetic_video(t)
     t["data"].update(clip="rrs", test_clip="interleaved", erase_fill=(0.0,) * 3)
     t["dsanet"].update(fwg_std=0.01, lam_ic=0.1)
 
 
 def smoke(t):
     """Seconds: a few steps of everything."""
-    c.smoke_video(t)
+    presets.smoke_video(t)
     t["data"].update(clip="rrs", test_clip="interleaved", erase_fill=(0.0,) * 3)
     t["loss"].update(triplet="euclidean", feature="before_bn")
 
@@ -75,9 +76,7 @@ VARIANTS = {"mars": mars, "duke_video": duke_video, "ls_vid": ls_vid, "synthetic
 
 def get_config(variant="mars"):
     """ConfigDict of one variant, or of VARIANT-ROW; ConfigError for an unknown one."""
-    tree = c.defaults() | {"dsanet": c.dsanet_defaults()}
-    tree["method"] = "dsanet"
-    name, row = c.split_row("dsanet", variant, VARIANTS, ROWS)
-    VARIANTS[name](tree)
+    name, row = split_row("dsanet", variant, VARIANTS, ROWS)
+    tree = presets.tree("dsanet", name, VARIANTS)
     tree["dsanet"].update(ROWS[row or "full"])
     return ConfigDict(tree)

@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(command, text):
-    """A Parser for `python -m reid_jax COMMAND`; text: its help, as it is wrapped (the module's docstring)."""
+    """A Parser for `python -m reid_jax COMMAND`; text: its help (the module's docstring)."""
     form = argparse.RawDescriptionHelpFormatter
     return Parser(prog=f"python -m reid_jax {command}", description=text, formatter_class=form)
 
@@ -64,10 +64,15 @@ def load_config(path):
 def run(main, argv=None):
     """Runs a command with these arguments (None: the process's) and ends the process."""
     show_log()
+    sys.exit(exit_code(main, argv))
+
+
+def exit_code(main, argv=None):
+    """The exit code of a command; what goes wrong is said on stderr."""
     try:
-        sys.exit(main(argv) or 0)
+        return main(argv) or 0
     except (Exception, KeyboardInterrupt) as error:
-        sys.exit(report_error(error))
+        return report_error(error)
 
 
 def report_error(error):

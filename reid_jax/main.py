@@ -1,8 +1,8 @@
 """Trains, resumes, evaluates and reports: `python -m reid_jax.main --config=configs/METHOD.py:market`.
 
 Modes: "train" goes on from the newest checkpoint of --workdir, or starts; at the end it evaluates and
-writes WORKDIR/report.html. "evaluate" tests the last (or --checkpoint) checkpoint of --workdir; the "best" one
-was chosen by its figures on config.eval.split, so on the test identities it looks better than it is.
+writes WORKDIR/report.html. "evaluate" tests the last (or --checkpoint) checkpoint of --workdir; the "best"
+one was chosen by its figures on config.eval.split: on the test identities it looks better than it is.
 
 Exit codes: 0 finished; 2 something the user has to change, running again is no use; 75 stopped on request
 (SIGTERM, SIGINT) and saved, the same command goes on; anything else is a failure after which the same
@@ -55,7 +55,10 @@ def main(argv):
     if len(argv) > 1:
         raise ConfigError(f"unexpected argument {argv[1]!r}; fields are set as --config.data.root=DIR")
     if CONFIG.value is None:
-        raise ConfigError("--config is needed, for example --config=configs/METHOD.py:synthetic")
+        from reid_jax import methods
+
+        known = ", ".join(methods.names())
+        raise ConfigError(f"--config is needed: configs/METHOD.py:synthetic, say; METHOD is one of {known}")
     cli.prepare_jax()
     join()
     from reid_jax.fields import plain
@@ -97,10 +100,13 @@ def join():
 
 def load(config, workdir):
     """The data set, first on process 0, which may have to write it; the same one on all."""
+    from reid_jax import methods
     from reid_jax.data import datasets
     from reid_jax.train import processes
 
-    dataset = processes.first_then_all(lambda: datasets.load(config.data, workdir))
+    labels = methods.find(config.method).LABELS
+    rules = dict(seed=config.seed, labels=labels, also=config.eval.also)
+    dataset = processes.first_then_all(lambda: datasets.load(config.data, workdir, **rules))
     processes.check_same_data(dataset)
     return dataset
 
@@ -161,7 +167,7 @@ def write_report(config, dataset, workdir):
         workdir,
         data_root=dataset.root,
         queries=config.report.queries,
-        baseline=config.report.baseline,
+        compare_with=config.report.baseline,
     )
     log.info("report: %s", path)
 

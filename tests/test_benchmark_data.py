@@ -5,6 +5,7 @@ import importlib.util
 import pytest
 
 from reid_jax.benchmarks import data
+from reid_jax.errors import ConfigError
 
 
 def test_stages_and_ratios(capsys):
@@ -28,7 +29,7 @@ def test_stages_and_ratios(capsys):
 
 
 def test_sizes():
-    with pytest.raises(SystemExit):
+    with pytest.raises(ConfigError):
         data.parse(["--batch=6"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(ConfigError):
         data.parse(["--images=8", "--batch=64"])

@@ -14,6 +14,7 @@ from jax import lax
 from reid_jax.benchmarks import eval as eval_benchmark
 from reid_jax.benchmarks import scaling
 from reid_jax.benchmarks import step as step_benchmark
+from reid_jax.errors import ConfigError
 from reid_jax.eval import ranking
 
 
@@ -57,7 +58,7 @@ def test_last_line_is_json(name):
 
 def test_eval_sizes():
     assert eval_benchmark.problem_sizes("msmt17", 2048)[:2] == (11659, 82161)
-    with pytest.raises(SystemExit):
+    with pytest.raises(ConfigError):
         eval_benchmark.parse(["--size=enormous"])
 
 

@@ -1,6 +1,7 @@
 """The command `python -m reid_jax.convert`: reports, files out, runs in, errors."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import safetensors.numpy
 from small import small
 from torchfile import write_legacy, write_zip
 
-from reid_jax import convert
+from reid_jax.commands import convert
 from reid_jax.config import defaults, namespace
 from reid_jax.errors import WeightsError
 from reid_jax.methods import State
@@ -154,6 +155,7 @@ def finished(tmp_path_factory):
     config = small()
     tree = {"model": vars(config.model) | fields}
     checkpoint.write_json(workdir / "config.json", tree)
+    checkpoint.write_json(workdir / "titles.json", {"nets": {"train": ["mean", "m1", "phi1"]}})
     return workdir, nets
 
 
@@ -170,6 +172,18 @@ def test_trained_network_to_pytorch_and_back(finished, tmp_path, capsys):
     )
     with pytest.raises(WeightsError, match="no network 'm9'; --net may be m1, phi1"):
         convert.main([str(workdir), "--net=m9"])
+
+
+def test_which_network_of_an_older_run(finished, tmp_path, capsys):
+    """Without titles.json the network that stands for the run in eval/final.json; without that you choose."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    (workdir / "titles.json").write_text("{ broken")
+    with pytest.raises(WeightsError, match="several networks; choose with --net: m1, phi1"):
+        convert.main([str(workdir)])
+    (workdir / "eval").mkdir()
+    (workdir / "eval" / "final.json").write_text('{"net": "phi1"}')
+    assert "network 'phi1'; the run also has m1" in run(capsys, workdir)
 
 
 def test_errors(tmp_path):

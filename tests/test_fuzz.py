@@ -16,6 +16,7 @@ from absl import flags
 from batches import opened
 from ml_collections import config_flags
 from PIL import Image
+from report.arrays import study_arrays
 from scipy import io as matlab
 
 from reid_jax import config as c
@@ -24,10 +25,11 @@ from reid_jax.data import datasets, decode, images, pipeline, synthetic
 from reid_jax.data.loaders import common
 from reid_jax.errors import DataError, ReidError
 from reid_jax.eval import store
+from reid_jax.methods.direid import STUDY
 from reid_jax.models import weights
 from reid_jax.parity import case
 from reid_jax.report import figures, look, sections, strips
-from reid_jax.train import checkpoint, evaluate, stages, writer
+from reid_jax.train import checkpoint, evaluate, stages, titles, writer
 
 JUNK = (
     *(None, True, -1, 0, 2**70, 1e300, float("nan"), float("-inf")),
@@ -290,7 +292,12 @@ def run(tmp_path, monkeypatch):
     lines += [
         {"kind": "eval", "step": 3, "epoch": 1.0, "seconds": 2.0, "net": "net", "rank1": 50.0, "mAP": 40.0}
     ]
+    lines += [{"kind": "study", "step": s, "epoch": 1.0, "strength": s / 9, "psnr": 20.0} for s in (2, 3)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    monkeypatch.setattr(figures, "embed_2d", lambda points: points[:, :2])
+    store.save_arrays(str(folder / "eval" / "study.npz"), study_arrays())
+    titles.write(str(folder), c.namespace(tree), {"train": ("net",)})
+    checkpoint.write_json(str(folder / "titles.json"), titles.read(str(folder)) | {"study": STUDY})
     checkpoint.write_json(str(folder / "config.json"), tree)
     summary = {
         "seconds": 9.0,
@@ -307,6 +314,7 @@ def run(tmp_path, monkeypatch):
 def use(folder):
     """What readers of a run do with it."""
     stages.of_run(str(folder))
+    titles.networks(str(folder), "train")
     for line in writer.read(str(folder / "metrics.jsonl")):
         line["step"]
     with open(report.build(str(folder), queries=2)) as f:
@@ -314,7 +322,11 @@ def use(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["config.json", "eval/final.json", "summary.json", "metrics.jsonl", "eval/final.npz"]
+    "name",
+    [
+        *("config.json", "eval/final.json", "summary.json", "titles.json", "metrics.jsonl"),
+        *("eval/final.npz", "eval/study.npz"),
+    ],
 )
 @many(12, 1000)
 def test_files_of_a_run(run, name, count):
@@ -342,7 +354,7 @@ def test_arrays_for_pictures_of_a_report(tmp_path, count):
     data = npz(**stored, **{"map/F_ID": np.zeros((1, 2, 4, 2), np.float32)})
     frames = npz(path=np.array(["a", "b"]), frames=np.array([["a", "b"], ["c", "d"]]))
     rng, seen = np.random.default_rng(3), {"read": 0, "errors": 0}
-    for sound, read in ((data, look.build), (frames, strips.read_frames)):
+    for sound, read in ((data, lambda path: look.build(path, {})), (frames, strips.read_frames)):
         for _ in range(count):
             (tmp_path / "x.npz").write_bytes(damaged_zip(sound, rng))
             survives(lambda read=read: read(str(tmp_path / "x.npz")), seen)

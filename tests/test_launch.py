@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reid_jax import main
+from reid_jax import errors, main
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
@@ -121,7 +121,7 @@ def test_slurm_puts_a_stopped_run_into_the_queue_again(code, tmp_path):
     assert call("slurm.sh", "--config=c.py", **slurm) == (code, "")
     first, *rest = log.read_text().splitlines()
     assert first == f"0,1,2 --kill-on-bad-exit=1 {' '.join(TRAIN)} --distributed --config=c.py"
-    assert rest == (["scontrol requeue 7"] if code == main.STOPPED else [])
+    assert rest == (["scontrol requeue 7"] if code == errors.STOPPED else [])
 
 
 def test_kubernetes_manifest():
@@ -141,7 +141,7 @@ def test_kubernetes_manifest():
     assert given["process_id"] == "$(PROCESS_ID)" and container["env"][0]["name"] == "PROCESS_ID"
     assert job["completionMode"] == "Indexed" and job["backoffLimit"] == 0
     (rule,) = job["podFailurePolicy"]["rules"]
-    assert rule["action"] == "FailJob" and rule["onExitCodes"]["values"] == [main.USER_ERROR]
+    assert rule["action"] == "FailJob" and rule["onExitCodes"]["values"] == [errors.USER_ERROR]
     assert tree["spec"]["failurePolicy"]["rules"][0]["action"] == "FailJobSet"
     mounted = {m["name"] for m in container["volumeMounts"]}
     assert mounted == {v["name"] for v in pod["volumes"]}

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reid_jax import main
+from reid_jax import errors
 from reid_jax.data import synthetic
 from reid_jax.eval import store
 
@@ -146,7 +146,7 @@ def test_interrupted_run_equals_the_unbroken_one(sig, unbroken, tree, tmp_path):
     total = trained(unbroken)[-1]["step"]
     workdir, flags = tmp_path / "run", [f"--config.data.root={tree}", *SMALL]
     code = interrupt(workdir, flags, sig, random.randint(2, total - 3))
-    assert code == (main.STOPPED if sig == signal.SIGTERM else -signal.SIGKILL), (
+    assert code == (errors.STOPPED if sig == signal.SIGTERM else -signal.SIGKILL), (
         Path(workdir).with_suffix(".log").read_text()
     )
     assert not (workdir / "summary.json").exists()
@@ -157,9 +157,11 @@ def test_interrupted_run_equals_the_unbroken_one(sig, unbroken, tree, tmp_path):
 
 
 def test_evaluate_mode_repeats_the_figures(unbroken, tree):
+    """By default of the last checkpoint, whose figures chose nothing."""
     flags = [f"--config.data.root={tree}", *SMALL, "--config.eval.net=all"]
-    code, output = call(unbroken, *flags, "--mode=evaluate", "--checkpoint=latest")
+    code, output = call(unbroken, *flags, "--mode=evaluate")
     assert code == 0, output
+    assert f"step {trained(unbroken)[-1]['step']} m1" in output
     again = json.loads((unbroken / "evaluate" / "final.json").read_text())["nets"]
     final = json.loads((unbroken / "eval" / "final.json").read_text())["nets"]
     assert set(again) == {"m1", "m2", "phi1", "phi2", "mean"}

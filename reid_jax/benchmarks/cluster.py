@@ -4,11 +4,11 @@ As `rerank`, with the clustering form of the algorithm. The time is that of the 
 that of another eps on the same distances is given apart.
 """
 
-import argparse
 import time
 
 import numpy as np
 
+from reid_jax import cli
 from reid_jax.benchmarks import rerank
 from reid_jax.data.synthetic import features
 from reid_jax.eval import cluster
@@ -41,7 +41,7 @@ def main(argv):
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser("python -m reid_jax.benchmarks cluster", description=__doc__)
+    parser = cli.parser("benchmarks cluster", __doc__)
     parser.add_argument(
         "--size", default="market", help="market, msmt17 (their training sets) or a number of images"
     )

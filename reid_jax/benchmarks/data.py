@@ -5,7 +5,6 @@ uint8 batches; the pipeline also draws its augmentations. Stages are timed on on
 threads or processes. They take turns, the best round of each counts.
 """
 
-import argparse
 import concurrent.futures
 import importlib.util
 import itertools
@@ -19,6 +18,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
+from reid_jax import cli
 from reid_jax.config import defaults, namespace
 from reid_jax.data import decode, images, prefetch, streams, tfds_sets
 from reid_jax.data.records import Dataset, Record
@@ -48,7 +48,7 @@ def main(argv):
 
 def parse(argv):
     """Command line -> namespace."""
-    parser = argparse.ArgumentParser("python -m reid_jax.benchmarks data", description=__doc__)
+    parser = cli.parser("benchmarks data", __doc__)
     parser.add_argument("--images", type=int, default=2048, help="JPEG files")
     parser.add_argument("--batch", type=int, default=64, help="images a batch, a multiple of 4")
     parser.add_argument("--batches", type=int, default=64, help="batches timed a round")

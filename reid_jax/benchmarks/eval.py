@@ -5,7 +5,6 @@ best round of each counts. Memory is the peak of this process above the loaded f
 compiled one small function; compilation of what is measured is included.
 """
 
-import argparse
 import contextlib
 import math
 import resource
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from reid_jax import cli
 from reid_jax.data.synthetic import features
 from reid_jax.eval import ranking, scoring
 
@@ -36,7 +36,7 @@ def main(argv):
 
 def parse(argv):
     """Command line -> namespace."""
-    parser = argparse.ArgumentParser("python -m reid_jax.benchmarks eval", description=__doc__)
+    parser = cli.parser("benchmarks eval", __doc__)
     parser.add_argument("--size", default="market", help="market, msmt17, or a number of gallery images")
     parser.add_argument("--dim", type=int, default=2048, help="of the features")
     parser.add_argument("--distance", choices=ranking.DISTANCES, default="euclidean")

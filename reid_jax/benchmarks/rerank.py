@@ -6,7 +6,6 @@ does ours for the comparison. The matrix product is that of all features with al
 measured before and after on some tiles of it and scaled.
 """
 
-import argparse
 import os
 import sys
 import time
@@ -15,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from reid_jax import cli
 from reid_jax.benchmarks.eval import memory, reset_peak
 from reid_jax.data.synthetic import features
 from reid_jax.eval import rerank
@@ -40,7 +40,7 @@ def main(argv):
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser("python -m reid_jax.benchmarks rerank", description=__doc__)
+    parser = cli.parser("benchmarks rerank", __doc__)
     parser.add_argument(
         "--size", default="market", help="market, msmt17 or a number of images, a sixth queries"
     )

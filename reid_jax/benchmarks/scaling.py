@@ -8,13 +8,12 @@ call, as XLA joins them; nothing overlaps. Efficiency is computing time over the
 and overlap (which XLA does) are left out.
 """
 
-import argparse
 import math
 from typing import NamedTuple
 
 import jax
 
-from reid_jax import methods
+from reid_jax import cli, methods
 from reid_jax.benchmarks import step
 from reid_jax.models import layers
 from reid_jax.train.devices import AXIS
@@ -41,7 +40,7 @@ SCATTER = ("reduce_scatter",)  # the gradient of a gathering
 
 def main(argv):
     """Runs the benchmark with these command line arguments; prints a table, returns the figures."""
-    parser = argparse.ArgumentParser("python -m reid_jax.benchmarks scaling", description=__doc__)
+    parser = cli.parser("benchmarks scaling", __doc__)
     parser.add_argument("--step", choices=("baseline", "efl", "dsanet"), default="efl")
     parser.add_argument("--size", choices=step.SIZES, default="full")
     parser.add_argument("--batch", type=int, default=64, help="images (dsanet: clips) of a device")

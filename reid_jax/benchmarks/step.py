@@ -9,7 +9,6 @@ float images. DSANet's step has clips for images, and no PyTorch form.
 With --compile-only nothing is allocated or run: FLOPs and memory are what XLA plans for the compiled step.
 """
 
-import argparse
 import contextlib
 import importlib.util
 import json
@@ -23,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reid_jax import methods
+from reid_jax import cli, methods
 from reid_jax.config import defaults, dsanet_defaults, efl_defaults, namespace
 from reid_jax.models import cpu, layers
 
@@ -63,7 +62,7 @@ def main(argv):
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser("python -m reid_jax.benchmarks step", description=__doc__)
+    parser = cli.parser("benchmarks step", __doc__)
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument(

@@ -64,6 +64,8 @@ def read_run(workdir, net):
     stage, arrays = warm.best_of(workdir)
     names = warm.networks(arrays)
     name = net or next(iter(warm.default_nets(workdir, stage, arrays)), "")
+    if not name:
+        raise WeightsError(f"{workdir} has several networks; choose with --net: {', '.join(names)}")
     if name not in names:
         raise WeightsError(f"{workdir} has no network {name!r}; --net may be {', '.join(names)}")
     front = f"nets/{name}/"

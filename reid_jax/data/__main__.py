@@ -1,12 +1,17 @@
-"""Commands on data sets: python -m reid_jax.data list|check|synthesize|sheet|build ..."""
+"""Commands on data sets.
 
-import argparse
+python -m reid_jax data list
+python -m reid_jax data check market1501 --root /data/Market-1501-v15.09.15
+python -m reid_jax data build market1501 --root /data/Market-1501-v15.09.15 --output /data/built
+python -m reid_jax data synthesize --root /data/drawn --sheet sheet.png
+"""
+
 import os
-import sys
 
+from reid_jax import cli
 from reid_jax.config import defaults
 from reid_jax.data import build, check, listing
-from reid_jax.errors import DataError, ReidError
+from reid_jax.errors import DataError
 
 
 def _records(name, root, split):
@@ -124,18 +129,14 @@ COMMANDS = {
 
 
 def main(argv=None):
-    """Run a command; returns the exit status: 1 when check found problems, 2 after an error to act on."""
-    parser = argparse.ArgumentParser(prog="python -m reid_jax.data", description=__doc__)
+    """Runs a command; returns the exit code: 1 when check found problems."""
+    parser = cli.parser("data", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (text, flags, _) in COMMANDS.items():
         flags(commands.add_parser(name, help=text, description=text))
     args = parser.parse_args(argv)
-    try:
-        return COMMANDS[args.command][2](args) or 0
-    except ReidError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return COMMANDS[args.command][2](args) or 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

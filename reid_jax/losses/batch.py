@@ -29,6 +29,12 @@ def first_row(x, axis_name):
     return 0 if axis_name is None else lax.axis_index(axis_name) * x.shape[0]
 
 
+def of_partners(x, partners, axis_name):
+    """x [B,...] of the partner of every row; partners i32[N]: rows of the global batch, one for each."""
+    rows = first_row(x, axis_name) + jnp.arange(len(x))
+    return gather(x, axis_name)[partners[rows]]
+
+
 def mean(values, mask=None, axis_name=None):
     """Mean of values [B] over the rows that mask keeps; 0 with zero gradient when it keeps none.
 

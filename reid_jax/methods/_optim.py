@@ -1,4 +1,4 @@
-"""Optimisers of config.optim, as PyTorch's: schedules, Adam, AMSGrad, SGD, groups and frozen leaves by pattern.
+"""Optimisers of config.optim, as PyTorch's: schedules, Adam, AMSGrad, SGD; groups, frozen leaves by pattern.
 
 A pattern is a regular expression that is searched in a parameter's path, "base/layer1_0/conv1/kernel".
 """
@@ -48,7 +48,8 @@ def optimiser(optim, info, net=None, *, lr=None, weight_decay=None, repeats=1):
         scale = optax.scale_by_learning_rate(lambda n, f=factor: f * rate(n // repeats))
         direction = optax.chain(optax.add_decayed_weights(decay), moments(optim))
         chains[name] = optax.chain(direction, scale)
-        chains[f"{name} later"] = optax.chain(held(direction, steps * repeats), scale)
+        if steps:
+            chains[f"{name} later"] = optax.chain(held(direction, steps * repeats), scale)
     chains["never"] = optax.set_to_zero()
     tx = optax.partition(chains, lambda params: _labels(params, optim, net, steps))
     return optax.chain(tx, clipped(net.bounds)) if net is not None and net.bounds else tx
@@ -70,7 +71,7 @@ def _labels(params, optim, net, steps):
         group = next((str(i) for i, g in enumerate(optim.groups) if re.search(g[0], path)), "others")
         return f"{group} later" if _any(optim.freeze, path) else group
 
-    return _by_path(label, params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: label(_path(path)), params)
 
 
 def moments(optim):
@@ -176,18 +177,22 @@ def clipped(bounds):
     def update(updates, state, params):
         def clip(path, update, value):
             for pattern, least, most in bounds:
-                if re.search(pattern, path):
+                if re.search(pattern, _path(path)):
                     return jnp.clip(value + update, least, most) - value
             return update
 
-        return _by_path(clip, updates, params), state
+        return jax.tree_util.tree_map_with_path(clip, updates, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def trained(frozen):
-    """Function of params that gives their tree with True where a leaf is trained, False where a pattern fits."""
-    return lambda params: _by_path(lambda path: not _any(frozen, path), params)
+    """Function of params: their tree with False where one of the patterns `frozen` fits, else True."""
+
+    def mask(params):
+        return jax.tree_util.tree_map_with_path(lambda path, _: not _any(frozen, _path(path)), params)
+
+    return mask
 
 
 def paths(params):
@@ -198,14 +203,6 @@ def paths(params):
 def step_key(config, step):
     """The key of a step's random layers, the same on all devices."""
     return jax.random.fold_in(jax.random.key(config.seed), step)
-
-
-def _by_path(function, tree, *others):
-    """function(path, *leaves) on every leaf; of the path alone where there is one tree."""
-    one = not others
-    return jax.tree_util.tree_map_with_path(
-        lambda path, *leaves: function(_path(path)) if one else function(_path(path), *leaves), tree, *others
-    )
 
 
 def _path(keys):

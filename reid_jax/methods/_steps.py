@@ -92,6 +92,14 @@ def apply_gradient(tx, grad, opt, params):
     return optax.apply_updates(params, delta), opt
 
 
+def partners(key, size, axis_name):
+    """A random row of the global batch for every row of it, no row twice: i32[N], the same on every device.
+
+    size: rows on a device.
+    """
+    return jax.random.permutation(key, size * (1 if axis_name is None else lax.axis_size(axis_name)))
+
+
 def ema(teacher, student, decay):
     """teacher <- decay * teacher + (1 - decay) * student, leaf by leaf."""
     return jax.tree.map(lambda t, s: decay * t + (1 - decay) * s, teacher, student)

@@ -48,7 +48,5 @@ def modules(package):
 def offers(package):
     """{name: module} of everything that the modules of a package of models offer."""
     return {
-        name: module
-        for module in modules(f"{__name__}.{package}")
-        for name in getattr(module, "NAMES", {})
+        name: module for module in modules(f"{__name__}.{package}") for name in getattr(module, "NAMES", {})
     }

@@ -75,6 +75,21 @@ def over_images(function, x):
     return y.reshape(*x.shape[:-3], *y.shape[1:])
 
 
+def scan(body, carry, xs, collectives=False):
+    """lax.scan(body, carry, xs), written out where a loop of the compiler does badly.
+
+    On CPUs, where a gradient through the loop takes several times as long; and with `collectives` in the
+    body, which can deadlock in a loop on simulated devices.
+    """
+    if not (collectives or _cpu_form()):
+        return lax.scan(body, carry, xs)
+    outputs = []
+    for i in range(len(jax.tree.leaves(xs)[0])):
+        carry, y = body(carry, jax.tree.map(lambda x, i=i: x[i], xs))
+        outputs.append(y)
+    return carry, jax.tree.map(lambda *y: jnp.stack(y), *outputs)
+
+
 def _conv_by_group(x, kernel, stride, padding, groups):
     """A grouped convolution as one convolution for each group: XLA's grouped one is slow on CPUs."""
     inputs, kernels = jnp.split(x, groups, -1), jnp.split(kernel, groups, -1)

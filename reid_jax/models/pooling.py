@@ -43,6 +43,15 @@ def stripe_pool(x, stripes):
     return jnp.stack([x[..., first:end, :].mean(-2) for first, end in rows], -2)
 
 
+def join(base, owner):
+    """Gives the projection of owner.pooling, where it has one, its place among the backbone's parameters.
+
+    To be called in the setup of what holds both: weights and draws of "narrow" belong together.
+    """
+    if isinstance(getattr(owner, "pooling", None), Stripes):
+        nn.share_scope(owner.pooling, base)
+
+
 class Average(nn.Module):
     """Mean over the map."""
 

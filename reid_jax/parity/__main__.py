@@ -1,16 +1,17 @@
-"""Compares this library with recorded reference outputs: `python -m reid_jax.parity PATH...`.
+"""Compares this library with recorded reference outputs.
+
+    python -m reid_jax parity tests/cases
+    python -m reid_jax parity mine.npz --runners runners.py --all
 
 PATH: a case (.npz) or a folder of them. Every case runs in float64, which decides, and in float32, for
 information. The exit code is 1 when a case fails, cannot be read or has no runner.
 """
 
-import argparse
 import json
 import logging
-import sys
 import time
 
-from reid_jax.errors import ReidError
+from reid_jax import cli
 
 
 def main(argv=None):
@@ -22,12 +23,8 @@ def main(argv=None):
     logging.getLogger("jax").setLevel(logging.ERROR)
     from reid_jax.parity import case, run
 
-    try:
-        paths = case.find(args.paths)
-        runners = run.own_runners(args.runners)
-    except ReidError as e:
-        sys.stderr.write(f"error: {e}\n")
-        return 2
+    paths = case.find(args.paths)
+    runners = run.own_runners(args.runners)
     reports = []
     print(run.HEADER, flush=True)
     for path in paths:
@@ -47,9 +44,7 @@ def main(argv=None):
 
 def parse(argv):
     """Command line -> namespace."""
-    parser = argparse.ArgumentParser(
-        "python -m reid_jax.parity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser("parity", __doc__)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a case (.npz) or a folder of cases")
     parser.add_argument("--all", action="store_true", help="list every array, not only the failed ones")
     parser.add_argument("--no-float32", action="store_true", help="float64 only, half the time")
@@ -60,4 +55,4 @@ def parse(argv):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reid_jax import config as c
 from reid_jax.eval import ranking
 from reid_jax.eval import rerank as reranking
+from reid_jax.fields import namespace
 from reid_jax.losses import adversarial, identity
 from reid_jax.losses import triplet as triplets
-from reid_jax.methods import Info, adl
+from reid_jax.methods import Info, adl, defaults
 from reid_jax.methods.adl import labels
 from reid_jax.methods.adl import nets as modules
 from reid_jax.models.backbones import resnet
@@ -20,9 +20,10 @@ from reid_jax.parity.compare import Partition, Within
 
 def _config(**fields):
     """This library's config with fields of config.adl."""
-    tree = c.defaults() | {"adl": c.adl_defaults() | fields}
+    tree = defaults("adl")
+    tree["adl"].update(fields)
     tree["loss"].update(triplet="euclidean", feature="before_bn")
-    return c.namespace(tree)
+    return namespace(tree)
 
 
 def _filled(case, module, entries, *args):
@@ -177,6 +178,7 @@ def inter_loss(case):
     m, f, pid = case.config, case.input("feature"), case.input("label")
     head, config = modules.JointHead(m.classes), _config(triplet=m.a)
     config.loss.margin = m.margin
+    method = adl.Adl(config, Info(1, 1))
     names = {"classifier.0": "neck", "classifier.1": "classifier"}
     entries = _renamed(case.weights(), names)
     entries["neck.bias"] = np.zeros_like(entries["neck.weight"])
@@ -185,12 +187,12 @@ def inter_loss(case):
     def loss(params, f):
         all_ = {**variables, "params": params}
         logits, _ = head.apply(all_, f, True, mutable=["batch_stats", "classes"])
-        value, *parts = adl.inter_loss(logits, f, pid, config=config)
-        return value, (*parts, jnp.mean(logits.argmax(-1) == pid))
+        value, *terms = method.inter_loss(logits, f, pid)
+        return value, (*terms, jnp.mean(logits.argmax(-1) == pid))
 
     descend = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
-    (value, parts), (grads, grad_f) = descend(variables["params"], f)
-    found = zip(("cross_entropy", "triplet", "triplet_accuracy", "accuracy"), parts, strict=True)
+    (value, terms), (grads, grad_f) = descend(variables["params"], f)
+    found = zip(("cross_entropy", "triplet", "triplet_accuracy", "accuracy"), terms, strict=True)
     results = nets.out({"loss": value} | dict(found)) | {"grad/in/feature": grad_f}
     return results | {f"grad/{k}": v for k, v in _torch(grads, names).items()}
 
@@ -219,23 +221,21 @@ def schedule(case):
         momentum=0.0,
         frifm_stages=(),
         adversarial_stages=(),
-        intra=c.adl_defaults()["intra"] | dict(lr=0.1 * m.lr, head_lr=m.lr),
+        intra=adl.FIELDS["intra"] | dict(lr=0.1 * m.lr, head_lr=m.lr),
     )
     config.model.norm, config.optim.weight_decay = "aibn", m.weight_decay
-    results = {"out/mix_rate": np.array([adl.mix(config, e) for e in case.arrays["in/epoch"]])}
-    models = adl.build(config, Info(1, 2, 1, 1))
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    init = jax.eval_shape(
-        lambda x: adl.init_state(jax.random.key(0), x, models=models, adversary=False), image
-    )
+    config.data.height = config.data.width = 64
+    method = adl.Adl(config, Info(1, 2))
+    results = {"out/mix_rate": np.array([method.mix(e) for e in case.arrays["in/epoch"]])}
+    init = jax.eval_shape(method.init, jax.random.key(0))
     body, head = jax.tree.leaves(init.nets["net"]["params"]), init.nets["heads"]["params"]
     trained = {"kernel": head["kernel"], "scale": head["neck"]["scale"]}  # the norm's bias is frozen
     results["out/body_tensors"] = len(body)
-    results["out/head_tensors"] = models.heads.cameras * len(trained)
+    results["out/head_tensors"] = method.cameras * len(trained)
     results["out/body_scalars"] = sum(x.size for x in body)
     results["out/mixing_weights"] = sum(x.size == 1 for x in body)
     for name, key in (("net", "body_lr"), ("heads", "head_lr")):
-        tx, one = models.tx["intra"][name], {"base": jnp.ones(1, case.dtype)}
+        tx, one = method.tx["intra"][name], {"base": jnp.ones(1, case.dtype)}
         move, _ = tx.update(one, tx.init(one), {"base": jnp.zeros(1, case.dtype)})
         results[f"out/{key}"] = -move["base"]
     return results
@@ -267,7 +267,7 @@ def cluster(case):
     shared = dict(k1=m.k1, k2=m.k2, lambda_value=m.lambda_value)
 
     def by(mode, stage, clusters):
-        own = c.adl_defaults()[stage] | dict(clusters=clusters, quantile=getattr(m, f"quantile_{stage}"))
+        own = adl.FIELDS[stage] | dict(clusters=clusters, quantile=getattr(m, f"quantile_{stage}"))
         return _config(mode=mode, **{stage: own}, **shared).adl
 
     results = {}
@@ -341,22 +341,17 @@ _CAMERA = {"0": "fc0", "1": "bn1", "3": "fc3"}
 _CRITIC = {"0": "fc1", "2": "fc2", "4": "fc3"}
 
 
-def _game(case, f, cameras, names):
-    """(Models of E, H and D, their variables); names: {player: {beginning of a key of the case: ours}}."""
-    models = adl.Models(
-        None,
-        None,
-        None,
-        modules.CameraEncoder(),
-        modules.CameraHead(cameras),
-        modules.Critic(),
-        {},
-    )
+def _game(case, f, names, **fields):
+    """(Adl with these fields, variables of E, H and D); names: {player: {start of a case's key: ours}}."""
+    method = adl.Adl(_config(**fields), Info(1, case.config.cameras))
     args = {"encoder": (f, False), "camera": (f, False), "critic": (f, f)}
-    variables = {
-        n: _filled(case, getattr(models, n), _renamed(case.weights(), names[n]), *args[n]) for n in args
-    }
-    return models, variables
+    weights = case.weights()
+    variables = {n: _filled(case, method.modules[n], _renamed(weights, names[n]), *args[n]) for n in args}
+    return method, variables
+
+
+def _with_params(variables, params):
+    return {n: {**v, "params": params[n]} for n, v in variables.items()}
 
 
 def _game_grads(prefix, grads, grad_f, names):
@@ -372,14 +367,15 @@ def adl_modules(case):
         "camera": {f"camera_head.{k}": v for k, v in _CAMERA.items()},
         "critic": {f"discriminator.discrimintor.{k}": v for k, v in _CRITIC.items()},
     }
-    models, variables = _game(case, f, m.cameras, names)
+    method, variables = _game(case, f, names)
+    encoder, camera, critic = (method.modules[n] for n in adl.PLAYERS)
 
     def forward(params, f):
-        all_ = {n: {**v, "params": params[n]} for n, v in variables.items()}
-        z, _ = models.encoder.apply(all_["encoder"], f, True, mutable=["batch_stats"])
+        all_ = _with_params(variables, params)
+        z, _ = encoder.apply(all_["encoder"], f, True, mutable=["batch_stats"])
         other = z[case.input("permutation")]
-        joint, marginal = (models.critic.apply(all_["critic"], f, x) for x in (z, other))
-        logits, _ = models.camera.apply(all_["camera"], z, True, mutable=["batch_stats"])
+        joint, marginal = (critic.apply(all_["critic"], f, x) for x in (z, other))
+        logits, _ = camera.apply(all_["camera"], z, True, mutable=["batch_stats"])
         omega = adversarial.omega(joint, marginal)
         found = {"omega": omega, "camera_loss": identity.cross_entropy(logits, camid)}
         pull = adversarial.pull(omega, "exp", m.temperature)
@@ -390,7 +386,7 @@ def adl_modules(case):
 
     params = {n: v["params"] for n, v in variables.items()}
     results = nets.out(jax.jit(forward)(params, f))
-    results["out/z_eval"] = models.encoder.apply(variables["encoder"], f, False)
+    results["out/z_eval"] = encoder.apply(variables["encoder"], f, False)
     for name in ("discriminator", "feature"):
         grads, grad_f = jax.jit(jax.grad(lambda *a, n=name: forward(*a)[f"{n}_loss"], (0, 1)))(params, f)
         results |= _game_grads(name, grads, grad_f, names)
@@ -405,17 +401,16 @@ def adl_objective(case):
         "camera": {f"camera_head.{k}": v for k, v in _CAMERA.items()},
         "critic": {f"critic.fc{i}": f"fc{i}" for i in (1, 2, 3)},
     }
-    models, variables = _game(case, f, m.cameras, names)
-    params, results = {n: v["params"] for n, v in variables.items()}, {}
+    results = {}
     for tag in sorted({k.split("/")[1].rpartition(".")[0] for k in case.arrays if k.startswith("out/")}):
         fields = dict(zip(("encoder_input", "transform", "critic_input_norm"), tag.split("."), strict=True))
-        own = _config(lam=m.adl_weight, lam_cam=m.camera_weight, **fields).adl
+        fields |= dict(lam=m.adl_weight, lam_cam=m.camera_weight)
+        method, variables = _game(case, f, names, **fields)
+        params = {n: v["params"] for n, v in variables.items()}
 
-        def loss(params, f, own=own):
+        def loss(params, f, method=method, variables=variables):
             permutation = case.input("permutation")
-            total, _, metrics = adl.adversarial_losses(
-                params, variables, f, camid, permutation, models=models, adl=own
-            )
+            total, _, metrics = method.game(_with_params(variables, params), f, camid, permutation)
             return total, metrics
 
         (total, metrics), (grads, grad_f) = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, f)

@@ -5,13 +5,13 @@ difference of the pooled vectors over their largest value, as in the parity tabl
 similarity of the features, which is what retrieval sees.
 """
 
-import argparse
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from reid_jax import cli
 from reid_jax.models import heads
 from reid_jax.parity import nets
 from reid_jax.parity.case import recipe
@@ -21,7 +21,7 @@ TYPES = {"float64": jnp.float64, "float32": jnp.float32, "bfloat16": jnp.float32
 
 def main(argv=None):
     """Prints a Markdown table and, as the last line, JSON."""
-    parser = argparse.ArgumentParser("python -m reid_jax.parity.drift", description=__doc__)
+    parser = cli.parser("parity.drift", __doc__)
     parser.add_argument("backbones", nargs="*", metavar="BACKBONE", help="default: all at full size")
     parser.add_argument("--batch", type=int, default=4, help="images, or clips of 4 frames")
     parser.add_argument("--height", type=int, default=256)

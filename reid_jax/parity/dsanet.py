@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reid_jax.config import defaults, dsanet_defaults, namespace
 from reid_jax.data import clips
+from reid_jax.fields import namespace
 from reid_jax.losses import disentangle, identity, triplet
-from reid_jax.methods import Info, dsanet
+from reid_jax.methods import Info, defaults, dsanet
 from reid_jax.methods.dsanet import nets as modules
 from reid_jax.models.backbones import resnet
 from reid_jax.parity import nets
@@ -154,16 +154,18 @@ def sampling(case):
 
 def _config(m):
     """This library's config of a case's."""
-    tree = defaults() | {"dsanet": dsanet_defaults()}
+    tree = defaults("dsanet")
     tree["loss"].update(triplet="euclidean", feature="before_bn", margin=getattr(m, "margin", 0.3))
     fields = {k: getattr(m, k) for k in ("lam", "lam_cam", "lam_frame") if hasattr(m, k)}
     tree["dsanet"].update(fields)
     return namespace(tree)
 
 
-def _net(m, config):
+def _method(m):
+    """(DsaNet, its network with the case's trunk)."""
+    method = dsanet.DsaNet(_config(m), Info(m.n_id, m.n_cam))
     trunk = resnet.ResNet(resnet.Bottleneck, tuple(m.blocks), width=m.width)
-    return dsanet.build(config, Info(m.n_id, m.n_cam, 1, 1)).clone(base=trunk)
+    return method, method.network.clone(base=trunk)
 
 
 def _variables(case, net, clip):
@@ -182,26 +184,45 @@ def _to_theirs(entries):
     return {f"backbone.{k}" if re.match(own, k) else k: v for k, v in entries.items()}
 
 
+LOSSES = {  # the reference's names
+    "total": "loss",
+    "id": "ce",
+    "tri": "triplet",
+    "dis": "disentangle",
+    "ic": "intra_class",
+    "cam": "cam_ce",
+    "lr": "ce_sides",
+    "aug": "ce_switched",
+    "frame": "ce_frames",
+    "w": "frame_weights",
+}
+
+
+def _all_cross_entropies(values, d):
+    """The reference's sum of the cross entropies of clips and halves; d: config.dsanet."""
+    sides = d.lam * (values["ce_sides"] + values["ce_switched"])
+    return values["ce"] + sides + d.lam_cam * values["cam_ce"]
+
+
 def net_train(case):
     """narrow network in training: features, all losses, all gradients, running statistics"""
-    m = case.config
-    config = _config(m)
-    net, clip = _net(m, config), nets.channels_last(case.input("clip"))
+    (method, net), clip = _method(case.config), nets.channels_last(case.input("clip"))
     pid, camid, perm = (case.input(k) for k in ("pid", "cam", "perm"))
     variables = _variables(case, net, clip)
 
     def loss(params, clip):
         all_ = {**variables, "params": params}
         out, changed = net.apply(all_, clip, True, perm, mutable=["batch_stats"])
-        found = dsanet.losses(out, pid, camid, config=config)
-        return found["total"], (out, found, changed)
+        values = method.losses(out, pid, camid)
+        return values["loss"], (out, values, changed)
 
     descend = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
-    (_, (out, found, changed)), (grads, grad_clip) = descend(variables["params"], clip)
+    (_, (out, values, changed)), (grads, grad_clip) = descend(variables["params"], clip)
     frame_ce = dsanet.frame_losses(out["logits_frame"], pid)
     results = {f"out/{k}": v for k, v in _torch_axes(out).items()}
     results |= {"out/frame_ce": frame_ce, "out/w": modules.weights_of(frame_ce)[1]}
-    results |= {f"out/loss/{k}": v for k, v in found.items()}
+    results |= {f"out/loss/{k}": values[name] for k, name in LOSSES.items()}
+    results["out/loss/ce"] = _all_cross_entropies(values, method.config.dsanet)
     results |= {f"out/map_mean/{k}": out[k].mean(-1) for k in ("F_ID", "F_cam", "F_t")}
     results |= {f"out/state/{k}": v for k, v in _to_theirs(nets.torch_entries(changed)).items()}
     results |= {f"grad/{k}": v for k, v in _to_theirs(nets.torch_entries({"params": grads})).items()}
@@ -211,7 +232,7 @@ def net_train(case):
 def net_eval(case):
     """narrow network on a whole tracklet: clip features, mean, test feature"""
     m = case.config
-    net = _net(m, _config(m))
+    _, net = _method(m)
     sequence = jnp.moveaxis(case.input("sequence"), 0, -1)  # C T H W -> T H W C
     variables = _variables(case, net, sequence[None, : m.clip])
     run = jax.jit(lambda clip: net.apply(variables, clip, False))
@@ -226,8 +247,7 @@ def net_eval(case):
 
 def net_full_eval(case):
     """full ResNet-50 width: attention, features"""
-    m = case.config
-    net, clip = _net(m, _config(m)), nets.channels_last(case.input("clip"))
+    (_, net), clip = _method(case.config), nets.channels_last(case.input("clip"))
     out = jax.jit(lambda v, clip: net.apply(v, clip, False))(_variables(case, net, clip), clip)
     return {f"out/{k}": v for k, v in _torch_axes(out).items()}
 
@@ -237,7 +257,7 @@ def param_counts(case):
     results = {}
     for name, (num_pids, num_cams) in case.meta["config"].items():
         m = SimpleNamespace(width=64, blocks=(3, 4, 6, 3), n_id=num_pids, n_cam=num_cams)
-        net = _net(m, _config(m))
+        _, net = _method(m)
         clip = jax.ShapeDtypeStruct((1, 2, 64, 64, 3), jnp.float32)
         params = jax.eval_shape(lambda c, net=net: net.init(jax.random.key(0), c, False), clip)["params"]
         counts = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in params.items()}

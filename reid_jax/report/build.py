@@ -15,64 +15,62 @@ from reid_jax.report import look, sections, strips, study
 from reid_jax.report import run as runs
 
 
-def build(workdir, *, data_root=None, queries=12, baseline=""):
+def build(workdir, *, data_root=None, queries=12, compare_with=""):
     """Writes WORKDIR/report.html and returns its path (str).
 
     workdir: folder of a finished run. data_root: folder that the stored picture paths are relative to;
-    taken from the run when None. queries: number of retrieval strips. baseline: workdir of a finished run
-    to compare with, tested on the same images. Parts whose files are missing are replaced by a short line.
-    Raises DataError when the workdir or the baseline holds no finished run or they do not fit together,
-    ConfigError for a negative `queries`.
+    taken from the run when None. queries: number of retrieval strips. compare_with: workdir of another
+    finished run, tested on the same images. Parts whose files are missing are replaced by a short line.
+    Raises DataError when one of the workdirs holds no finished run or they do not fit together, ConfigError
+    for a negative `queries`.
     """
     if queries < 0:
         raise ConfigError(f"config.report.queries is {queries}; it must be 0 or more")
     run = runs.read(workdir)
-    compared = read_baseline(baseline, run) if baseline else None
+    compared = read_compared(compare_with, run) if compare_with else None
     page = render(context(run, compared, data_root, queries))
     path = os.path.join(workdir, "report.html")
     write(path, page)
     return path
 
 
-def read_baseline(baseline, run):
-    """Run of the workdir `baseline`; DataError when it was not tested on the images of `run`."""
-    found = runs.read(baseline, keep_features=False)
-    fields = ["data.name", "eval.split", *(["data.synthetic"] if run.synthetic else [])]
-    if found.protocol != run.protocol:
+def read_compared(workdir, run):
+    """Run of a workdir to compare with; DataError when it was not tested on the images of `run`."""
+    compared = runs.read(workdir, keep_features=False)
+    if compared.protocol != run.protocol:
         raise DataError(
-            f"{baseline} was tested by the protocol {found.protocol}, {run.workdir} by {run.protocol}; give "
-            "a baseline that was tested by the same"
+            f"{workdir} was tested by the protocol {compared.protocol}, {run.workdir} by {run.protocol}; "
+            "give a run that was tested by the same"
         )
+    fields = ["data.name", "eval.split", *(["data.synthetic"] if run.synthetic else [])]
     for section, field in (f.split(".") for f in fields):
-        mine, theirs = (r.config.get(section, {}).get(field) for r in (run, found))
+        mine, theirs = (r.config.get(section, {}).get(field) for r in (run, compared))
         if mine != theirs:
             raise DataError(
-                f"{baseline} cannot be compared with {run.workdir}: config.{section}.{field} is {theirs!r} "
-                f"there and {mine!r} here; give a baseline that was tested on the same images"
+                f"{workdir} cannot be compared with {run.workdir}: config.{section}.{field} is {theirs!r} "
+                f"there and {mine!r} here; give a run that was tested on the same images"
             )
-    if run.last and found.last and (strips.same_rows(found.last, run.last) < 0).any():
-        raise DataError(
-            f"{baseline} was tested on other query images than {run.workdir}; give another baseline"
-        )
-    return found
+    if run.last and compared.last and (strips.same_rows(compared.last, run.last) < 0).any():
+        raise DataError(f"{workdir} was tested on other query images than {run.workdir}; give another run")
+    return compared
 
 
-def context(run, baseline, data_root, queries):
+def context(run, compared, data_root, queries):
     """Everything the template shows."""
     levels = sections.chance(run)
     names = [str(n) for n in run.summary.get("camera_names", [])]
     eval_charts, eval_nets = sections.evaluations(run, levels)
     label_charts, label_phases = sections.labels(run)
-    cmc, cmc_labels = sections.cmc(run, baseline)
+    cmc, cmc_labels = sections.cmc(run, compared)
     distance = run.config.get("eval", {}).get("distance", "cosine")
     return {
         "run": run,
-        "name": sections.name(run),
         "data_set": sections.data_set(run),
-        "baseline": sections.name(baseline) if baseline else None,
-        "verdict": sections.verdict(run, baseline),
-        "tiles": sections.tiles(run, baseline, levels),
+        "compared": compared.name if compared else None,
+        "verdict": sections.verdict(run, compared),
+        "tiles": sections.tiles(run, compared, levels),
         "facts": sections.facts(run),
+        "choice": sections.choice_of_checkpoint(run),
         "versions": sections.versions(run),
         "curves": sections.curves(run),
         "evaluations": eval_charts,
@@ -82,16 +80,17 @@ def context(run, baseline, data_root, queries):
         "cmc": cmc,
         "cmc_labels": cmc_labels,
         "figure_names": [title for title, _ in sections.FIGURES.values()],
-        "networks": sections.networks(run, baseline),
-        "table1": sections.table1(run, baseline),
-        "strips": retrieval(run, baseline, data_root, queries),
+        "networks": sections.networks(run, compared),
+        "sets": sections.other_sets(run),
+        "table1": sections.table1(run, compared),
+        "strips": retrieval(run, compared, data_root, queries),
         "distance": distance,
         "tsne": sections.tsne(run.last.features, names) if run.last else None,
         "camera_tsne": camera_tsne(run, names),
-        "studies": study.build(run),
-        "looks": look.build(os.path.join(run.workdir, "eval", "look.npz")),
+        "study": study.build(run),
+        "looks": look.build(os.path.join(run.workdir, "eval", "look.npz"), run.titles["look"]),
         "cameras": sections.cameras(run.last, distance, names) if run.last and not run.single else None,
-        "settings": sections.settings(run.config),
+        "settings": sections.settings(run.config, run.titles["defaults"]),
         "today": datetime.date.today().isoformat(),
         "version": reid_jax.__version__,
     }
@@ -109,13 +108,13 @@ def camera_tsne(run, names):
         return None
 
 
-def retrieval(run, baseline, data_root, queries):
+def retrieval(run, compared, data_root, queries):
     """The retrieval strips and what is said around them, None without stored features."""
     if run.last is None:
         return None
     before, before_name = run.first, "first evaluation"
-    if baseline and baseline.last:
-        before, before_name = baseline.last, sections.name(baseline)
+    if compared and compared.last:
+        before, before_name = compared.last, compared.name
     frames = strips.read_frames(os.path.join(run.workdir, "eval", "frames.npz"))
     items, thumbs, counts = strips.build(run.last, before, queries, run.data_root(data_root), frames)
     return {

@@ -10,7 +10,6 @@ from PIL import Image
 from reid_jax.report.run import read_arrays
 
 HEIGHT = 160  # pixels of a frame on the page
-TITLES = {"F_ID": "identity map", "F_t": "identity map after localisation", "F_cam": "camera map"}  # in order
 
 
 def read(path):
@@ -21,30 +20,33 @@ def read(path):
 def fits(stored):
     """Whether the arrays are those that train.pictures.look makes."""
     image = stored["image"]
-    clips, kinds = image.shape[:2], {"image": "u", "pid": "i", "camid": "i"}
+    clips, types = image.shape[:2], {"image": "u", "pid": "i", "camid": "i"}
     shapes = {"image": (*clips, *image.shape[2:4], 3), "pid": clips[:1], "camid": clips[:1], "weight": clips}
     for name, array in stored.items():
         shape = shapes.get(name)
         if name.startswith("map/") and array.ndim == 4:
             shape = (*clips, *array.shape[2:])
-        if array.shape != shape or not array.size or array.dtype.kind != kinds.get(name, "f"):
+        if array.shape != shape or not array.size or array.dtype.kind != types.get(name, "f"):
             return False
     return stored["pid"].size > 0 and stored["camid"].min() >= 0
 
 
-def build(path):
-    """[{"pid", "camid", "rows": [{"title", "frames": [data URI]}], "weights": [percent]}] or None."""
+def build(path, titles):
+    """[{"pid", "camid", "rows": [{"title", "frames": [data URI]}], "weights": [percent]}] or None.
+
+    titles: {map: title} in the order of the rows; other maps follow.
+    """
     stored = read(path)
     if not stored or not {"image", "pid", "camid"} <= set(stored) or stored["image"].ndim != 5:
         return None
     maps = {n.removeprefix("map/"): a for n, a in stored.items() if n.startswith("map/")}
-    maps = {n: maps[n] for n in sorted(maps, key=[*TITLES, *maps].index)}
+    maps = {n: maps[n] for n in sorted(maps, key=[*titles, *maps].index)}
     items = []
     for i, frames in enumerate(stored["image"]):
         rows = [{"title": "frames", "frames": [uri(f) for f in frames]}]
         for name, values in maps.items():
             shown = [uri(overlay(f, m)) for f, m in zip(frames, values[i], strict=True)]
-            rows.append({"title": TITLES.get(name, name), "frames": shown})
+            rows.append({"title": titles.get(name, name), "frames": shown})
         weights = [round(100 * float(w), 1) for w in stored["weight"][i]] if "weight" in stored else []
         item = {"pid": int(stored["pid"][i]), "camid": int(stored["camid"][i])}
         items.append({**item, "rows": rows, "weights": weights, "most": max(weights, default=0)})

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from reid_jax.config import misfit
+from reid_jax.config import defaults
+from reid_jax.fields import misfit
 from reid_jax.errors import DataError
 from reid_jax.eval import protocols, ranking, store
 
 TOP = 10  # gallery images in a retrieval strip
-_BOOKKEEPING = ("kind", "step", "epoch", "seconds", "net")
+_BOOKKEEPING = ("kind", "step", "epoch", "seconds", "net", "set")
 _SUMMARY = {
     **{"seconds": int | float, "images_per_second": int | float, "devices": str, "machine": str},
     **{"data_root": str, "camera_names": list, "versions": dict},
@@ -41,9 +42,16 @@ class Run:
     evals: list  # lines of kind "eval"
     labels: list  # lines of kind "labels": pseudo labels, one line for each phase of each round
     studies: list  # lines of kind "study", of every stage
+    titles: dict  # titles.json: method, metrics, look, defaults, study; each empty when it is absent
     last: Ranked | None  # eval/final.npz
     first: Ranked | None  # eval/first.npz
     notes: dict  # file -> why it was not used
+
+    @property
+    def name(self):
+        """What the run is called: its method, or that row of an ablation."""
+        method = str(self.config.get("method", "unknown method"))
+        return self.titles["method"] or method[:1].upper() + method[1:]
 
     @property
     def net(self):
@@ -77,6 +85,17 @@ class Run:
         return {}, None
 
     @property
+    def sets(self):
+        """[(name, protocol, {net: figures})] of further test sets; damaged ones are left out."""
+        sets = self.final.get("sets")
+        kept = [] if not isinstance(sets, dict) else [(n, s) for n, s in sets.items() if isinstance(s, dict)]
+        return [
+            (name, tested["protocol"], {net: numbers(f) for net, f in tested["nets"].items()})
+            for name, tested in kept
+            if tested.get("protocol") in protocols.PROTOCOLS and _figures(tested.get("nets"))
+        ]
+
+    @property
     def unit(self):
         """What the run's epochs are called."""
         return "round" if self.labels else "epoch"
@@ -98,6 +117,11 @@ def numbers(line):
     return {k: v for k, v in line.items() if k not in _BOOKKEEPING and _number(v)}
 
 
+def _figures(nets):
+    """Whether this is {net: {figure: ...}}."""
+    return isinstance(nets, dict) and all(isinstance(figures, dict) for figures in nets.values())
+
+
 def read(workdir, keep_features=True) -> Run:
     """Reads a workdir. keep_features: whether `last` keeps them.
 
@@ -106,13 +130,14 @@ def read(workdir, keep_features=True) -> Run:
     trained the last finished one stands for it: eval/STAGE/final.json.
     """
     workdir = Path(workdir)
-    config, notes = _needed(workdir, "config.json", misfit), {}
+    config, notes = _needed(workdir, "config.json", lambda tree: misfit(tree, defaults())), {}
     lines = _metrics(workdir, notes)
     names = [line.get("stage", "") for line in lines["eval"]]
     folder = _folder(workdir, names)
     last = folder.removeprefix("eval/") if "/" in folder else names[-1] if names else ""
     final = _needed(workdir, f"{folder}/final.json", _misfit_of_final)
     train, evals, labels = (of_stage(lines[kind], last) for kind in ("train", "eval", "labels"))
+    evals = [line for line in evals if "set" not in line]  # of the run's own test set
     options = {"distance": _distance(config), "camera_filter": final.get("protocol") != "all-pairs"}
     return Run(
         workdir=workdir,
@@ -123,6 +148,7 @@ def read(workdir, keep_features=True) -> Run:
         evals=evals,
         labels=labels,
         studies=lines["study"],
+        titles=_titles(_optional(workdir, "titles.json", notes)),
         last=_ranked(workdir / folder, "final.npz", options, notes, keep_features),
         first=_ranked(workdir / folder, "first.npz", options, notes, False),
         notes=notes,
@@ -183,7 +209,7 @@ def _misfit_of_final(final):
         if not isinstance(values, dict):
             return f"{name} is {values!r} instead of figures"
         for figure, value in values.items():
-            if not all(map(_number, value if isinstance(value, list) else [value])):
+            if not all(map(_number, value if figure == "cmc" and isinstance(value, list) else [value])):
                 return f"{figure} of {name} is {value!r}"
     if final.get("protocol", "market") not in protocols.PROTOCOLS:
         return f"protocol is {final['protocol']!r}"
@@ -194,9 +220,18 @@ def _number(value):
     return isinstance(value, int | float) and abs(value) < 1e300
 
 
-def _summary(found):
+def _titles(tree):
+    """titles.json as far as it is what it should be."""
+    fields = {"method": str, "metrics": dict, "look": dict, "defaults": dict, "study": dict}
+    titles = {k: tree[k] if isinstance(tree.get(k), form) else form() for k, form in fields.items()}
+    for field in ("metrics", "look"):
+        titles[field] = {k: v for k, v in titles[field].items() if isinstance(v, str)}
+    return titles
+
+
+def _summary(tree):
     """The fields of summary.json that the report shows, as far as they are what they should be."""
-    kept = {k: v for k, v in found.items() if isinstance(v, _SUMMARY.get(k, object))}
+    kept = {k: v for k, v in tree.items() if isinstance(v, _SUMMARY.get(k, object))}
     return {k: v for k, v in kept.items() if _number(v) or not isinstance(v, float | int)}
 
 
@@ -227,6 +262,7 @@ def read_arrays(path, fits):
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
+        arrays = {name: a for name, a in arrays.items() if isinstance(a, np.ndarray)}  # numpy gives bytes too
         return arrays if fits(arrays) else None
     except Exception:  # damaged bytes make zipfile and numpy fail in many ways
         return None
@@ -262,9 +298,9 @@ def rank(features, distance="cosine", keep_features=True, camera_filter=True):
     """Ranked of a FeatureSet that holds query and gallery."""
     options = {"distance": distance, "topk": TOP, "camera_filter": camera_filter}
     q, g = features.of("query"), features.of("gallery")
-    found = ranking.rank(q.feature, g.feature, q.pid, g.pid, q.camid, g.camid, **options)
-    return Ranked(features if keep_features else None, _without_features(q), _without_features(g), found)
+    retrieval = ranking.rank(q.feature, g.feature, q.pid, g.pid, q.camid, g.camid, **options)
+    return Ranked(features if keep_features else None, _without_features(q), _without_features(g), retrieval)
 
 
-def _without_features(part):
-    return dataclasses.replace(part, feature=np.empty((len(part), 0), np.float32))
+def _without_features(side):
+    return dataclasses.replace(side, feature=np.empty((len(side), 0), np.float32))

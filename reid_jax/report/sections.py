@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 
-from reid_jax import config as defaults_of
+from reid_jax.config import defaults as common_defaults
+from reid_jax.config import flatten
 from reid_jax.data.loaders import LAYOUTS
 from reid_jax.errors import DataError
 from reid_jax.eval import probe, ranking
@@ -26,38 +27,8 @@ LABELS = {  # of pseudo labels: (title, unit)
     "clusters": ("Clusters", ""),
     "labelled": ("Images with a label", "%"),
 }
-ADL_ROWS = {  # (FRIFM, adversarial game)
-    (True, True): "ADL",
-    (True, False): "IICS with FRIFM",
-    (False, True): "IICS with ADL's game",
-    (False, False): "IICS",
-}
 LOWER_IS_BETTER = ("prop", "camera_probe")
-METRICS = {  # training metrics: readable titles
-    "loss": "Total loss",
-    "loss_id": "Identity loss",
-    "ce": "Identity cross entropy",
-    "triplet": "Identity triplet",
-    "accuracy": "Identity accuracy",
-    "kl": "KL to the other teacher",
-    "mi": "Mutual information bound",
-    "mie": "Estimator loss, first inner step",
-    "mie_last": "Estimator loss, last inner step",
-    "q_r2": "Estimator R²",
-    "cam_ce": "Camera cross entropy",
-    "cam_triplet": "Camera triplet",
-    "cam_accuracy": "Camera accuracy",
-    "loss_stage": "Loss on pseudo labels",
-    "adl": "Adversarial loss",
-    "omega": "Critic's value omega",
-    "disentangle": "Cosine of identity and camera",
-    "intra_class": "Spread within identities",
-    "ce_sides": "Left and right cross entropy",
-    "ce_switched": "Switched cross entropy",
-    "ce_frames": "Frame cross entropy",
-    "frame_weights": "Error of the frame weights",
-    "lr": "Learning rate",
-}
+METRICS = {"loss": "Total loss", "lr": "Learning rate"}  # of every method; run.titles has its own
 DATA_SETS = {name: layout.title for name, layout in LAYOUTS.items()} | {"synthetic": "synthetic data"}
 PROTOCOLS = {  # how a protocol is named in the facts
     "market": "Market rule",
@@ -65,6 +36,7 @@ PROTOCOLS = {  # how a protocol is named in the facts
     "single-shot": "single-shot: one random gallery image of each person, drawn for each query",
     "single-gallery": "single-shot: one random gallery image of each person, drawn for all queries",
 }
+CHECKPOINTS = {"last": "the last", "best": "the best of all evaluations"}
 TSNE_POINTS, TSNE_IDS = 2000, 20
 _PAIR_CAMERAS, _PAIR_WORK = 12, 2e11  # beyond them the camera-pair table is left out
 _SEED = 0
@@ -85,22 +57,10 @@ def duration(seconds):
     return f"{minutes} min {int(seconds % 60)} s" if minutes else f"{seconds:.1f} s"
 
 
-def name(run):
-    """'EFL', 'EFL, mode mmt', 'Baseline'; rows of ADL's Table 4 by what they have."""
-    method = str(run.config.get("method", "unknown method"))
-    own = run.config.get(method) if isinstance(run.config.get(method), dict) else {}
-    mode = own.get("mode")
-    if method == "adl":
-        method = ADL_ROWS[bool(own.get("frifm_stages")), bool(own.get("adversarial_stages"))]
-    known = {"dsanet": "DSANet", "cluster_contrast": "Cluster contrast"} | {x: x for x in ADL_ROWS.values()}
-    title = known.get(method) or (method.upper() if len(method) < 5 else method.capitalize())
-    return title + (f", mode {mode}" if mode and mode not in ("full", "original") else "")
-
-
 def data_set(run):
     """Readable name of the data set."""
-    found = str(run.config.get("data", {}).get("name", "unknown data set"))
-    return " + ".join(DATA_SETS.get(each, each) for each in found.split("+"))
+    sets = str(run.config.get("data", {}).get("name", "unknown data set"))
+    return " + ".join(DATA_SETS.get(each, each) for each in sets.split("+"))
 
 
 def camera(camid, names=()):
@@ -110,25 +70,25 @@ def camera(camid, names=()):
 
 def chance(run):
     """{figure: level in percent of a feature that knows nothing of cameras}."""
-    found = {"prop": run.figures.get("chance_prop")}
+    levels = {"prop": run.figures.get("chance_prop")}
     if run.last is not None:
         f = run.last.features
         known = f.pid > 0
         try:
-            found["camera_probe"] = probe.chance(f.camid[known], f.pid[known])
+            levels["camera_probe"] = probe.chance(f.camid[known], f.pid[known])
         except DataError:
             pass
-    return {k: v for k, v in found.items() if v is not None}
+    return {k: v for k, v in levels.items() if v is not None}
 
 
-def tiles(run, baseline, levels):
+def tiles(run, compared, levels):
     """The headline figures, each with what to compare it with."""
     first, epoch = run.first_figures
     others = [
         ("random features", run.final.get("random") or {}),
         ("chance", levels),
         ("first test" if epoch is None else f"{run.unit} {epoch:.3g}", first),
-        *([(name(baseline), baseline.figures)] if baseline else []),
+        *([(compared.name, compared.figures)] if compared else []),
     ]
     shown = [k for k in FIGURES if isinstance(run.figures.get(k), int | float)]
     return [_tile(k, run.figures[k], others) for k in shown]
@@ -136,7 +96,7 @@ def tiles(run, baseline, levels):
 
 def _tile(figure, value, others):
     title, meaning = FIGURES[figure]
-    compared = [
+    marks = [
         {"label": label, "value": percent(o[figure]), "at": _clip(o[figure])}
         for label, o in others
         if isinstance(o.get(figure), int | float)
@@ -148,7 +108,7 @@ def _tile(figure, value, others):
         "value": percent(value),
         "at": _clip(value),
         "lower": figure in LOWER_IS_BETTER,
-        "compared": compared,
+        "compared": marks,
     }
 
 
@@ -156,21 +116,21 @@ def _clip(value):
     return round(float(np.clip(value, 0, 100)), 2)
 
 
-def verdict(run, baseline):
+def verdict(run, compared):
     """Two or three sentences that say what the figures mean."""
     f, said = run.figures, []
     if "rank1" in f:
         queries = f" of {f['num_query']:,} queries" if "num_query" in f else " of the queries"
         said.append(f"For {f['rank1']:.1f} %{queries} the first hit is the right person.")
-    same, other = f.get("other_id_same_cam"), f.get("other_id_other_cam")
-    if same is not None and other is not None and same + other > 0:
+    same, different = f.get("other_id_same_cam"), f.get("other_id_other_cam")
+    if same is not None and different is not None and same + different > 0:
         text = f"Of the errors, {f.get('prop', 0):.0f} % are somebody else seen by the query's own camera"
         if f.get("chance_prop"):
             text += f" ({f['chance_prop']:.0f} % if the camera did not matter)"
         said.append(text + ".")
-    if baseline and all("rank1" in r.figures and "mAP" in r.figures for r in (run, baseline)):
-        rank1, mean = (f"{run.figures[k] - baseline.figures[k]:+.1f}" for k in ("rank1", "mAP"))
-        said.append(f"Against {name(baseline)}: rank-1 {rank1}, mAP {mean}.")
+    if compared and all("rank1" in r.figures and "mAP" in r.figures for r in (run, compared)):
+        rank1, mean = (f"{run.figures[k] - compared.figures[k]:+.1f}" for k in ("rank1", "mAP"))
+        said.append(f"Against {compared.name}: rank-1 {rank1}, mAP {mean}.")
     return " ".join(said)
 
 
@@ -179,8 +139,8 @@ def facts(run):
     s, c, f = run.summary, run.config, run.figures
     rate = s.get("images_per_second")
     network = str(c.get("model", {}).get("backbone", "")) or None
-    kind = "tracklets" if c.get("data", {}).get("frames") else "images"
-    found = [
+    items = "tracklets" if c.get("data", {}).get("frames") else "images"
+    pairs = [
         ("Network tested", run.net),
         ("Backbone", network),
         ("Seed", c.get("seed")),
@@ -189,17 +149,37 @@ def facts(run):
         ("Speed", f"{rate:,.0f} images/s" if isinstance(rate, int | float) else None),
         ("Devices", s.get("devices")),
         ("Machine", s.get("machine")),
+        ("Checkpoint", CHECKPOINTS.get(str(run.final.get("checkpoint")))),
+        ("Tested on", "held-out training identities" if run.final.get("split") == "val" else None),
         ("Protocol", PROTOCOLS.get(run.protocol)),
         ("Queries", f"{f['num_query']:,}" if "num_query" in f else None),
-        ("Gallery", f"{f['num_gallery']:,} {kind}" if "num_gallery" in f else None),
+        ("Gallery", f"{f['num_gallery']:,} {items}" if "num_gallery" in f else None),
     ]
-    return [(k, v) for k, v in found if v not in (None, "")]
+    return [(k, v) for k, v in pairs if v not in (None, "")]
+
+
+def choice_of_checkpoint(run):
+    """Which checkpoint the figures are of, and on whom it was chosen; "" when the run does not say."""
+    people = "the test identities"
+    if run.config.get("eval", {}).get("split") == "val":
+        people = "identities held out of training"
+    if run.final.get("checkpoint") == "last":
+        text = "These figures are of the last checkpoint: none was chosen by its figures."
+        return f"{text} What --checkpoint=best takes was chosen by its mAP on {people}."
+    if run.final.get("checkpoint") != "best":
+        return ""
+    text = f"These figures are of the best checkpoint, chosen by its mAP on {people}"
+    if people == "the test identities":
+        text += " on which it is tested here: it looks better than it is"
+    return f"{text}."
 
 
 def versions(run):
     """[(package, version)]"""
-    found = run.summary.get("versions")
-    return sorted(found.items(), key=lambda x: (x[0] != "reid_jax", x[0])) if isinstance(found, dict) else []
+    packages = run.summary.get("versions")
+    if not isinstance(packages, dict):
+        return []
+    return sorted(packages.items(), key=lambda item: (item[0] != "reid_jax", item[0]))
 
 
 def curves(run):
@@ -212,7 +192,7 @@ def curves(run):
 def _training_chart(run, metric, series):
     points = [(line["step"], numbers(line).get(metric)) for line in run.train]
     steps, values = zip(*[p for p in points if p[1] is not None], strict=True)
-    title = METRICS.get(metric, metric)
+    title = run.titles["metrics"].get(metric) or METRICS.get(metric, metric)
     if metric.startswith("lr"):
         line = figures.curve(steps, values, 4)._replace(raw=None, y=_thin(values))
     else:
@@ -264,8 +244,8 @@ def labels(run):
 
 
 def _label_line(run, phase, figure, series):
-    found = [(numbers(line), line) for line in run.labels if str(line.get("phase", "")) == phase]
-    points = [(n.get("round", line["step"]), n[figure]) for n, line in found if figure in n]
+    lines = [(numbers(line), line) for line in run.labels if str(line.get("phase", "")) == phase]
+    points = [(n.get("round", line["step"]), n[figure]) for n, line in lines if figure in n]
     x, y = zip(*points, strict=True) if points else ((), ())
     return figures.Line(x, y, series)
 
@@ -280,12 +260,12 @@ def _evaluation_line(run, net, figure, series):
     return figures.Line(x, y, series, strong=net == run.net)
 
 
-def cmc(run, baseline):
+def cmc(run, compared):
     """CMC of every network: (svg or None, [(series, label)])."""
     chosen = sorted(run.final["nets"], key=lambda n: n != run.net)
     sides = [(run.final["nets"][n], str(n), n == run.net, False) for n in chosen]
-    if baseline:
-        sides.append((baseline.figures, f"{name(baseline)} ({baseline.net})", True, True))
+    if compared:
+        sides.append((compared.figures, f"{compared.name} ({compared.net})", True, True))
     lines, labels = [], []
     for figure, label, strong, dashed in sides:
         values = figure.get("cmc")
@@ -297,7 +277,7 @@ def cmc(run, baseline):
     return figures.cmc(lines[::-1], "Cumulative matching characteristic, percent"), labels
 
 
-def networks(run, baseline):
+def networks(run, compared):
     """Rows of the table of all evaluated networks: [{label, note, chosen, values}]."""
     first, epoch = run.first_figures
     when = "" if epoch is None else f", {run.unit} {epoch:.3g}"
@@ -305,8 +285,8 @@ def networks(run, baseline):
     sides = [(str(n), "", n == run.net, nets[n]) for n in sorted(nets, key=lambda n: n != run.net)]
     if first:
         sides.append((run.net, f"first evaluation{when}", False, first))
-    if baseline:
-        sides.append((name(baseline), f"comparison run, {baseline.net}", False, baseline.figures))
+    if compared:
+        sides.append((compared.name, f"comparison run, {compared.net}", False, compared.figures))
     if run.final.get("random"):
         sides.append(("random features", "knows nothing", False, run.final["random"]))
     return [
@@ -315,7 +295,20 @@ def networks(run, baseline):
     ]
 
 
-def table1(run, baseline):
+def other_sets(run):
+    """Rows of the table of further test sets: [{label, note, values}], a row for each of their networks."""
+    return [
+        {
+            "label": f"{name}, {net}",
+            "note": PROTOCOLS[protocol],
+            "values": [percent(f.get(k)) for k in FIGURES],
+        }
+        for name, protocol, nets in run.sets
+        for net, f in nets.items()
+    ]
+
+
+def table1(run, compared):
     """Rows of the bars "what the first hit is", oldest first; the last one is this run.
 
     Empty for drawn galleries, where a query has many first hits.
@@ -324,9 +317,9 @@ def table1(run, baseline):
         return []
     first, epoch = run.first_figures
     sides = [("First evaluation", "" if epoch is None else f"{run.unit} {epoch:.3g}", first)] if first else []
-    if baseline:
-        sides.append((name(baseline), "comparison run", baseline.figures))
-    sides.append((name(run), "this run", run.figures))
+    if compared:
+        sides.append((compared.name, "comparison run", compared.figures))
+    sides.append((run.name, "this run", run.figures))
     parts = ("same_id", "other_id_same_cam", "other_id_other_cam")
     return [
         {
@@ -349,20 +342,20 @@ def cameras(ranked, distance, names=()):
     {"rows": [{camera, queries, rank1, mAP, same_cam, other_cam, pairs}], "columns": [camera]}; pairs are
     (rank-1 in percent or None, number of queries), or absent.
     """
-    found, kind = ranked.retrieval, strips.kinds(ranked)[:, 0]
-    cams = np.unique(ranked.query.camid[found.valid])
+    retrieval, first_kind = ranked.retrieval, strips.kinds(ranked)[:, 0]
+    cams = np.unique(ranked.query.camid[retrieval.valid])
     columns = np.unique(ranked.gallery.camid[ranked.gallery.pid > 0])
     work = float(len(ranked.query)) * len(ranked.gallery) * ranked.features.feature.shape[1]
     pairs = _pairs(ranked, columns, distance) if len(columns) <= _PAIR_CAMERAS and work < _PAIR_WORK else {}
     rows = []
     for cam in cams:
-        mine = (ranked.query.camid == cam) & found.valid
-        shares = {k: percent(100 * np.mean(kind[mine] == k)) for k in strips.KINDS}
+        mine = (ranked.query.camid == cam) & retrieval.valid
+        shares = {k: percent(100 * np.mean(first_kind[mine] == k)) for k in strips.KINDS}
         rows.append(
             {
                 "camera": camera(int(cam), names),
                 "queries": int(mine.sum()),
-                "mAP": percent(100 * found.ap[mine].mean()),
+                "mAP": percent(100 * retrieval.ap[mine].mean()),
                 "shares": shares,
                 "pairs": [pairs.get((int(cam), int(b)), (None, 0)) for b in columns] if pairs else [],
             }
@@ -378,16 +371,17 @@ def _pairs(ranked, columns, distance):
         if not rows.any():
             continue
         try:
-            found = ranking.rank(
+            retrieval = ranking.rank(
                 q.feature[rows], g.feature[keep], q.pid[rows], g.pid[keep], q.camid[rows], g.camid[keep],
                 distance=distance, topk=1,
             )  # fmt: skip
         except DataError:  # no query has a match under this camera
             continue
         for a in np.unique(q.camid[rows]):
-            mine = (q.camid[rows] == a) & found.valid
+            mine = (q.camid[rows] == a) & retrieval.valid
             if mine.any():
-                table[int(a), int(b)] = (100 * float(np.mean(found.first_hit[mine] == 0)), int(mine.sum()))
+                rank1 = 100 * float(np.mean(retrieval.first_hit[mine] == 0))
+                table[int(a), int(b)] = (rank1, int(mine.sum()))
     return table
 
 
@@ -426,16 +420,14 @@ def _wheel(i, count):
     return f"hsl({round(360 * i / count)} 70% {(42, 58)[i % 2]}%)"
 
 
-def settings(config):
-    """[(section, [(field, value, default or None, changed)])], top-level fields first."""
-    known = defaults_of.defaults()
-    method = str(config.get("method", ""))
-    own = getattr(defaults_of, f"{method}_defaults", None)
-    if own:
-        known[method] = own()
-    known = defaults_of.flatten(known)
+def settings(config, defaults):
+    """[(section, [(field, value, default or None, changed)])], top-level fields first.
+
+    defaults: of the run's method, {}: the common ones.
+    """
+    known = flatten(defaults or common_defaults())
     sections = {}
-    for field, value in defaults_of.flatten(config).items():
+    for field, value in flatten(config).items():
         section, _, rest = field.partition(".")
         section, rest = (section, rest) if rest else ("run", field)
         changed = field in known and known[field] != value

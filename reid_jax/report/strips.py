@@ -1,4 +1,4 @@
-"""Retrieval strips: a query and what ranks first for it, before and after (EFL, Figure 3).
+"""Retrieval strips: a query and what ranks first for it, before and after (as in EFL's Figure 3).
 
 The kind of a gallery entry, seen from its query: "same_id", "same_cam" (other identity, seen by the
 query's own camera: the mistake EFL is about) or "other_cam" (other identity, other camera).
@@ -26,8 +26,8 @@ def kinds(ranked):
     index = ranked.retrieval.top_index
     same_id = ranked.gallery.pid[index] == ranked.query.pid[:, None]
     same_cam = ranked.gallery.camid[index] == ranked.query.camid[:, None]
-    found = np.where(same_id, "same_id", np.where(same_cam, "same_cam", "other_cam"))
-    return np.where(index < 0, "", found)
+    listed = np.where(same_id, "same_id", np.where(same_cam, "same_cam", "other_cam"))
+    return np.where(index < 0, "", listed)
 
 
 def same_rows(before, after):
@@ -67,13 +67,13 @@ def _ordered(mask, key):
     return rows[np.argsort(key[rows], kind="stable")].tolist()
 
 
-def choose(found, pids, count):
+def choose(rows_of, pids, count):
     """[(query row, group)]: `count` rows of `groups`, half of them fixed, the rest still wrong or right.
 
     A group that has too few leaves its places to the others. Within a group every identity appears once
-    before one appears twice. found: result of `groups`; pids: i[Q].
+    before one appears twice. rows_of: result of `groups`; pids: i[Q].
     """
-    spread = {name: _distinct(rows, pids) for name, rows in found.items()}
+    spread = {name: _distinct(rows, pids) for name, rows in rows_of.items()}
     taken = {name: min(len(rows), int(count * _SHARE[name])) for name, rows in spread.items()}
     for name, rows in spread.items():
         taken[name] += min(len(rows) - taken[name], count - sum(taken.values()))
@@ -98,25 +98,27 @@ def build(after, before, count, root, frames=None):
     thumb, kind, score, pid, camid.
     """
     thumbs = Thumbnails(root, frames)
-    found = groups(after, before)
+    rows_of = groups(after, before)
     now = kinds(after)
     if before is not None:
         matching, earlier = same_rows(before, after), kinds(before)
     strips = []
-    for row, group in choose(found, after.query.pid, count):
+    for row, group in choose(rows_of, after.query.pid, count):
         rows = []
         if before is not None and matching[row] >= 0:
             rows.append({"when": "before", "entries": _entries(before, earlier, matching[row], thumbs)})
         rows.append({"when": "after", "entries": _entries(after, now, row, thumbs)})
         strips.append({"group": group, "query": _picture(after.query, row, thumbs), "rows": rows})
-    return strips, thumbs, {name: len(rows) for name, rows in found.items()}
+    return strips, thumbs, {name: len(rows) for name, rows in rows_of.items()}
 
 
 def _entries(ranked, listed, row, thumbs):
-    found = ranked.retrieval
+    retrieval = ranked.retrieval
     return [
         {**_picture(ranked.gallery, g, thumbs), "kind": str(kind), "score": float(score)}
-        for g, score, kind in zip(found.top_index[row], found.top_score[row], listed[row], strict=True)
+        for g, score, kind in zip(
+            retrieval.top_index[row], retrieval.top_score[row], listed[row], strict=True
+        )
         if g >= 0
     ]
 

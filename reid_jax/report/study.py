@@ -1,4 +1,7 @@
-"""The study of a degradation GAN: figures and grids over training, maps, scores, codes."""
+"""What a method measured of itself: figures, and arrays that say by their names how to draw them.
+
+The names and what titles.json says of them: reid_jax/train/titles.py. Whatever is damaged is left out.
+"""
 
 import base64
 import io
@@ -11,23 +14,8 @@ from PIL import Image
 from reid_jax.report import figures, look
 from reid_jax.report.run import numbers, of_stage, read_arrays
 
-FIGURES = {  # name in the files: (title, meaning)
-    "strength": ("Transfer strength", "of the donor's degradation: 0 none, 1 as the true degradation"),
-    "psnr": ("PSNR, dB", "of pictures degraded by transfer against truly degraded ones"),
-    "psnr_nothing": ("PSNR of doing nothing, dB", "of the clean pictures against the same"),
-    "sharpness": ("Sharpness", "of reconstructions, originals 1"),
-    "score_gap": ("Score gap", "of D_deg between clean and degraded pictures; its margin is 1"),
-    "score_auc": ("Score AUC, %", "a clean and a degraded picture of any people told apart by D_deg"),
-    "content": ("Content distance", "of a picture and its degraded version, that of two people 1"),
-    "code_std": ("Code deviation", "of the degradation codes over people"),
-    "map_change": ("Change of content maps", "under the degradation, by their norm: 0 none"),
-    "map_change_teacher": ("Change of the teacher's maps", "the same of its last maps"),
-}
 _CELL, _LARGE = 96, 192  # pixels, height of a grid's cell: of earlier grids and of the last
-_MAPS = {"content": "content (E_con)", "teacher": "teacher (E_id)"}  # titles of rows
 _COLOURS = 24  # steps of the colours of a t-SNE
-_ARRAYS = ("level", "level_score", "clean_score", "poor_score", "code", "code_score")
-_SHADES = {"code_brightness": "brightness", "code_sharpness": "sharpness"}  # what codes are coloured by
 
 
 def build(run):
@@ -36,85 +24,113 @@ def build(run):
     if not lines:
         return None
     stage = str(lines[-1].get("stage", ""))
-    lines = of_stage(lines, stage)
-    found = {"stage": stage, "rows": rows(lines), "charts": charts(lines) if len(lines) > 1 else []}
+    lines, words = of_stage(lines, stage), run.titles["study"]
     folder = os.path.join(run.workdir, "eval", stage)
-    arrays = read_arrays(os.path.join(folder, "study.npz"), fits) or {}
-    found |= {"step": lines[-1]["step"], "earlier": []}
-    if "grid/cross" in arrays:
-        found["earlier"] = earlier(os.path.join(folder, "grids"), arrays["grid/cross"], found["step"])
-    return found | pictures(arrays)
+    arrays = read_arrays(os.path.join(folder, "study.npz"), lambda arrays: True) or {}
+    title = text(words, "title", "What stage {stage} measured").replace("{stage}", stage)
+    return {
+        "title": title,
+        "link": text(words, "link", "Study"),
+        "lead": text(words, "lead"),
+        "rows": rows(lines, words),
+        "charts": charts(lines, words) if len(lines) > 1 else [],
+        "grids": grids(arrays, words, os.path.join(folder, "grids"), lines[-1]["step"]),
+        "maps": maps(arrays, words),
+        "plots": bands(arrays, words) + histograms(arrays, words),
+        "scatters": scatters(arrays, words),
+    }
 
 
-def rows(lines):
+# ---- what titles.json says
+def text(words, key, default=""):
+    """A text of a description."""
+    return words[key] if isinstance(words.get(key), str) else default
+
+
+def texts(words, key):
+    """{name: text} of a description."""
+    table = words.get(key)
+    return {k: v for k, v in table.items() if isinstance(v, str)} if isinstance(table, dict) else {}
+
+
+def words_of(words, array):
+    """The description of an array or a group of them, {} when there is none."""
+    arrays = words.get("arrays")
+    described = arrays.get(array) if isinstance(arrays, dict) else None
+    return described if isinstance(described, dict) else {}
+
+
+def figure_titles(lines, words):
+    """{figure: (title, meaning)} of all figures of the last line, those that are described first."""
+    described = words.get("figures") if isinstance(words.get("figures"), dict) else {}
+    last = numbers(lines[-1])
+    names = [n for n in described if n in last] + [n for n in last if n not in described]
+    known = {n: t for n, t in described.items() if isinstance(t, list) and len(t) == 2}
+    return {n: tuple(map(str, known.get(n, (n, "")))) for n in names}
+
+
+# ---- figures
+def rows(lines, words):
     """The table of the first and the last figures."""
     first, last = numbers(lines[0]), numbers(lines[-1])
     shown = {n: f"{v:.3g}" for n, v in first.items()}
     return [
         {"title": title, "meaning": meaning, "last": f"{last[n]:.3g}", "first": shown.get(n, "–")}
-        for n, (title, meaning) in FIGURES.items()
-        if n in last
+        for n, (title, meaning) in figure_titles(lines, words).items()
     ]
 
 
-def charts(lines):
-    """Line charts of the figures over steps, PSNR beside that of doing nothing."""
-    found = []
-    for name, (title, _) in FIGURES.items():
+def charts(lines, words):
+    """Line charts of the figures over steps; what is a level in another chart has none of its own."""
+    levels, shown = texts(words, "levels"), []
+    for name, (title, _) in figure_titles(lines, words).items():
         points = [(line["step"], numbers(line)[name]) for line in lines if name in numbers(line)]
-        if name == "psnr_nothing" or len(points) < 2:
+        if name in levels.values() or len(points) < 2:
             continue
-        level = numbers(lines[-1]).get("psnr_nothing") if name == "psnr" else None
+        level = numbers(lines[-1]).get(levels.get(name))
         line = figures.Line(*zip(*points, strict=True))
         svg = figures.chart([line], f"{title} against step", xlabel="step", level=level, markers=True)
-        found.append({"title": title, "last": f"{points[-1][1]:.3g}", "svg": svg})
-    return found
+        shown.append({"title": title, "last": f"{points[-1][1]:.3g}", "svg": svg})
+    return shown
 
 
-def fits(arrays):
-    """Whether the arrays are those of a study: finite, of shapes that belong together."""
-    if not set(_ARRAYS) <= set(arrays) or any(arrays[n].dtype.kind != "f" for n in _ARRAYS):
-        return False
-    if not all(np.isfinite(arrays[n]).all() and arrays[n].size for n in _ARRAYS):
-        return False
-    grids = [a for n, a in arrays.items() if n.startswith("grid/")]
-    maps = {n: a for n, a in arrays.items() if n.startswith("map/")}
-    points = len(arrays["code"])
-    shades = [arrays[n] for n in _SHADES if n in arrays]
-    return (
-        arrays["level_score"].shape[:1] == arrays["level"].shape
-        and arrays["level_score"].ndim == arrays["code"].ndim == 2
-        and arrays["code_score"].shape == (points,)
-        and all(a.shape == (points,) and a.dtype.kind == "f" and np.isfinite(a).all() for a in shades)
-        and all(g.ndim == 5 and g.dtype == np.uint8 and g.shape[4] == 3 and g.size for g in grids)
-        and (not maps or maps_fit(**maps))
-    )
+# ---- pictures
+def group(arrays, prefix):
+    """{rest of the name: array} of the arrays PREFIX/..., in order."""
+    return {n.removeprefix(f"{prefix}/"): a for n, a in arrays.items() if n.startswith(f"{prefix}/")}
 
 
-def maps_fit(**maps):
-    """Whether map/image u8[N,2,H,W,3] and the maps f[N,2,h,w] belong together."""
-    image = maps.pop("map/image")
-    return (
-        (image.ndim, image.dtype, image.shape[1], image.shape[4]) == (5, np.uint8, 2, 3)
-        and image.size > 0
-        and all(m.ndim == 4 and m.dtype.kind == "f" and m.size for m in maps.values())
-        and all(m.shape[:2] == image.shape[:2] and np.isfinite(m).all() for m in maps.values())
-    )
+def subgroups(arrays, prefix):
+    """{NAME: {LABEL: array}} of the arrays PREFIX/NAME/LABEL."""
+    groups = {}
+    for name, array in group(arrays, prefix).items():
+        title, _, label = name.partition("/")
+        groups.setdefault(title, {})[label] = array
+    return groups
 
 
-def pictures(arrays):
-    """{"grid", "maps", "levels", "scores", "tsne"} as far as there are arrays for them."""
-    if not arrays:
-        return {"grid": None, "maps": [], "scores": None}
-    return {
-        "grid": sheet(side_by_side(arrays["grid/cross"]), len(arrays["grid/cross"]), _LARGE)
-        if "grid/cross" in arrays
-        else None,
-        "maps": maps({n.removeprefix("map/"): a for n, a in arrays.items() if n.startswith("map/")}),
-        "levels": levels(arrays["level"], arrays["level_score"]),
-        "scores": histogram(-arrays["clean_score"], -arrays["poor_score"]),
-        "tsne": codes(arrays),
-    }
+def finite(array, ndim):
+    """Whether an array is of so many axes, not empty, and of finite floating point numbers."""
+    return array.ndim == ndim and array.size > 0 and array.dtype.kind == "f" and np.isfinite(array).all()
+
+
+def is_pictures(array):
+    """Whether an array is u8[.,.,H,W,3]."""
+    return array.ndim == 5 and array.dtype == np.uint8 and array.shape[4] == 3 and array.size > 0
+
+
+def grids(arrays, words, folder, step):
+    """[{"title", "lead", "alt", "alt_earlier", "step", "src", "earlier": [{"step", "src"}]}] of the grids."""
+    shown = []
+    for name, grid in group(arrays, "grid").items():
+        if not is_pictures(grid):
+            continue
+        said = words_of(words, f"grid/{name}")
+        entry = {k: text(said, k) for k in ("lead", "alt", "alt_earlier")}
+        entry |= {"title": text(said, "title", name), "step": step}
+        entry["src"] = sheet(side_by_side(grid), len(grid), _LARGE)
+        shown.append(entry | {"earlier": earlier(folder, name, grid, step)})
+    return shown
 
 
 def side_by_side(grid):
@@ -136,74 +152,116 @@ def sheet(image, rows_, cell):
     return "data:image/jpeg;base64," + base64.b64encode(memory.getvalue()).decode("ascii")
 
 
-def earlier(folder, grid, last):
-    """[{"step", "src"}]: the first and the middle one of the grids of FOLDER, cross_STEP.png, before `last`.
+def earlier(folder, name, grid, last):
+    """[{"step", "src"}]: the first and the middle one of the grids of FOLDER, NAME_STEP.png, before `last`.
 
     Pictures of another size than `grid` and those that cannot be read are left out.
     """
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    steps = sorted(int(m[1]) for m in (re.fullmatch(r"cross_(\d+)\.png", n) for n in names) if m)
-    before = [s for s in steps if s < last]
+    files = os.listdir(folder) if os.path.isdir(folder) else []
+    matches = (re.fullmatch(re.escape(name) + r"_(\d+)\.png", file) for file in files)
+    before = sorted(step for step in (int(m[1]) for m in matches if m) if step < last)
     chosen = sorted({*before[:1], *before[len(before) // 2 :][:1]})
-    size, found = side_by_side(grid).size, []
+    size, shown = side_by_side(grid).size, []
     for step in chosen:
         try:
-            with Image.open(os.path.join(folder, f"cross_{step:06d}.png")) as image:
+            with Image.open(os.path.join(folder, f"{name}_{step:06d}.png")) as image:
                 if image.size == size:
-                    found.append({"step": step, "src": sheet(image.convert("RGB"), len(grid), _CELL)})
+                    shown.append({"step": step, "src": sheet(image.convert("RGB"), len(grid), _CELL)})
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             continue
-    return found
+    return shown
 
 
-def maps(found):
-    """Rows of pictures of each person, clean and degraded: [[{"title", "frames": [data URI]}]].
+def maps(arrays, words):
+    """{"title", "lead", "columns", "people": [[{"title", "frames": [data URI]}]]} of the heat maps, or None.
 
-    found: image u8[N,2,H,W,3], maps f[N,2,h,w]; the colours of a row have one scale.
+    The colours of a row have one scale.
     """
-    people = []
-    for i, frames in enumerate(found.get("image", ())):
-        rows_ = [{"title": "picture", "frames": [look.uri(f) for f in frames]}]
-        for name in (n for n in _MAPS if n in found):
-            heat = found[name][i]
-            heat = (heat - heat.min()) / max(np.ptp(heat), 1e-12)
-            shown = [look.uri(look.overlay(f, m)) for f, m in zip(frames, heat, strict=True)]
-            rows_.append({"title": _MAPS[name], "frames": shown})
-        people.append(rows_)
-    return people
+    heats = group(arrays, "map")
+    image = heats.pop("image", None)
+    if image is None or not is_pictures(image):
+        return None
+    said = words_of(words, "map")
+    titles = texts(said, "rows")
+    heats = {n: h for n, h in heats.items() if finite(h, 4) and h.shape[:2] == image.shape[:2]}
+    names = [*(n for n in titles if n in heats), *(n for n in heats if n not in titles)]
+    columns = said.get("columns")
+    return {
+        "title": text(said, "title", "Maps"),
+        "lead": text(said, "lead"),
+        "columns": list(map(str, columns)) if isinstance(columns, list) else [],
+        "people": [
+            [{"title": "picture", "frames": [look.uri(frame) for frame in frames]}]
+            + [{"title": titles.get(n, n), "frames": overlaid(frames, heats[n][i])} for n in names]
+            for i, frames in enumerate(image)
+        ],
+    }
 
 
-def levels(level, score):
-    """Chart of the mean degradation score f[L,N] over levels f[L], and its outer tenths."""
-    low, middle, high = np.quantile(-score, (0.1, 0.5, 0.9), axis=1)
-    lines = [
-        figures.Line(level, y, 0, strong, not strong) for y, strong in ((low, 0), (middle, 1), (high, 0))
-    ]
-    return figures.chart(lines, "degradation score against level", xlabel="level")
+def overlaid(frames, heat):
+    """Data URIs of frames u8[K,H,W,3] under heat maps f[K,h,w] of one scale."""
+    heat = (heat - heat.min()) / max(np.ptp(heat), 1e-12)
+    return [look.uri(look.overlay(frame, m)) for frame, m in zip(frames, heat, strict=True)]
 
 
-def histogram(clean, poor):
-    """Shares of degradation scores, two curves."""
-    edges = np.histogram_bin_edges(np.concatenate([clean, poor]), 24)
-    centres = (edges[1:] + edges[:-1]) / 2
-    curves = [np.histogram(v, edges)[0] / len(v) for v in (clean, poor)]
-    lines = [figures.Line(centres, y, i) for i, y in enumerate(curves)]
-    return figures.chart(lines, "scores of clean and degraded pictures", xlabel="degradation score")
+# ---- plots
+def bands(arrays, words):
+    """Charts of the median of y f[L,N] against x f[L], and its outer tenths."""
+    shown = []
+    for name, axes in subgroups(arrays, "band").items():
+        x, y = axes.get("x"), axes.get("y")
+        if x is None or y is None or not (finite(x, 1) and finite(y, 2)) or y.shape[:1] != x.shape:
+            continue
+        low, middle, high = np.quantile(y, (0.1, 0.5, 0.9), axis=1)
+        lines = [
+            figures.Line(x, v, 0, strong, not strong) for v, strong in ((low, 0), (middle, 1), (high, 0))
+        ]
+        shown.append(plot(words_of(words, f"band/{name}"), name, lines))
+    return shown
 
 
-def codes(arrays):
-    """t-SNE of the degradation codes, coloured by brightness, sharpness and degradation score."""
-    code = arrays["code"]
-    if len(code) < 8 or np.ptp(code, axis=0).max() < 1e-6:  # all equal: t-SNE would crash
-        return []
-    points = figures.embed_2d(code)
-    shades = {title: arrays[n] for n, title in _SHADES.items() if n in arrays}
-    shades["degradation score"] = -arrays["code_score"]
-    found = []
-    for name, values in shades.items():
-        order = np.argsort(np.argsort(values)) * _COLOURS // len(values)
-        colours = [f"hsl({250 - 10 * int(i)} 75% 50%)" for i in order]
-        svg = figures.scatter(points, colours, f"t-SNE of degradation codes coloured by {name}")
-        note = f"blue low, red high; {len(values)} pictures"
-        found.append({"title": f"Degradation codes by {name}", "note": note, "svg": svg})
-    return found
+def histograms(arrays, words):
+    """Charts of shares of values, a curve for each label."""
+    shown = []
+    for name, values in subgroups(arrays, "hist").items():
+        values = {label: v for label, v in values.items() if finite(v, 1)}
+        if not values:
+            continue
+        edges = np.histogram_bin_edges(np.concatenate([*values.values()]), 24)
+        centres = (edges[1:] + edges[:-1]) / 2
+        shares = [np.histogram(v, edges)[0] / len(v) for v in values.values()]
+        lines = [figures.Line(centres, y, i) for i, y in enumerate(shares)]
+        shown.append(plot(words_of(words, f"hist/{name}"), name, lines) | {"legend": list(enumerate(values))})
+    return shown
+
+
+def plot(said, name, lines):
+    """{"title", "svg", "legend": []} of curves."""
+    title = text(said, "title", name)
+    return {"title": title, "svg": figures.chart(lines, title, xlabel=text(said, "xlabel")), "legend": []}
+
+
+def scatters(arrays, words):
+    """[{"title", "note", "svg"}]: t-SNE of points, coloured by each of the values that belong to them."""
+    shown = []
+    for name, values in subgroups(arrays, "scatter").items():
+        points = values.pop("points", None)
+        if points is None or not finite(points, 2) or len(points) < 8:
+            continue
+        values = {label: v for label, v in values.items() if finite(v, 1) and len(v) == len(points)}
+        if not values or np.ptp(points, axis=0).max() < 1e-6:  # all equal: t-SNE would crash
+            continue
+        positions, said = figures.embed_2d(points), words_of(words, f"scatter/{name}")
+        labels, title = texts(said, "labels"), text(said, "title", f"{name} by {{}}")
+        for label, shade in values.items():
+            heading = title.replace("{}", labels.get(label, label))
+            svg = figures.scatter(positions, shades(shade), f"t-SNE: {heading}")
+            note = f"blue low, red high; {len(shade)} pictures"
+            shown.append({"title": heading, "note": note, "svg": svg})
+    return shown
+
+
+def shades(values):
+    """A colour for each value by its rank, from blue to red."""
+    order = np.argsort(np.argsort(values)) * _COLOURS // len(values)
+    return [f"hsl({250 - 10 * int(i)} 75% 50%)" for i in order]

@@ -2,12 +2,13 @@
 
     {"method": title of the method or of its row of an ablation,
      "metrics": {metric of metrics.jsonl: title},
+     "look": {map of Method.look: title}, in the order of the page
      "nets": {stage: [network, ...]},     the one that stands for the stage first
      "defaults": {...},                   the config's fields as the method has them by default, nested
      "study": {...}}                      STUDY, if the method has one
 
-They come from the method's module: TITLE, METRICS, and, where it has them, `title(config)` (instead of TITLE)
-and STUDY, what Method.study measures and how the report shows it:
+They come from the method's module: TITLE, METRICS, and, where it has them, `title(config)` (instead of
+TITLE), LOOK and STUDY, what Method.study measures and how the report shows it:
 
     {"title": of the section, "{stage}" stands for the stage's name, "link": short, for the page's navigation,
      "lead": paragraph, "figures": {figure: (title, meaning)},
@@ -16,7 +17,7 @@ and STUDY, what Method.study measures and how the report shows it:
 
 Arrays of a study say by their names what they are; what "arrays" says of them, all of it optional, in ():
 
-    grid/NAME u8[R,C,H,W,3]                a picture, and those of earlier steps (title, lead, alt, alt_earlier)
+    grid/NAME u8[R,C,H,W,3]                a picture, and earlier ones (title, lead, alt, alt_earlier)
     map/image u8[N,K,H,W,3] and            K pictures of N people, under each other their
     map/NAME f[N,K,h,w]                    heat maps ("map": title, lead, columns, rows {NAME: title})
     band/NAME/x f[L], band/NAME/y f[L,N]   median and outer tenths of y against x (title, xlabel)
@@ -43,6 +44,7 @@ def write(workdir, config, nets):
     tree = {
         "method": title(config) if title else module.TITLE,
         "metrics": dict(module.METRICS),
+        "look": dict(getattr(module, "LOOK", {})),
         "nets": read(workdir).get("nets", {}) | {stage: list(names) for stage, names in nets.items()},
         "defaults": methods.defaults(config.method),
     }
@@ -53,24 +55,27 @@ def write(workdir, config, nets):
 
 def read(workdir):
     """The content of titles.json; {} when there is none or it cannot be read."""
-    try:
-        with open(os.path.join(workdir, FILE), encoding="utf-8") as f:
-            tree = json.load(f)
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return tree if isinstance(tree, dict) else {}
+    return _json(os.path.join(workdir, FILE))
 
 
 def networks(workdir, stage):
     """Names of a stage's networks, the one that stands for it first; of older runs only that one, or ()."""
-    nets = read(workdir).get("nets", {}).get(stage)
-    if nets:
-        return tuple(nets)
-    folders = (os.path.join("eval", stage), "eval")
-    for path in (os.path.join(workdir, folder, "final.json") for folder in folders):
-        try:
-            with open(path, encoding="utf-8") as f:
-                return (json.load(f)["net"],)
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            continue
+    nets = read(workdir).get("nets")
+    names = nets.get(stage) if isinstance(nets, dict) else None
+    if isinstance(names, list) and names:
+        return tuple(map(str, names))
+    for folder in (os.path.join("eval", stage), "eval"):
+        net = _json(os.path.join(workdir, folder, "final.json")).get("net")
+        if isinstance(net, str):
+            return (net,)
     return ()
+
+
+def _json(path):
+    """The JSON object in a file; {} when there is none or it cannot be read."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            tree = json.load(f)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return tree if isinstance(tree, dict) else {}

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 def start(config, method, state, needed=True):
     """`state` with the starting values that config.init names; says what was used and what was not.
 
-    Classifiers of another number of identities or cameras stay fresh (`of_classifier`). Raises WeightsError or
+    Classifiers of another number of identities or cameras stay fresh. Raises WeightsError or
     CheckpointError when the source does not fit, ConfigError when both sources are given, or when the method
     takes none and `needed` is set.
     """
@@ -85,7 +85,7 @@ def networks(arrays):
 
 
 def default_nets(workdir, stage, arrays):
-    """The networks of a checkpoint that can stand for it, the usual one first: the stage's, or the only one."""
+    """Networks of a checkpoint that can stand for its run, the usual one first: the stage's, or the only."""
     names = networks(arrays)
     known = [name for name in titles.networks(workdir, stage) if name in names]
     return known or (names if len(names) == 1 else [])

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reid_jax import cli
 from reid_jax.data import __main__ as command
 from reid_jax.data import check
 from reid_jax.data.loaders import LAYOUTS
-from reid_jax.errors import DataError
+from reid_jax.errors import ConfigError, DataError
 
 
 def picture(path, seed):
@@ -106,8 +107,8 @@ def test_command(market, tmp_path, capsys, monkeypatch):
     assert "and 7 more" in shown and "remove what does not belong" in shown
     found = json.loads((tmp_path / "found.json").read_text())
     assert len(found["problems"][0]["items"]) == 9 and found["root"] == str(market)
-    assert command.main([*args, f"--json={tmp_path}"]) == 2
-    assert command.main(["check", "msmt17", "--root", str(tmp_path)]) == 2
+    assert cli.exit_code(command.main, [*args, f"--json={tmp_path}"]) == 2
+    assert cli.exit_code(command.main, ["check", "msmt17", "--root", str(tmp_path)]) == 2
     assert "Expected layout" in capsys.readouterr().err
 
 
@@ -162,5 +163,5 @@ def test_list(capsys):
     shown = capsys.readouterr().out
     assert "bounding_box_train/" in shown and "500k" in shown and "msmt17" not in shown
     assert command.main(["list", "synthetic"]) == 0
-    with pytest.raises(SystemExit):
+    with pytest.raises(ConfigError):
         command.main(["list", "nothing"])

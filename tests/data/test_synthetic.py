@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from trees import files
 
+from reid_jax import cli
 from reid_jax.data.__main__ import main
 from reid_jax.data.synthetic import FOLDER, camera_names, generate, sheet
 from reid_jax.data.synthetic.camera import ENVIRONMENTS, draw_shot, make_camera, render, view_of
@@ -307,6 +308,6 @@ def test_commands(tmp_path, capsys):
         assert page.size == sheet_size(1, 3)
     with Image.open(one) as page:
         assert page.size == sheet_size(2, 3, 2)
-    assert main(["synthesize", "--root", root, *flags, "--seed=1", "--quiet"]) == 2
+    assert cli.exit_code(main, ["synthesize", "--root", root, *flags, "--seed=1", "--quiet"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and "seed" in error

@@ -13,6 +13,7 @@ import pytest
 from batches import data_config, opened
 from PIL import Image
 
+from reid_jax import cli
 from reid_jax.data import __main__ as command
 from reid_jax.data import datasets, images, pipeline, tfds_sets
 from reid_jax.data.loaders.common import Options
@@ -216,7 +217,7 @@ def test_errors(market, built, tmp_path, capsys):
     with pytest.raises(ConfigError, match="data.source"):
         datasets.load(config(built, source="zip"), str(tmp_path))
     out = os.path.dirname(os.path.dirname(os.path.dirname(built)))
-    assert command.main(["build", "market1501", "--root", market, "--output", out]) == 2
+    assert cli.exit_code(command.main, ["build", "market1501", "--root", market, "--output", out]) == 2
     assert "is there already" in capsys.readouterr().err
     for name in ("a", "b"):
         shutil.copytree(built, tmp_path / name)

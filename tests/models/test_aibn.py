@@ -7,7 +7,8 @@ import pytest
 
 from reid_jax import config as c
 from reid_jax.errors import ConfigError
-from reid_jax.models import heads, layers, weights
+from reid_jax.models import heads, weights
+from reid_jax.models.norms import aibn
 
 
 def naive(x, running, alpha, train, scale, bias):
@@ -44,7 +45,7 @@ def variables(seed=0, channels=3):
 def test_against_a_loop(alpha, train):
     x, v = np.random.default_rng(1).normal(2, 3, (4, 5, 3, 3)), variables()
     want, stats = naive(x, list(v["batch_stats"].values()), alpha, train, *v["params"].values())
-    module = layers.AdaptiveNorm()
+    module = aibn.AdaptiveNorm()
     y, changed = module.apply(
         jax.tree.map(jnp.float32, v), jnp.float32(x), train, jnp.float32(alpha), mutable=["batch_stats"]
     )
@@ -55,7 +56,7 @@ def test_against_a_loop(alpha, train):
 
 def test_no_gradient_for_a_weight_outside_0_to_1():
     x = jnp.asarray(np.random.default_rng(1).normal(size=(4, 3, 3, 2)), jnp.float32)
-    module = layers.AdaptiveNorm()
+    module = aibn.AdaptiveNorm()
     v = module.init(jax.random.key(0), x, False, 0.5)
 
     def loss(alpha):
@@ -71,7 +72,7 @@ def test_devices_and_types():
     v = jax.tree.map(jnp.float32, variables())
 
     def run(x, axis_name=None):
-        module = layers.AdaptiveNorm(axis_name=axis_name)
+        module = aibn.AdaptiveNorm(axis_name=axis_name)
         y, changed = module.apply(v, x, True, 0.5, mutable=["batch_stats"])
         return y, changed["batch_stats"]
 

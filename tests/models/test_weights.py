@@ -169,19 +169,19 @@ def test_fastreid_of_older_versions():
 @pytest.mark.parametrize("own_stem", [True, False])
 def test_direid_takes_the_identity_encoder_and_the_stem_it_has(own_stem):
     """Both encoders have a stem in the paper's form, E_id's counts; the journal's E_id has only its top."""
-    shapes = shapes_of(neck="none")
+    shapes = shapes_of(neck="none", pool="avg")
     ours, other = random_variables(shapes), random_variables(shapes, 1)
     sensitive, stem = (
         {k: v for k, v in weights.to_torch(v).items() if "classifier" not in k} for v in (ours, other)
     )
-    top = {k: v for k, v in sensitive.items() if own_stem or k.startswith("project")}
+    top = {k: v for k, v in sensitive.items() if own_stem or k.startswith("layer1")}
     entries = {f"E_id.model.{k}": v for k, v in top.items()}
-    entries |= {f"E_con.model.{k}": v for k, v in stem.items() if not k.startswith("project")}
+    entries |= {f"E_con.model.{k}": v for k, v in stem.items() if not k.startswith("layer1")}
     entries |= {"G.dec.weight": np.zeros(3), "E_id.classifier.classifier.0.weight": np.zeros((2, 3))}
     back, report = weights.load(entries, zeros(shapes))
     want = ours if own_stem else other
     assert_same(back["params"]["base"]["conv1"], want["params"]["base"]["conv1"])
-    assert_same(back["params"]["base"]["project"], ours["params"]["base"]["project"])
+    assert_same(back["params"]["base"]["layer1_0"], ours["params"]["base"]["layer1_0"])
     assert {"G.dec.weight", "E_id.classifier.classifier.0.weight"} <= set(report["unused"])
     assert ("E_con.model.conv1.weight" in report["unused"]) == own_stem
     assert sorted(report["missing"]) == ["classifier.bias", "classifier.weight"]

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from reid_jax import cli
 from reid_jax.errors import DataError
 from reid_jax.parity import __main__ as command
 from reid_jax.parity import case, compare, drift, run
@@ -20,7 +21,7 @@ LONG = [  # a minute or more to compile
 ]
 RECORDED = [
     pytest.param(p, marks=[pytest.mark.slow] * (p.stem in LONG), id=p.stem)
-    for p in sorted(p for kind in ("adl", "d*", "e*") for p in CASES.glob(f"{kind}__*.npz"))
+    for p in sorted(p for kind in ("adl", "d*", "e*", "sup") for p in CASES.glob(f"{kind}__*.npz"))
 ]
 
 
@@ -114,8 +115,8 @@ def test_own_runner(tmp_path, capsys):
 
 
 def test_what_cannot_be_run(tmp_path, capsys):
-    assert command.main([str(tmp_path)]) == 2  # no case in it
-    assert command.main([str(tmp_path / "absent.npz")]) == 2
+    assert cli.exit_code(command.main, [str(tmp_path)]) == 2  # no case in it
+    assert cli.exit_code(command.main, [str(tmp_path / "absent.npz")]) == 2
     assert "absent.npz does not exist" in capsys.readouterr().err
     (tmp_path / "efl__club.npz").write_bytes(b"no archive")
     assert command.main([str(tmp_path)]) == 1

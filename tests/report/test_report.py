@@ -13,14 +13,15 @@ import pytest
 from PIL import Image
 from report.arrays import study_arrays
 
+from reid_jax import cli, report
 from reid_jax import config as config_module
-from reid_jax import report
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval import store
+from reid_jax.methods.direid import STUDY
 from reid_jax.report import __main__ as command
 from reid_jax.report import figures, sections, strips
 from reid_jax.report import run as runs
-from reid_jax.train import pictures
+from reid_jax.train import pictures, titles
 
 CAMERAS, IDS = 3, 6
 VOID = {"meta", "link", "br", "img", "hr"}
@@ -83,6 +84,7 @@ def make_run(workdir, data, camera_share=0.1, method="efl", steps=60):
     tree["data"].update(name="synthetic", root=str(data))
     tree["efl"]["lambda_mi"] = 0.125
     (workdir / "config.json").write_text(json.dumps(tree))
+    titles.write(str(workdir), config_module.namespace(tree), {"train": ("m1", "m2")})
     last, first = runs.rank(feature_set(camera_share)), runs.rank(feature_set(3.0))
     store.save(workdir / "eval" / "final.npz", last.features)
     store.save(workdir / "eval" / "first.npz", first.features)
@@ -275,12 +277,68 @@ def test_page_shows_before_and_after(page):
         assert 1 <= row.count("<li") <= runs.TOP
 
 
-def test_baseline_run_takes_the_place_of_the_first_evaluation(finished, data, tmp_path, no_tsne):
+def test_run_to_compare_with_takes_the_place_of_the_first_evaluation(finished, data, tmp_path, no_tsne):
     base = make_run(tmp_path / "base", data, camera_share=3.0, method="baseline")
-    _, text = read(finished, queries=3, baseline=str(base))
+    _, text = read(finished, queries=3, compare_with=str(base))
     rows = re.findall(r'<div class="when">before<small>(.*?)</small>', text)
     assert rows == ["Baseline"] * 3
     assert len(re.findall(r'<div class="stack">', text)) == 3  # first, baseline, this run
+
+
+def test_words_of_an_older_run_and_damaged_ones(workdir, no_tsne):
+    """Without usable titles the method's name stands for it, and metrics have their own names."""
+    lines = [{"kind": "train", "step": s, "loss": 1.0, "ce": 2.0} for s in (1, 2)]
+    write_lines(workdir / "metrics.jsonl", lines)
+    assert "Identity cross entropy <code>ce</code>" in read(workdir)[1]
+    for damaged in (None, "[1]", '{"method": 3, "metrics": {"ce": [1]}, "study": 7, "defaults": []}'):
+        (workdir / "titles.json").unlink(missing_ok=True)
+        if damaged:
+            (workdir / "titles.json").write_text(damaged)
+        _, text = read(workdir)
+        assert "<h1>Efl on synthetic data" in text and "<h4>ce</h4>" in text and "Total loss" in text
+
+
+@pytest.mark.parametrize(
+    "checkpoint, split, said",
+    [
+        ("last", "test", "of the last checkpoint: none was chosen .* its mAP on the test identities"),
+        (
+            "best",
+            "test",
+            "chosen by its mAP on the test identities on which it is tested here: it looks better",
+        ),
+        ("best", "val", "best checkpoint, chosen by its mAP on identities held out of training\\."),
+    ],
+)
+def test_where_the_checkpoint_was_chosen(checkpoint, split, said, workdir, no_tsne):
+    final = json.loads((workdir / "eval" / "final.json").read_text())
+    config = json.loads((workdir / "config.json").read_text())
+    config["eval"]["split"] = split
+    (workdir / "config.json").write_text(json.dumps(config))
+    (workdir / "eval" / "final.json").write_text(
+        json.dumps(final | {"checkpoint": checkpoint, "split": split})
+    )
+    parsed, _ = read(workdir, queries=0)
+    text = " ".join(" ".join(parsed.text).split())
+    assert re.search(said, text)
+    assert ("held-out training identities" in text) == (split == "val")
+
+
+def test_further_test_sets_have_a_table_and_leave_the_headline_alone(workdir, no_tsne):
+    before = runs.read(workdir)
+    final = json.loads((workdir / "eval" / "final.json").read_text())
+    good = {"protocol": "single-shot", "nets": {"m1": {"rank1": 12.3, "mAP": float("nan")}}}
+    final["sets"] = {"viper": good, "broken": 3, "odd": {"protocol": "x", "nets": {}}, HOSTILE: good}
+    (workdir / "eval" / "final.json").write_text(json.dumps(final))
+    with open(workdir / "metrics.jsonl", "a") as f:
+        line = {"kind": "eval", "step": 60, "epoch": 6.0, "net": "m1", "set": "viper", "rank1": 99.9}
+        f.write(json.dumps(line) + "\n")
+    run = runs.read(workdir)
+    assert run.evals == before.evals and run.figures == before.figures
+    parsed, text = read(workdir, queries=0)
+    table = text[text.index("Other test sets") : text.index('id="curves"')]
+    assert table.count("<tr>") == 1 + 2 and "viper, m1" in table and "12.3" in table
+    assert "99.9" not in text and HOSTILE not in text and "script" not in parsed.tags
 
 
 # ---- strings and paths from files
@@ -425,15 +483,15 @@ def test_sparse_figures_do_not_break_the_page(workdir, no_tsne):
     assert "50.0" in parsed.text and "Total loss" in "".join(parsed.text)
 
 
-def test_baseline_must_fit(finished, data, tmp_path):
+def test_run_to_compare_with_must_fit(finished, data, tmp_path):
     with pytest.raises(DataError, match="config.json is missing"):
-        report.build(str(finished), baseline=str(tmp_path))
+        report.build(str(finished), compare_with=str(tmp_path))
     other = make_run(tmp_path / "other", data)
     tree = json.loads((other / "config.json").read_text())
     tree["data"]["synthetic"]["seed"] = 5
     (other / "config.json").write_text(json.dumps(tree))
     with pytest.raises(DataError, match=r"cannot be compared.*config\.data\.synthetic"):
-        report.build(str(finished), baseline=str(other))
+        report.build(str(finished), compare_with=str(other))
     with pytest.raises(ConfigError, match="report.queries"):
         report.build(str(finished), queries=-1)
 
@@ -441,7 +499,7 @@ def test_baseline_must_fit(finished, data, tmp_path):
 def test_command(workdir, capsys, no_tsne):
     assert command.main([str(workdir), "--queries", "1"]) == 0
     assert capsys.readouterr().out.strip() == str(workdir / "report.html")
-    assert command.main([str(workdir / "none")]) == 2
+    assert cli.exit_code(command.main, [str(workdir / "none")]) == 2
     assert "error: " in capsys.readouterr().err
 
 
@@ -498,17 +556,21 @@ def test_settings_mark_what_differs():
     tree = config_module.defaults() | {"method": "efl", "efl": config_module.efl_defaults()}
     tree = json.loads(json.dumps(tree))
     tree["optim"]["lr"], tree["efl"]["mode"], tree["model"]["unheard_of"] = 1.0, "mmt", 3
-    shown = [(s, *row) for s, rows in sections.settings(tree) for row in rows]
-    marked = {f"{s}.{f}": (v, d) for s, f, v, d, changed in shown if changed}
-    assert marked == {
-        "run.method": ("efl", "baseline"),
-        "optim.lr": ("1.0", "0.0003"),
-        "efl.mode": ("mmt", "full"),
-    }
+
+    def marked(defaults):
+        shown = [(s, *row) for s, rows in sections.settings(tree, defaults) for row in rows]
+        return {f"{s}.{f}": (v, d) for s, f, v, d, changed in shown if changed}
+
+    own = {"method": "efl", "efl": config_module.efl_defaults()}
+    want = {"optim.lr": ("1.0", "0.0003"), "efl.mode": ("mmt", "full")}
+    assert marked(config_module.defaults() | own) == want
+    assert marked({}) == {"run.method": ("efl", "baseline"), "optim.lr": ("1.0", "0.0003")}  # an older run
 
 
 def test_study_of_degradation(workdir, no_tsne):
     """The section with grids of two steps and maps, and without the arrays."""
+    tree = json.loads((workdir / "titles.json").read_text()) | {"study": STUDY}
+    (workdir / "titles.json").write_text(json.dumps(tree))
     with open(workdir / "metrics.jsonl", "a") as f:
         for step, strength in ((3, 0.25), (4, 0.5)):
             line = {"kind": "study", "stage": "gan", "step": step, "epoch": 1.0, "strength": strength}

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from trees import viper
 
-from reid_jax import compare, cross, report
+from reid_jax import cli, report
+from reid_jax.commands import compare, cross
 from reid_jax.config import defaults, namespace
 from reid_jax.data import datasets
 from reid_jax.errors import ConfigError
@@ -94,7 +95,7 @@ def test_protocol_of_the_config_or_of_the_set():
 
 
 def test_a_run_on_a_single_gallery_set(tmp_path):
-    tree = compare.load_config("configs/baseline.py:smoke")
+    tree = cli.load_config("configs/baseline.py:smoke")
     tree.data.name, tree.data.root = "viper", viper(tmp_path / "VIPeR", ids=range(1, 13))
     tree.train.steps = 4
     workdir = str(tmp_path / "run")
@@ -113,7 +114,7 @@ def test_a_run_on_a_single_gallery_set(tmp_path):
     (tmp_path / "run/summary.json").write_text('{"seconds": 1}')
     results = {"a": {0: compare.result(workdir, "")}}
     assert "prop." not in compare.table(results, "a")
-    flags = ["--workdir", str(tmp_path / "cross"), "--checkpoint", "latest", "--backend", "jit"]
+    flags = ["--workdir", str(tmp_path / "cross"), "--checkpoint", "latest"]
     cross.main([workdir, "--targets", f"viper:{tree.data.root}", *flags])
     target = json.loads((tmp_path / "cross/cross.json").read_text())["run"]["targets"]["viper"]
     assert target["mAP"] == pytest.approx(figures["mAP"]) and "prop" not in target

@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from reid_jax import main
+from reid_jax import cli, errors
 from reid_jax.eval import store
 from reid_jax.train import writer
 
@@ -73,7 +73,7 @@ class Run:
         process = self.start()
         wait_until(lambda: self.step() >= step, process)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=120) == main.STOPPED, self.said()
+        assert process.wait(timeout=120) == errors.STOPPED, self.said()
 
     def said(self):
         return self.log.read_text() if self.log.exists() else ""
@@ -201,7 +201,7 @@ def test_newest_checkpoint_is_damaged(damage, unbroken, tmp_path):
 
 def assert_full(run, code, said, *names):
     """It ended with one error that names a path and the way out, and what was saved can be read."""
-    assert code == main.USER_ERROR, said
+    assert code == errors.USER_ERROR, said
     (error,) = [x for x in said.splitlines() if x.startswith("error: ")]
     assert any(name in error for name in names)
     assert "run the same command again" in error or "free space" in error
@@ -269,7 +269,7 @@ def test_metrics_on_a_full_disk(tmp_path, capsys):
     with pytest.raises(OSError) as failure:
         w.write("train", 1, 1.0, 1.0, {"loss": 1.0})
     w.close()
-    assert main.tell(failure.value) == main.USER_ERROR
+    assert cli.report_error(failure.value) == errors.USER_ERROR
     (line,) = capsys.readouterr().err.splitlines()
     assert "no space left" in line and "metrics.jsonl" in line and "same command again" in line
 

@@ -5,7 +5,7 @@ import os
 import numpy as np
 from PIL import Image
 
-from reid_jax import compare, report
+from reid_jax import cli, report
 from reid_jax.data import datasets
 from reid_jax.eval import store
 from reid_jax.report import look, strips
@@ -14,7 +14,7 @@ from reid_jax.train import checkpoint, parallel, pictures, sequence
 
 def test_dsanet_run_shows_where_it_looks(tmp_path):
     """Heat maps and weights belong to the frames that are shown; camera features to the test images."""
-    config, workdir = compare.load_config("configs/dsanet.py:smoke"), str(tmp_path / "run")
+    config, workdir = cli.load_config("configs/dsanet.py:smoke"), str(tmp_path / "run")
     config.train.steps = 2
     checkpoint.claim_workdir(workdir, checkpoint.plain(config))
     dataset = datasets.load(config.data, workdir)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reid_jax import main
+from reid_jax import errors
 from reid_jax.data.records import Dataset, Record
 from reid_jax.errors import CheckpointError, ConfigError, DataError
 from reid_jax.eval import store
@@ -141,7 +141,7 @@ def two(tmp_path_factory):
     started = start(workdir, 2)
     wait_for_step(workdir, 20, started)
     started[1].send_signal(signal.SIGTERM)
-    assert ends(started) == [main.STOPPED] * 2, said(workdir)
+    assert ends(started) == [errors.STOPPED] * 2, said(workdir)
     stopped = lines(workdir)[-1]["step"]
     assert not (workdir / "summary.json").exists() and stopped < STEPS
     assert f"at step {stopped}" in said(workdir)
@@ -184,7 +184,7 @@ def test_a_lost_process_ends_the_other(tmp_path):
     wait_for_step(workdir, 4, started)
     started[1].kill()
     code, _ = ends(started, timeout=60)
-    assert code not in (0, main.USER_ERROR, main.STOPPED), said(workdir)  # so that it is started again
+    assert code not in (0, errors.USER_ERROR, errors.STOPPED), said(workdir)  # so that it is started again
 
 
 @pytest.mark.slow
@@ -198,7 +198,7 @@ def test_a_hanging_process_ends_the_other(tmp_path):
     finally:
         for p in started:
             p.kill()
-    assert code not in (0, main.USER_ERROR, main.STOPPED), said(workdir)
+    assert code not in (0, errors.USER_ERROR, errors.STOPPED), said(workdir)
 
 
 def test_a_process_that_never_comes(tmp_path):

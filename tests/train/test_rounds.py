@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from reid_jax import compare, main, report
+from reid_jax import cli, main, report
 from reid_jax.data import datasets
 from reid_jax.eval import store
 from reid_jax.methods import cluster_contrast
@@ -25,7 +25,7 @@ ADL = "adl.py:smoke-baseline"
 
 def settings(variant):
     """A smoke config with a net of one block, logging every step."""
-    config = compare.load_config(f"{CONFIGS}/{variant}")
+    config = cli.load_config(f"{CONFIGS}/{variant}")
     config.data.update({"height": 16, "width": 8})
     config.model.update({"narrow_widths": (4, 4), "narrow_stripes": 1, "narrow_dim": 8})
     config.train.update({"log_every": 1, "backend": "jit"})

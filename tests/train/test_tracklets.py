@@ -13,7 +13,8 @@ import pytest
 import small
 import video_trees as trees
 
-from reid_jax import compare, embed, methods
+from reid_jax import cli, methods
+from reid_jax.commands import embed
 from reid_jax.data import clips, datasets, images
 from reid_jax.data.records import Record
 from reid_jax.errors import ConfigError
@@ -202,7 +203,7 @@ def test_efl_trains_and_tests_on_a_mars_tree(tmp_path):
 
 def test_baseline_run_resumes_and_embeds_tracklets(tmp_path):
     """Clips are the same after a restart; `embed` gives the features of the run's own test."""
-    config = compare.load_config("configs/baseline.py:smoke")
+    config = cli.load_config("configs/baseline.py:smoke")
     config.data.update(fields_of(mars(tmp_path)))
     config.train.update(eval_every=0)
     config.optim.schedule = "step"  # the other depends on the number of steps
@@ -220,7 +221,7 @@ def test_baseline_run_resumes_and_embeds_tracklets(tmp_path):
     for field in ("chunk", "test_clip", "clip", "stride", "split_tracklets"):
         del old["data"][field]  # as in a run that is older than the fields
     checkpoint.write_json(checkpoint_config(tmp_path / "whole"), old)
-    flags = ["--checkpoint", "latest", "--backend", "jit", "--output", str(tmp_path / "f.npz")]
+    flags = ["--checkpoint", "latest", "--output", str(tmp_path / "f.npz")]
     embed.main([str(tmp_path / "whole"), f"mars:{tmp_path / 'MARS'}", *flags])
     found = store.load(tmp_path / "f.npz")
     np.testing.assert_allclose(found.feature, whole.feature, rtol=1e-4, atol=1e-5)

@@ -9,7 +9,7 @@ from small import difference, info, random_batch, small
 from torchfile import write_legacy, write_zip
 
 from reid_jax.errors import CheckpointError, ConfigError, WeightsError
-from reid_jax.methods import efl
+from reid_jax.methods import State, efl
 from reid_jax.models import weights
 from reid_jax.train import checkpoint, warm
 
@@ -47,6 +47,30 @@ def test_run_with_other_identities(run, caplog):
     assert difference(state.nets["q"], before.nets["q"]) == 0
     text = caplog.text
     assert "phi2 starts from" in text and "params/classifier/kernel" in text
+
+
+def test_classifiers_are_known_by_their_names_at_any_depth(tmp_path, caplog):
+    """Of another size they stay fresh, of the same size they are taken; another leaf must fit."""
+
+    def tree(classes, width, value):
+        leaf = lambda *shape: np.full(shape, value, np.float32)  # noqa: E731
+        head = {"id_classifier_0": {"kernel": leaf(width, classes)}, "norm": {"scale": leaf(width)}}
+        return {"params": {"head": head, "classifiers": {"cam": {"kernel": leaf(width, 3)}}}}
+
+    c = checkpoint.Checkpoints(tmp_path, "train")
+    c.save(1, State(np.int32(0), {"a": tree(5, 4, 1), "b": tree(5, 4, 2)}, {}), {"step": 1}, wait=True)
+    c.close()
+    checkpoint.write_json(str(tmp_path / "titles.json"), {"nets": {"train": ["b", "a"]}})
+    with caplog.at_level(logging.INFO):
+        filled = warm.from_run(str(tmp_path))("net", tree(7, 4, 9))["params"]  # b stands for the run
+    assert (
+        filled["head"]["id_classifier_0"]["kernel"].min() == 9 and filled["head"]["norm"]["scale"].max() == 2
+    )
+    assert filled["classifiers"]["cam"]["kernel"].max() == 2
+    said = "1 of classifiers of another size, left fresh: params/head/id_classifier_0/kernel"
+    assert "2 arrays used" in caplog.text and said in caplog.text
+    with pytest.raises(WeightsError, match=r"params/head/norm/scale is \(4,\), this model needs \(6,\)"):
+        warm.from_run(str(tmp_path))("net", tree(5, 6, 9))
 
 
 def test_nothing_to_start_from(tmp_path):

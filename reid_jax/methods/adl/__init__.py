@@ -11,13 +11,11 @@ The baseline is IICS (Xuan and Zhang, CVPR 2021): rounds of clustering and train
     critic   D: (f, z) -> logit        L_D = -omega
 
 One forward pass and one gradient of L_stage + lam L_ADL + lam_cam L_camera + L_D serve all players; who gets
-gradient from what is a matter of the stops in `adversarial_losses`. `intra_step` and `inter_step` are the
-training steps, `labels` clusters, `begin` prepares a stage.
+gradient from what is a matter of the stops in `game`. Round r consists of the parts 2 r (intra) and 2 r + 1
+(inter); `begin` labels the images and makes a fresh classifier, `intra_step` and `inter_step` train.
 """
 
-import copy
 import functools
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,15 +23,53 @@ import numpy as np
 import optax
 from jax import lax
 
-from reid_jax.config import choice
 from reid_jax.errors import ConfigError
+from reid_jax.fields import choice
 from reid_jax.losses import adversarial, identity, triplet
 from reid_jax.losses import batch as batches
-from reid_jax.methods import Method, Phase, State, parts
+from reid_jax.methods import Method, Part, _steps
 from reid_jax.methods.adl import nets
-from reid_jax.models import heads, pooling
+from reid_jax.models import heads, layers, pooling
 
 TITLE = "ADL"
+FIELDS = dict(
+    rounds=40,  # of clustering and training within cameras, then over all
+    mode="original",  # fixed numbers of clusters | threshold: cut at a quantile of the distances
+    intra=dict(  # within cameras
+        clusters=600,  # of each camera; the width of its classifier in either mode
+        quantile=0.0025,  # threshold mode
+        instances=8,  # images of each camera in a batch
+        lr=5e-4,  # of the backbone
+        head_lr=5e-3,  # of everything else
+        epochs=2,  # of a round
+    ),
+    inter=dict(  # over all cameras; batches are data.ids x data.instances
+        clusters=800, quantile=0.0017, lr=1e-3, head_lr=1e-2, epochs=2
+    ),
+    momentum=0.9,  # SGD; the decay is optim.weight_decay
+    triplet=1.0,  # weight of the triplet loss (inter)
+    # keep | mask: classes that a round leaves without images stay in the softmax, or count for nothing;
+    # auto: keep in mode original, as IICS, mask in mode threshold
+    unused_classes="auto",
+    k1=20,  # re-ranking before clustering: length of the reciprocal lists,
+    k2=6,  # images a set is averaged over,
+    lambda_value=0.3,  # weight of the original distance
+    mix=0.02,  # weight of the classifiers' similarity in round 0,
+    mix_power=0.6,  # falling as (1 - round / rounds) ** mix_power
+    dense_limit=20_000,  # more images are clustered over neighbour lists, see methods/adl/labels.py
+    candidates=100,  # there: nearest images by feature that may become neighbours
+    frifm_stages=(1, 2, 3, 4),  # of the backbone, with a FRIFM behind them; () = none
+    frifm_ratio=16,
+    adversarial_stages=("intra", "inter"),  # phases with the game against E, H and D; () = none
+    lam=0.5,  # weight of L_ADL
+    lam_cam=0.1,  # weight of the camera classifier's loss
+    encoder_input="detached",  # detached | live: whether E's losses reach the backbone through its input
+    transform="exp",  # exp | linear: L_ADL is exp(omega / temperature) or omega
+    temperature=1.0,
+    critic_input_norm="layer",  # layer | none
+    schedule="simultaneous",  # simultaneous | blocks: critic and all others move in turn
+    block=10,  # steps of a turn
+)
 METRICS = {
     "loss_stage": "Loss on pseudo labels",
     "ce": "Identity cross entropy",
@@ -44,186 +80,341 @@ METRICS = {
     "cam_ce": "Camera cross entropy",
     "cam_accuracy": "Camera accuracy",
 }
-ROWS = {  # of Table 4: (FRIFM, adversarial game)
+LABELS = "none"
+ROWS = {  # of the paper's Table 4: (FRIFM, adversarial game)
     (True, True): "ADL",
     (True, False): "IICS with FRIFM",
     (False, True): "IICS with ADL's game",
     (False, False): "IICS",
 }
-PHASES = ("intra", "inter")
+PHASES = {"intra": "heads", "inter": "joint"}  # of a round in order: the classifier that each trains
 PLAYERS = ("encoder", "camera", "critic")  # of the adversarial game
 _ROWS = 512  # images whose class scores are computed at a time
 
 
-def title(config):
-    """The row of the paper's Table 4 that a config is."""
-    adl = config.adl
-    row = ROWS[bool(adl.frifm_stages), bool(adl.adversarial_stages)]
-    return row if adl.mode == "original" else f"{row}, mode {adl.mode}"
+class Adl(Method):
+    """The only stage.
 
-
-class Models(NamedTuple):
-    """Networks and optimisers."""
-
-    net: Any  # nets.Pooled
-    heads: Any  # nets.CameraHeads
-    joint: Any  # nets.JointHead
-    encoder: Any  # nets.CameraEncoder
-    camera: Any  # nets.CameraHead
-    critic: Any  # nets.Critic
-    tx: dict  # phase -> {network: optax chain} of the networks that it trains
-
-
-def build(config, info):
-    """Models of config.model and config.adl.
-
-    Norms of heads, E and H take the statistics of the global batch under info.axis_name, the backbone those
-    that model.bn_group says. Raises ConfigError for settings that cannot be.
-    """
-    adl, axis = config.adl, info.axis_name
-    choice("adl.mode", adl.mode, ("original", "threshold"))
-    choice("adl.transform", adl.transform, adversarial.TRANSFORMS)
-    choice("adl.critic_input_norm", adl.critic_input_norm, adversarial.FORMS)
-    unused = choice("adl.unused_classes", adl.unused_classes, ("auto", "keep", "mask"))
-    mask = unused == "mask" or (unused == "auto" and adl.mode == "threshold")
-    for stage in adl.adversarial_stages:
-        choice("adl.adversarial_stages", stage, PHASES)
-    stages = set(adl.frifm_stages)
-    if not stages <= {1, 2, 3, 4}:
-        raise ConfigError(f"config.adl.frifm_stages is {tuple(adl.frifm_stages)}; stages are 1, 2, 3 and 4")
-
-    def refine(stage):
-        return nets.Frifm(adl.frifm_ratio, name=f"frifm{stage}") if stage in stages else None
-
-    base = heads.trunk(config.model, axis, refine if stages else None)
-    return Models(
-        nets.Pooled(base, pooling.build(config.model)),
-        nets.CameraHeads(info.num_cams, adl.intra.clusters, mask, axis),
-        nets.JointHead(adl.inter.clusters, mask, axis),
-        nets.CameraEncoder(axis),
-        nets.CameraHead(info.num_cams, axis),
-        nets.Critic(),
-        {phase: optimisers(config, phase) for phase in PHASES},
-    )
-
-
-def optimisers(config, phase):
-    """{network: optax chain} of a phase: PyTorch's SGD; all but the backbone at head_lr, FRIFM too."""
-    adl, own = config.adl, getattr(config.adl, phase)
-
-    def sgd(rate):
-        return parts.sgd(rate, momentum=adl.momentum, weight_decay=config.optim.weight_decay)
-
-    def label(path, _):
-        return "new" if any(str(k.key).startswith("frifm") for k in path) else "backbone"
-
-    def labels(params):
-        return jax.tree_util.tree_map_with_path(label, params)
-
-    net = optax.partition({"backbone": sgd(own.lr), "new": sgd(own.head_lr)}, labels)
-    players = PLAYERS if phase in adl.adversarial_stages else ()
-    trained = ("heads" if phase == "intra" else "joint", *players)
-    return {"net": net} | {name: sgd(own.head_lr) for name in trained}
-
-
-# ---- states
-
-
-def init_state(key, image, *, models, adversary=True):
-    """Fresh State for images [B,H,W,3], with the optimisers of the intra phase; adversary: with E, H and D.
-
-    It holds the heads of both phases, so that its structure never changes.
-    """
-    keys = dict(zip(("net", "heads", "joint", *PLAYERS), jax.random.split(key, 6), strict=True))
-    net = dict(models.net.init(keys["net"], image[:1], False))
-    size = jax.eval_shape(lambda: models.net.apply(net, image[:1], False)).shape[1]
-    f = jnp.zeros((1, size))
-    found = {"net": net, "heads": models.heads.init(keys["heads"], _repeated(f, models), False)}
-    found["joint"] = models.joint.init(keys["joint"], f, False)
-    if adversary:
-        found["encoder"] = models.encoder.init(keys["encoder"], f, False)
-        found["camera"] = models.camera.init(keys["camera"], f, False)
-        found["critic"] = models.critic.init(keys["critic"], f, f)
-    found = {name: _without_intermediates(v) for name, v in found.items()}
-    return State(jnp.int32(0), found, fresh_optimisers(found, models))
-
-
-def _without_intermediates(variables):
-    return {k: v for k, v in variables.items() if k != "intermediates"}
-
-
-def _repeated(f, models):
-    """f [B,D] for every camera's head: [B,C,D]."""
-    return jnp.broadcast_to(f[:, None], (len(f), models.heads.cameras, f.shape[-1]))
-
-
-def fresh_optimisers(found, models):
-    """Optimiser states of every network; a phase's own differ from another's by their rates only."""
-    chains = models.tx["intra"] | models.tx["inter"]
-    return {name: tx.init(found[name]["params"]) for name, tx in chains.items() if name in found}
-
-
-def begin(state, labels, camid, *, phase, models, key):
-    """State for a phase: a fresh classifier that knows its number of classes, fresh optimisers.
-
-    labels: pseudo labels i[N] of the phase, camid i[N]; host arrays, outside jit. Backbone, E, H and D stay.
-    """
-    name = {"intra": "heads", "inter": "joint"}[phase]
-    size = state.nets["joint"]["params"]["classifier"]["kernel"].shape[0]
-    fresh = _fresh_head(getattr(models, name), key, size)
-    used = class_counts(labels, camid, phase, models)
-    fresh = {**fresh, "classes": {"used": jnp.asarray(used, jnp.int32)}}
-    found = {**state.nets, name: fresh}
-    return state._replace(nets=found, opt=fresh_optimisers(found, models))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def _fresh_head(head, key, size):
-    """Variables of a classifier of features f[B,size]; compiled once, not in every round."""
-    f = jnp.zeros((1, head.cameras, size) if isinstance(head, nets.CameraHeads) else (1, size))
-    return head.init(key, f, False)
-
-
-def class_counts(labels, camid, phase, models):
-    """Number of classes i[C] of every camera, or i[1] of all images, from pseudo labels (-1: none)."""
-    labels, camid = np.asarray(labels), np.asarray(camid)
-    if phase == "inter":
-        return np.array([labels.max(initial=-1) + 1])
-    return np.array([labels[camid == c].max(initial=-1) + 1 for c in range(models.heads.cameras)])
-
-
-# ---- losses
-
-
-def camera_by_camera(net, variables, image):
-    """Train-mode features f[K,C,D] of images [K,C,H,W,3] and the new running statistics.
-
-    The images of one camera at a time, in order: batch statistics are those of a camera, running ones move C
-    times.
+    Norms of heads, E and H take the statistics of the global batch, the backbone those that model.bn_group
+    says. Raises ConfigError for settings that cannot be.
     """
 
-    def one(stats, image):
-        f, changed = net.apply({**variables, "batch_stats": stats}, image, True, mutable=["batch_stats"])
-        return changed["batch_stats"], f
+    def __init__(self, config, info):
+        super().__init__(config, info)
+        adl = config.adl
+        self.rounds, self.cameras = adl.rounds, info.num_cams
+        self.players = PLAYERS if adl.adversarial_stages else ()
+        self.camera_net = "camera" if self.players else ""
+        for phase in adl.adversarial_stages:
+            choice("adl.adversarial_stages", phase, tuple(PHASES))
+        choice("adl.schedule", adl.schedule, ("simultaneous", "blocks"))
+        choice("adl.transform", adl.transform, adversarial.TRANSFORMS)
+        choice("adl.critic_input_norm", adl.critic_input_norm, adversarial.FORMS)
+        self.live = choice("adl.encoder_input", adl.encoder_input, ("detached", "live")) == "live"
+        self.modules = self.networks()
+        self.tx = {phase: self.optimisers(phase) for phase in PHASES}
 
-    images = jnp.moveaxis(image, 1, 0)
-    if not unrolled(net):
-        stats, f = lax.scan(one, variables["batch_stats"], images)
+    def networks(self):
+        """{name: module}, those of the game where it is played."""
+        adl, axis, cameras = self.config.adl, self.axis, self.cameras
+        choice("adl.mode", adl.mode, ("original", "threshold"))
+        unused = choice("adl.unused_classes", adl.unused_classes, ("auto", "keep", "mask"))
+        mask = unused == "mask" or (unused == "auto" and adl.mode == "threshold")
+        modules = {
+            "net": nets.Pooled(self.backbone(), pooling.build(self.config.model)),
+            "heads": nets.CameraHeads(cameras, adl.intra.clusters, mask, axis),
+            "joint": nets.JointHead(adl.inter.clusters, mask, axis),
+        }
+        if self.players:
+            game = nets.CameraEncoder(axis), nets.CameraHead(cameras, axis), nets.Critic()
+            modules |= dict(zip(PLAYERS, game, strict=True))
+        return modules
+
+    def backbone(self):
+        """config.model's with a FRIFM behind some of its stages."""
+        adl, stages = self.config.adl, set(self.config.adl.frifm_stages)
+        if not stages <= {1, 2, 3, 4}:
+            raise ConfigError(
+                f"config.adl.frifm_stages is {tuple(adl.frifm_stages)}; stages are 1, 2, 3 and 4"
+            )
+
+        def refine(stage):
+            return nets.Frifm(adl.frifm_ratio, name=f"frifm{stage}") if stage in stages else None
+
+        return heads.trunk(self.config.model, self.axis, refine if stages else None)
+
+    def optimisers(self, phase):
+        """{network: optax chain} of a phase: PyTorch's SGD; all but the backbone at head_lr, FRIFM too."""
+        adl, rates = self.config.adl, getattr(self.config.adl, phase)
+
+        def sgd(rate):
+            return _steps.sgd(rate, momentum=adl.momentum, weight_decay=self.config.optim.weight_decay)
+
+        def label(path, _):
+            return "new" if any(str(k.key).startswith("frifm") for k in path) else "backbone"
+
+        def labels(params):
+            return jax.tree_util.tree_map_with_path(label, params)
+
+        net = optax.partition({"backbone": sgd(rates.lr), "new": sgd(rates.head_lr)}, labels)
+        players = PLAYERS if phase in adl.adversarial_stages else ()
+        return {"net": net} | {name: sgd(rates.head_lr) for name in (PHASES[phase], *players)}
+
+    def measured(self, info):
+        """info as it is: no rate depends on the number of steps."""
+        return info
+
+    # ---- states
+
+    def init(self, key):
+        """With the heads of both phases: the state keeps its structure. No image has a label."""
+        names = ("net", *PHASES.values(), *PLAYERS)
+        keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+        image, net = self.blank(), self.modules["net"]
+        variables = {"net": net.init(keys["net"], image, False)}
+        f = jax.eval_shape(lambda: net.apply(variables["net"], image, False))
+        f = jnp.zeros(f.shape, f.dtype)
+        inputs = {"heads": (self.to_every_head(f), False), "joint": (f, False)}
+        inputs |= {"encoder": (f, False), "camera": (f, False), "critic": (f, f)}
+        for name in (*PHASES.values(), *self.players):
+            variables[name] = self.modules[name].init(keys[name], *inputs[name])
+        variables = {n: {k: v for k, v in x.items() if k != "intermediates"} for n, x in variables.items()}
+        memory = {"labels": jnp.full(self.info.num_images, -1, jnp.int32)}
+        return self.fresh(variables, self.tx["intra"] | self.tx["inter"], memory)
+
+    def to_every_head(self, f):
+        """f [B,D] for the head of every camera: [B,C,D]."""
+        return jnp.broadcast_to(f[:, None], (len(f), self.cameras, f.shape[-1]))
+
+    def part(self, i):
+        if i >= len(PHASES) * self.rounds:
+            return None
+        phase = tuple(PHASES)[i % 2]
+        return Part(
+            phase,
+            self.intra_step if phase == "intra" else self.inter_step,
+            functools.partial(self.streams, i=i),
+            epochs=getattr(self.config.adl, phase).epochs,
+            begin=functools.partial(self.begin, i),
+            round=i // 2 + 1 if phase == "inter" else 0,
+            labels_by_camera=phase == "intra",
+        )
+
+    def streams(self, state, i):
+        """Batches of part `i` by the pseudo labels, which stand for identities."""
+        from reid_jax.data import streams
+
+        data, rows, labels = self.config.data, self.info.unlabelled, state.memory["labels"]
+        seed = _steps.part_seed(self.config.seed, i)
+        if i % 2:
+            return {"train": streams.pk(rows, data, seed, labels=labels)}
+        count = self.config.adl.intra.instances
+        return {"train": streams.cameras(rows, data, seed, labels=labels, instances=count)}
+
+    def begin(self, i, state, features):
+        """State for part `i`: labels of the images by features f[N,D], and what `relabelled` makes new."""
+        from reid_jax.methods.adl import labels  # scikit-learn is not needed for the steps
+
+        adl, camid = self.config.adl, self.info.unlabelled.camid
+        if i % 2:
+            scores = self.class_scores(state, features)
+            new = labels.inter(features, scores, camid, self.mix(i // 2), adl, progress=True)
+        else:
+            new = labels.intra(features, camid, adl, progress=True)
+        return self.relabelled(i, state, new)
+
+    def relabelled(self, i, state, labels):
+        """State for part `i` with pseudo labels i[N] (-1: none); host code.
+
+        The classifier that the part trains is fresh and knows its numbers of classes, optimisers are fresh;
+        backbone, E, H and D stay.
+        """
+        name = tuple(PHASES.values())[i % 2]
+        size = state.nets["joint"]["params"]["classifier"]["kernel"].shape[0]
+        classifier = self.fresh_head(name, jax.random.fold_in(jax.random.key(self.config.seed), i), size)
+        used = jnp.asarray(self.class_counts(i, labels), jnp.int32)
+        variables = {**state.nets, name: {**classifier, "classes": {"used": used}}}
+        memory = {**state.memory, "labels": np.asarray(labels, np.int32)}
+        new = self.fresh(variables, self.tx["intra"] | self.tx["inter"], memory)
+        return new._replace(step=state.step)
+
+    @functools.partial(jax.jit, static_argnums=(0, 1, 3))
+    def fresh_head(self, name, key, size):
+        """Variables of classifier `name` of features f[B,size]; compiled once, not in every round."""
+        f = jnp.zeros((1, size))
+        return self.modules[name].init(key, self.to_every_head(f) if name == "heads" else f, False)
+
+    def class_counts(self, i, labels):
+        """Numbers of classes in pseudo labels: i[C] of the cameras or, in parts over all images, i[1].
+
+        At least 1, so that the scores of a classifier without classes are numbers.
+        """
+        labels, camid = np.asarray(labels), np.asarray(self.info.unlabelled.camid)
+        groups = [labels] if i % 2 else [labels[camid == c] for c in range(self.cameras)]
+        return np.array([max(group.max(initial=-1) + 1, 1) for group in groups])
+
+    def mix(self, done):
+        """mu: weight of the classifiers' similarity after `done` rounds."""
+        return self.config.adl.mix * (1 - done / self.rounds) ** self.config.adl.mix_power
+
+    def class_scores(self, state, features):
+        """How every camera's classifier sees images: host array f32[N, C classes] of features f[N,D]."""
+        scores = np.empty((len(features), self.cameras * self.config.adl.intra.clusters), np.float32)
+        for start in range(0, len(features), _ROWS):
+            block = np.asarray(features[start : start + _ROWS], np.float32)
+            rows = np.zeros((_ROWS, block.shape[1]), np.float32)  # always as many: one compile
+            rows[: len(block)] = block
+            scores[start : start + len(block)] = self.softmax(state.nets["heads"], rows)[: len(block)]
+        return scores
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def softmax(self, variables, features):
+        """Softmax f32[B, C classes] of every camera's classifier, one after the other."""
+        logits = self.modules["heads"].apply(variables, self.to_every_head(features), False)
+        return jax.nn.softmax(logits, -1).reshape(len(features), -1)
+
+    # ---- losses
+
+    def camera_by_camera(self, variables, image):
+        """Train-mode features f[K,C,D] of images [K,C,H,W,3] and the new running statistics.
+
+        The images of one camera at a time, in order: batch statistics are those of a camera, running ones
+        move C times.
+        """
+        net = self.modules["net"]
+
+        def one_camera(stats, image):
+            f, changed = net.apply({**variables, "batch_stats": stats}, image, True, mutable=["batch_stats"])
+            return changed["batch_stats"], f
+
+        images, global_norm = jnp.moveaxis(image, 1, 0), net.base.axis_name is not None
+        stats, f = layers.scan(one_camera, variables["batch_stats"], images, collectives=global_norm)
         return jnp.moveaxis(f, 0, 1), stats
-    stats, found = variables["batch_stats"], []
-    for x in images:
-        stats, f = one(stats, x)
-        found.append(f)
-    return jnp.stack(found, 1), stats
 
+    def inter_loss(self, logits, f, pid):
+        """(L_inter, its cross entropy, its triplet loss, share of anchors nearer to their positive), f[]."""
+        ce, loss = identity.cross_entropy(logits, pid), self.config.loss
+        options = dict(distance=loss.triplet, margin=loss.margin, axis_name=self.axis)
+        tri, aux = triplet.batch_hard(f, pid, **options)
+        return ce + self.config.adl.triplet * tri, ce, tri, aux["correct"]
 
-def unrolled(net):
-    """Whether the cameras are written out one after the other instead of a loop of the compiler.
+    def game(self, variables, f, camid, partners):
+        """The game about the camera in f [B,D]: (total f[], {network: batch_stats}, metrics).
 
-    Where the backbone takes statistics over devices, as collectives in a loop can deadlock on simulated
-    devices; and on CPUs, where a gradient through the loop takes several times as long.
-    """
-    return net.base.axis_name is not None or jax.default_backend() == "cpu"
+        variables: {network: its variables} of E, H and D. camid i32[B]. partners i32[N] of the global batch:
+        with which rows a row makes pairs that do not belong together.
+        total = lam L_ADL + lam_cam L_camera + L_D.
+        """
+        adl, stop = self.config.adl, lax.stop_gradient
+
+        def apply(name, x):
+            return self.modules[name].apply(variables[name], x, True, mutable=["batch_stats"])
+
+        z, encoder_stats = apply("encoder", f if self.live else stop(f))
+        logits, camera_stats = apply("camera", z)
+        loss_camera = identity.cross_entropy(logits, camid)
+        value = self.omega(stop(variables["critic"]), f, z, partners)
+        loss_adl = adversarial.pull(value, adl.transform, adl.temperature)
+        loss_critic = -self.omega(variables["critic"], stop(f), stop(z), partners)
+        total = adl.lam * loss_adl + adl.lam_cam * loss_camera + loss_critic
+        metrics = {"omega": value, "adl": loss_adl, "cam_ce": loss_camera}
+        metrics["cam_accuracy"] = jnp.mean(logits.argmax(-1) == camid)
+        stats = {"encoder": encoder_stats["batch_stats"], "camera": camera_stats["batch_stats"]}
+        return total, stats, metrics
+
+    def omega(self, critic, f, z, partners):
+        """omega of the critic with these variables, f[]: its own z against the z of the row's partner."""
+        f, z = (adversarial.standardised(x, self.config.adl.critic_input_norm) for x in (f, z))
+        other = batches.of_partners(z, partners, self.axis)
+        joint, marginal = (self.modules["critic"].apply(critic, f, x) for x in (z, other))
+        return adversarial.omega(joint, marginal, self.axis)
+
+    # ---- steps
+
+    def intra_step(self, state, batch):
+        """One step within the cameras.
+
+        batch: K images of each of the C cameras, image j of camera c in row j C + c, on every device a K / n
+        of them; pid i32[B]: pseudo labels, numbered for each camera apart.
+        """
+        batch = batch["train"]
+        image, pid, cameras = self.view(batch), batch["pid"], self.cameras
+        if len(image) % cameras:
+            raise ConfigError(
+                f"{len(image)} images on a device are not the same number of each of {cameras} cameras: make "
+                "config.adl.intra.instances a multiple of the number of devices"
+            )
+        rows = (len(image) // cameras, cameras)
+
+        def stage_loss(variables):
+            f, stats = self.camera_by_camera(variables["net"], image.reshape(*rows, *image.shape[1:]))
+            logits, changed = self.modules["heads"].apply(
+                variables["heads"], f, True, mutable=["batch_stats"]
+            )
+            value, accuracy = intra_loss(logits, pid.reshape(rows)), logits.argmax(-1) == pid.reshape(rows)
+            metrics = {"ce": value / cameras, "accuracy": jnp.mean(accuracy)}
+            stats = {"net": stats, "heads": changed["batch_stats"]}
+            return value, f.reshape(-1, f.shape[-1]), stats, metrics
+
+        return self.update(state, batch, stage_loss, "intra")
+
+    def inter_step(self, state, batch):
+        """One step over all cameras; pid i32[B]: their joint labels."""
+        batch = batch["train"]
+        image, pid = self.view(batch), batch["pid"]
+
+        def stage_loss(variables):
+            stats = {}
+            f, stats["net"] = self.modules["net"].apply(
+                variables["net"], image, True, mutable=["batch_stats"]
+            )
+            logits, stats["joint"] = self.modules["joint"].apply(
+                variables["joint"], f, True, mutable=["batch_stats"]
+            )
+            value, ce, tri, _ = self.inter_loss(logits, f, pid)
+            metrics = {"ce": ce, "triplet": tri, "accuracy": jnp.mean(logits.argmax(-1) == pid)}
+            return value, f, {n: s["batch_stats"] for n, s in stats.items()}, metrics
+
+        return self.update(state, batch, stage_loss, "inter")
+
+    def update(self, state, batch, stage_loss, phase):
+        """The step of all players of a phase: (State, metrics).
+
+        stage_loss: {network: variables} -> (L_stage, f [B,D], {network: batch_stats}, metrics).
+        """
+
+        def loss(variables):
+            total, f, stats, metrics = stage_loss(variables)
+            metrics["loss_stage"] = total
+            if "critic" in variables:
+                partners = _steps.partners(self.key(state), len(f), self.axis)
+                game = self.game(variables, f, batch["camid"], partners)
+                total, stats, metrics = total + game[0], stats | game[1], metrics | game[2]
+            return total, stats, {"loss": total, **metrics}, None
+
+        new, metrics, _ = self.descend(loss, state, self.tx[phase])
+        if self.config.adl.schedule == "blocks" and "critic" in self.tx[phase]:
+            new = self.in_turn(state, new, self.tx[phase])
+        return new, metrics | {"lr": jnp.float32(getattr(self.config.adl, phase).lr)}
+
+    def in_turn(self, old, new, names):
+        """`new` without the moves of the networks that rest; the critic's block of steps comes first."""
+        critic_moves = (old.step // self.config.adl.block) % 2 == 0
+        variables, opt = dict(new.nets), dict(new.opt)
+        for name in names:
+            moves = critic_moves if name == "critic" else ~critic_moves
+            after = new.nets[name]["params"], new.opt[name]
+            before = old.nets[name]["params"], old.opt[name]
+            params, opt[name] = jax.tree.map(lambda a, b, m=moves: jnp.where(m, a, b), after, before)
+            variables[name] = {**variables[name], "params": params}
+        return new._replace(nets=variables, opt=opt)
+
+    def embed(self, state, image, net):
+        """Mean of the pooled features of image and mirror image; net "camera": E's camera feature of it."""
+        image = self.plain(image)
+        both = jnp.concatenate([image, image[:, :, ::-1]])
+        f = self.modules["net"].apply(state.nets["net"], both, False).reshape(2, len(image), -1).mean(0)
+        return self.modules["encoder"].apply(state.nets["encoder"], f, False) if net == "camera" else f
 
 
 def intra_loss(logits, pid):
@@ -232,239 +423,11 @@ def intra_loss(logits, pid):
     return cameras * identity.cross_entropy(logits.reshape(-1, logits.shape[-1]), pid.reshape(-1))
 
 
-def inter_loss(logits, f, pid, *, config, axis_name=None):
-    """(L_inter, its cross entropy, its triplet loss, share of anchors nearer to their positive), each f[]."""
-    ce = identity.cross_entropy(logits, pid)
-    loss = config.loss
-    tri, aux = triplet.batch_hard(f, pid, distance=loss.triplet, margin=loss.margin, axis_name=axis_name)
-    return ce + config.adl.triplet * tri, ce, tri, aux["correct"]
+def title(config):
+    """Name of a run in tables: the paper's Table 4, and the mode where it is not IICS'."""
+    adl = config.adl
+    row = ROWS[bool(adl.frifm_stages), bool(adl.adversarial_stages)]
+    return row if adl.mode == "original" else f"{row}, mode {adl.mode}"
 
 
-def adversarial_losses(params, fixed, f, camid, permutation, *, models, adl, axis_name=None):
-    """The game about the camera in f [B,D]: (total f[], {network: batch_stats}, metrics).
-
-    params, fixed: {network: its params / variables} of E, H and D. camid i32[B]. permutation i32[N] of the
-    global batch: the partners of the pairs that do not belong together.
-    total = lam L_ADL + lam_cam L_camera + L_D.
-    """
-    stop = lax.stop_gradient
-    live = choice("adl.encoder_input", adl.encoder_input, ("detached", "live")) == "live"
-
-    def apply(name, x):
-        variables = {**fixed[name], "params": params[name]}
-        return getattr(models, name).apply(variables, x, True, mutable=["batch_stats"])
-
-    z, encoder_stats = apply("encoder", f if live else stop(f))
-    logits, camera_stats = apply("camera", z)
-    loss_camera = identity.cross_entropy(logits, camid)
-
-    def omega(f, z, phi):
-        f, z = (adversarial.standardised(x, adl.critic_input_norm) for x in (f, z))
-        own = batches.first_row(z, axis_name) + jnp.arange(len(z))
-        other = batches.gather(z, axis_name)[permutation[own]]
-        critic = [models.critic.apply({"params": phi}, f, z) for z in (z, other)]
-        return adversarial.omega(*critic, axis_name)
-
-    value = omega(f, z, stop(params["critic"]))
-    loss_adl = adversarial.pull(value, adl.transform, adl.temperature)
-    loss_critic = -omega(stop(f), stop(z), params["critic"])
-    total = adl.lam * loss_adl + adl.lam_cam * loss_camera + loss_critic
-    metrics = {"omega": value, "adl": loss_adl, "cam_ce": loss_camera}
-    metrics["cam_accuracy"] = jnp.mean(logits.argmax(-1) == camid)
-    stats = {"encoder": encoder_stats["batch_stats"], "camera": camera_stats["batch_stats"]}
-    return total, stats, metrics
-
-
-# ---- steps
-
-
-def intra_step(state, batch, *, models, config, axis_name=None):
-    """One step within the cameras: (State, batch) -> (State, {name: f32[]}).
-
-    batch: K images of each of the C cameras, image j of camera c in row j C + c, on every device a K / n of
-    them; pid i32[B]: pseudo labels, numbered for each camera apart.
-    """
-    image, pid = parts.view(config, batch, 0), batch["pid"]
-    cameras = models.heads.cameras
-    if len(image) % cameras:
-        raise ConfigError(
-            f"{len(image)} images on a device are not the same number of each of {cameras} cameras: make "
-            "config.data.instances of this phase a multiple of the number of devices"
-        )
-    rows = (len(image) // cameras, cameras)
-
-    def stage_loss(params):
-        variables = {**state.nets["net"], "params": params["net"]}
-        f, stats = camera_by_camera(models.net, variables, image.reshape(*rows, *image.shape[1:]))
-        variables = {**state.nets["heads"], "params": params["heads"]}
-        logits, changed = models.heads.apply(variables, f, True, mutable=["batch_stats"])
-        value = intra_loss(logits, pid.reshape(rows))
-        accuracy = jnp.mean(logits.argmax(-1) == pid.reshape(rows))
-        stats = {"net": stats, "heads": changed["batch_stats"]}
-        return value, f.reshape(-1, f.shape[-1]), stats, {"ce": value / cameras, "accuracy": accuracy}
-
-    return update(state, batch, stage_loss, "intra", models=models, config=config, axis_name=axis_name)
-
-
-def inter_step(state, batch, *, models, config, axis_name=None):
-    """One step over all cameras: (State, batch) -> (State, {name: f32[]}); pid i32[B]: their joint labels."""
-    image, pid = parts.view(config, batch, 0), batch["pid"]
-
-    def stage_loss(params):
-        variables = {**state.nets["net"], "params": params["net"]}
-        f, changed = models.net.apply(variables, image, True, mutable=["batch_stats"])
-        stats = {"net": changed["batch_stats"]}
-        variables = {**state.nets["joint"], "params": params["joint"]}
-        logits, changed = models.joint.apply(variables, f, True, mutable=["batch_stats"])
-        stats["joint"] = changed["batch_stats"]
-        value, ce, tri, _ = inter_loss(logits, f, pid, config=config, axis_name=axis_name)
-        accuracy = jnp.mean(logits.argmax(-1) == pid)
-        return value, f, stats, {"ce": ce, "triplet": tri, "accuracy": accuracy}
-
-    return update(state, batch, stage_loss, "inter", models=models, config=config, axis_name=axis_name)
-
-
-def update(state, batch, stage_loss, phase, *, models, config, axis_name=None):
-    """The step of all players of a phase.
-
-    stage_loss: function of {network: params} that gives (L_stage, f [B,D], {network: batch_stats}, metrics).
-    """
-    adl, chains = config.adl, models.tx[phase]
-    names = [n for n in chains if n in state.nets]
-
-    def loss(params):
-        total, f, stats, metrics = stage_loss(params)
-        metrics["loss_stage"] = total
-        if "critic" in params:
-            fixed = {n: state.nets[n] for n in PLAYERS}
-            partners = permutation(config, state.step, len(f), axis_name)
-            game = adversarial_losses(
-                params, fixed, f, batch["camid"], partners, models=models, adl=adl, axis_name=axis_name
-            )
-            total, stats, metrics = total + game[0], stats | game[1], metrics | game[2]
-        return total, (stats, {"loss": total, **metrics})
-
-    params = {n: state.nets[n]["params"] for n in names}
-    (_, (stats, metrics)), grad = jax.value_and_grad(loss, has_aux=True)(params)
-    grad, stats, metrics = parts.pmean((grad, stats, metrics), axis_name)
-    found, opt = dict(state.nets), dict(state.opt)
-    for n in names:
-        new = parts.apply_gradient(chains[n], grad[n], opt[n], params[n])
-        moved, opt[n] = _in_turn(n, new, (params[n], opt[n]), state.step, adl, "critic" in params)
-        found[n] = {**found[n], "params": moved} | ({"batch_stats": stats[n]} if n in stats else {})
-    metrics["lr"] = jnp.float32(getattr(adl, phase).lr)
-    return state._replace(step=state.step + 1, nets=found, opt=opt), metrics
-
-
-def _in_turn(name, new, old, step, adl, game):
-    """`new`, or `old` where this network rests under schedule 'blocks'; the critic's block comes first."""
-    schedule = choice("adl.schedule", adl.schedule, ("simultaneous", "blocks"))
-    if schedule == "simultaneous" or not game:
-        return new
-    critic_moves = (step // adl.block) % 2 == 0
-    moves = critic_moves if name == "critic" else ~critic_moves
-    return jax.tree.map(lambda a, b: jnp.where(moves, a, b), new, old)
-
-
-def permutation(config, step, size, axis_name=None):
-    """The partners of a step, the same on every device: i32[N] for `size` rows on each."""
-    devices = 1 if axis_name is None else lax.axis_size(axis_name)
-    key = jax.random.fold_in(jax.random.key(config.seed), step)
-    return jax.random.permutation(key, size * devices)
-
-
-# ---- features
-
-
-def embed(state, image, *, models, config, net="net"):
-    """Test features f32[B,D] of images u8[B,H,W,3]: the mean of pooled features of image and mirror image.
-
-    net "camera": E's camera feature of it.
-    """
-    image = parts.plain(config, image)
-    both = jnp.concatenate([image, image[:, :, ::-1]])
-    f = models.net.apply(state.nets["net"], both, False).reshape(2, len(image), -1).mean(0)
-    return models.encoder.apply(state.nets["encoder"], f, False) if net == "camera" else f
-
-
-def class_scores(state, features, *, models):
-    """How every camera's classifier sees an image: softmax f32[B, C classes] of features f32[B,D]."""
-    return _scores(models.heads, state.nets["heads"], features)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _scores(heads_, variables, features):
-    f = jnp.broadcast_to(features[:, None], (len(features), heads_.cameras, features.shape[1]))
-    return jax.nn.softmax(heads_.apply(variables, f, False), -1).reshape(len(f), -1)
-
-
-def all_class_scores(state, features, *, models):
-    """`class_scores` of any number of features f[N,D], as a host array f32[N, C classes]."""
-    out = np.empty((len(features), models.heads.cameras * models.heads.classes), np.float32)
-    for start in range(0, len(features), _ROWS):
-        part = np.asarray(features[start : start + _ROWS], np.float32)
-        rows = np.zeros((_ROWS, part.shape[1]), np.float32)  # always as many: one compile
-        rows[: len(part)] = part
-        out[start : start + len(part)] = np.asarray(class_scores(state, rows, models=models))[: len(part)]
-    return out
-
-
-def mix(config, done):
-    """mu: weight of the classifiers' similarity after `done` of config.adl.rounds rounds."""
-    return config.adl.mix * (1 - done / config.adl.rounds) ** config.adl.mix_power
-
-
-# ---- the stage
-
-
-def stages(config, info):
-    """The single stage "train", whose rounds have the phases intra and inter; see reid_jax.methods."""
-    models, adl = build(config, info), config.adl
-    shared = dict(models=models, config=config, axis_name=info.axis_name)
-
-    def init(key, batch):
-        image = parts.view(config, batch, 0)[:1]
-        return init_state(key, image, models=models, adversary=bool(adl.adversarial_stages))
-
-    def refresh(phase):
-        def find(features, camid, state, done):
-            from reid_jax.methods.adl import labels  # scikit-learn is not needed for the steps
-
-            if phase == "intra":
-                return labels.intra(features, camid, adl, progress=True)
-            scores = all_class_scores(state, features, models=models)
-            return labels.inter(features, scores, camid, mix(config, done), adl, progress=True)
-
-        return find
-
-    def begins(phase):
-        def new(state, features, labels, camid, done):
-            key = jax.random.fold_in(jax.random.key(config.seed), 2 * done + PHASES.index(phase))
-            return begin(state, labels, camid, phase=phase, models=models, key=key)
-
-        return new
-
-    def phase(name, step, batches, data):
-        epochs = getattr(adl, name).epochs
-
-        def one(state, batch):
-            return step(state, batch, **shared)
-
-        return Phase(refresh(name), begins(name), one, batches, data, epochs)
-
-    cameras = copy.deepcopy(config.data)
-    cameras.ids, cameras.instances = info.num_cams, adl.intra.instances
-    phases = {
-        "intra": phase("intra", intra_step, "cameras", cameras),
-        "inter": phase("inter", inter_step, "labels", config.data),
-    }
-
-    def embed_(state, image, net):
-        return embed(state, image, models=models, config=config, net=net)
-
-    def warm_start(state, load):
-        return state._replace(nets={**state.nets, "net": load("net", state.nets["net"])})
-
-    camera = "camera" if adl.adversarial_stages else ""
-    whole = dict(phases=phases, rounds=adl.rounds, camera_net=camera)
-    return {"train": Method(init, None, embed_, ("net",), warm_start, **whole)}
+STAGES = {"train": Adl}

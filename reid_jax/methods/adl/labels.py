@@ -49,20 +49,20 @@ def intra(features, camid, adl, progress=False) -> np.ndarray:
 
 
 def _one_camera(features, adl, name, progress):
-    count, own = len(features), adl.intra
+    count, fields = len(features), adl.intra
     if count == 1:
         log.warning("%s has one training image; it is a cluster of its own", name)
         return np.zeros(1, np.int64)
     if count > adl.dense_limit:
-        return _sparse(features, adl, own, name, progress=progress)
+        return _sparse(features, adl, fields, name, progress=progress)
     distance = cosine_distance(features)
-    if adl.mode == "threshold" or count >= own.clusters:
-        return _dense(distance, adl, own, name, progress)
+    if adl.mode == "threshold" or count >= fields.clusters:
+        return _dense(distance, adl, fields, name, progress)
     log.warning(
-        "%s has %d training images for %d clusters; it gets %d", name, count, own.clusters, count // 2
+        "%s has %d training images for %d clusters; it gets %d", name, count, fields.clusters, count // 2
     )
-    found = _reranked(np.tile(distance, (2, 2)), adl, progress)
-    return _numbered(cluster.agglomerate(found, clusters=count // 2)[count:])
+    reranked = _reranked(np.tile(distance, (2, 2)), adl, progress)
+    return _numbered(cluster.agglomerate(reranked, clusters=count // 2)[count:])
 
 
 def inter(features, scores, camid, mix, adl, progress=False) -> np.ndarray:
@@ -73,16 +73,16 @@ def inter(features, scores, camid, mix, adl, progress=False) -> np.ndarray:
     are more than adl.dense_limit and see above. Raises DataError for unusable features.
     """
     features, camid = _checked(features, camid)
-    own, name = adl.inter, "all images"
+    fields, name = adl.inter, "all images"
     if len(features) > adl.dense_limit:
-        return _sparse(features, adl, own, name, scores=scores, camid=camid, mix=mix, progress=progress)
+        return _sparse(features, adl, fields, name, scores=scores, camid=camid, mix=mix, progress=progress)
     distance = mixed_distance(features, scores, camid, mix, progress)
-    if adl.mode == "original" and len(features) < own.clusters:
-        log.warning("%d training images for %d clusters; %d are made", len(features), own.clusters,
+    if adl.mode == "original" and len(features) < fields.clusters:
+        log.warning("%d training images for %d clusters; %d are made", len(features), fields.clusters,
                     max(len(features) // 2, 1))  # fmt: skip
-        found = _reranked(distance, adl, progress)
-        return _numbered(cluster.agglomerate(found, clusters=max(len(features) // 2, 1)))
-    return _dense(distance, adl, own, name, progress)
+        reranked = _reranked(distance, adl, progress)
+        return _numbered(cluster.agglomerate(reranked, clusters=max(len(features) // 2, 1)))
+    return _dense(distance, adl, fields, name, progress)
 
 
 def _checked(features, camid):
@@ -117,10 +117,10 @@ def mixed_distance(features, scores, camid, mix, progress=False):
     distance = cosine_distance(features)
     if not mix:
         return distance
-    found = similarity(scores, progress)
+    alike = similarity(scores, progress)
     for start in range(0, len(distance), _BLOCK_ROWS):
         rows = slice(start, start + _BLOCK_ROWS)
-        distance[rows] -= mix * found[rows] * (camid[rows, None] != camid)
+        distance[rows] -= mix * alike[rows] * (camid[rows, None] != camid)
     return distance
 
 
@@ -129,24 +129,24 @@ def _reranked(distance, adl, progress):
     return rerank.square(distance, form="iics", **settings)
 
 
-def _dense(distance, adl, own, name, progress):
-    found = _reranked(distance, adl, progress)
+def _dense(distance, adl, fields, name, progress):
+    reranked = _reranked(distance, adl, progress)
     if adl.mode == "original":
-        return _numbered(cluster.agglomerate(found, clusters=min(own.clusters, len(found))))
+        return _numbered(cluster.agglomerate(reranked, clusters=min(fields.clusters, len(reranked))))
     try:
-        threshold = cluster.quantile(found, own.quantile)
+        threshold = cluster.quantile(reranked, fields.quantile)
     except DataError:
         log.warning("%s: all distances are 0, there is one cluster", name)
-        return np.zeros(len(found), np.int64)
-    labels = cluster.agglomerate(found, threshold=threshold)
-    if labels.max() + 1 > own.clusters:
+        return np.zeros(len(reranked), np.int64)
+    labels = cluster.agglomerate(reranked, threshold=threshold)
+    if labels.max() + 1 > fields.clusters:
         log.warning(
             "%s: the threshold makes %d clusters, the classifier is for %d: they are joined to so many",
             name,
             labels.max() + 1,
-            own.clusters,
+            fields.clusters,
         )
-        labels = cluster.agglomerate(found, clusters=own.clusters)
+        labels = cluster.agglomerate(reranked, clusters=fields.clusters)
     return _numbered(labels)
 
 
@@ -168,15 +168,15 @@ def similarity(scores, progress=False):
     tile = -(-count // tiles)
     padded = np.zeros((tiles * tile, scores.shape[1]), scores.dtype)
     padded[:count] = scores
-    parts = jnp.asarray(padded).reshape(tiles, tile, -1)
-    out = np.empty((count, count), parts.dtype)
+    blocks = jnp.asarray(padded).reshape(tiles, tile, -1)
+    out = np.empty((count, count), blocks.dtype)
     with tqdm(total=tiles * (tiles + 1) // 2, desc="similarity", unit="tile", disable=not progress) as bar:
         for a in range(tiles):
             for b in range(a, tiles):
                 rows, columns = slice(a * tile, (a + 1) * tile), slice(b * tile, (b + 1) * tile)
                 place = out[rows, columns]
-                found = np.asarray(_similarity(parts[a], parts[b]))[: place.shape[0], : place.shape[1]]
-                out[rows, columns], out[columns, rows] = found, found.T
+                alike = np.asarray(_similarity(blocks[a], blocks[b]))[: place.shape[0], : place.shape[1]]
+                out[rows, columns], out[columns, rows] = alike, alike.T
                 bar.update()
     return out
 
@@ -195,33 +195,33 @@ def _similarity(a, b):
 
 def _pair_similarity(scores, i, j):
     """Of the rows i[P] and j[P] of scores, on the device: f[P]."""
-    parts = []
+    values = []
     for start in range(0, len(i), _PAIRS):
         a, b = (np.resize(x[start : start + _PAIRS], _PAIRS) for x in (i, j))  # one shape, one compile
-        parts.append(np.asarray(_of_pairs(scores, a, b)))
-    return np.concatenate([*parts, np.zeros(0, np.float32)])[: len(i)]
+        values.append(np.asarray(_of_pairs(scores, a, b)))
+    return np.concatenate([*values, np.zeros(0, np.float32)])[: len(i)]
 
 
 @jax.jit
 def _of_pairs(scores, i, j):
-    def one(pair):
+    def of_pair(pair):
         a, b = scores[pair[0]], scores[pair[1]]
         return jnp.minimum(a, b).sum() / jnp.maximum(jnp.maximum(a, b).sum(), 1e-12)
 
-    return jax.lax.map(one, (i, j), batch_size=256)
+    return jax.lax.map(of_pair, (i, j), batch_size=256)
 
 
 # ---- over neighbour lists
 
 
-def _sparse(features, adl, own, name, *, scores=None, camid=None, mix=0.0, progress=False):
+def _sparse(features, adl, fields, name, *, scores=None, camid=None, mix=0.0, progress=False):
     """Labels i64[N] over neighbour lists, see above."""
     i, j, distance = _pairs(features, adl, scores, camid, mix, progress)
-    settings = {"clusters": own.clusters}
+    settings = {"clusters": fields.clusters}
     if adl.mode == "threshold":
-        settings = {"threshold": _quantile(distance, len(features), own.quantile)}
+        settings = {"threshold": _quantile(distance, len(features), fields.quantile)}
     labels = linkage.average(i, j, distance, len(features), **settings, progress=progress)
-    return largest(labels, own.clusters, name)
+    return cluster.largest(labels, fields.clusters, f"config.adl, clusters of {name}")
 
 
 def _pairs(features, adl, scores, camid, mix, progress):
@@ -238,8 +238,8 @@ def _pairs(features, adl, scores, camid, mix, progress):
 
     depth = adl.k1 + 1
     near = rows.search(max(adl.candidates, depth, adl.k2), progress=progress)
-    own = np.repeat(np.arange(len(near.index)), near.index.shape[1])
-    distance = pair(own, near.index.ravel()).reshape(near.index.shape)
+    image = np.repeat(np.arange(len(near.index)), near.index.shape[1])
+    distance = pair(image, near.index.ravel()).reshape(near.index.shape)
     order = np.argsort(distance, 1, kind="stable")[:, : max(depth, adl.k2)]
     index = np.take_along_axis(near.index, order, 1)
     low = distance.min(1)
@@ -249,14 +249,14 @@ def _pairs(features, adl, scores, camid, mix, progress):
         return (pair(i, j) - low[i]) * scale[i]
 
     v = reciprocal.vectors(index, depth, reciprocal.half_depth(adl.k1), adl.k2, original)
-    lists, found = reciprocal.inverted(v), []
+    lists, stored = reciprocal.inverted(v), []
     with tqdm(total=v.shape[0], desc="jaccard", unit="image", disable=not progress) as bar:
         for start, similar in reciprocal.similarities(v, lists):
             i = np.repeat(np.arange(start, start + similar.shape[0]), np.diff(similar.indptr))
             above = i < similar.indices
-            found.append((i[above], similar.indices[above], reciprocal.distance(similar.data[above])))
+            stored.append((i[above], similar.indices[above], reciprocal.distance(similar.data[above])))
             bar.update(similar.shape[0])
-    return tuple(np.concatenate(x) for x in zip(*found, strict=True))
+    return tuple(np.concatenate(x) for x in zip(*stored, strict=True))
 
 
 def _quantile(distance, count, share):
@@ -265,21 +265,3 @@ def _quantile(distance, count, share):
     absent = count * (count - 1) // 2 - len(distance)
     place = round(share * (len(distance) + absent))
     return float(np.partition(distance, place)[place]) if place < len(distance) else 1.0
-
-
-def largest(labels, most, name):
-    """Labels without gaps of the `most` largest clusters, -1 for the images of others."""
-    sizes = np.bincount(labels[labels >= 0])
-    if len(sizes) <= most:
-        return _numbered(labels)
-    keep = np.zeros(len(sizes) + 1, bool)  # the last place is that of label -1
-    keep[np.argsort(-sizes, kind="stable")[:most]] = True
-    out = np.where(keep[labels], labels, -1)
-    log.warning(
-        "%s: %d clusters, of which the %d largest are kept; %d images get no label",
-        name,
-        len(sizes),
-        most,
-        np.count_nonzero(out < 0),
-    )
-    return _numbered(out)

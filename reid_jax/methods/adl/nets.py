@@ -59,6 +59,9 @@ class Pooled(nn.Module):
     base: nn.Module
     pooling: nn.Module = pooling.Average()
 
+    def setup(self):
+        pooling.join(self.base, self)
+
     def __call__(self, x, train):
         return self.pooling(wide(self.base(x, train)))
 

@@ -15,14 +15,36 @@ module; what a row of its Table 2 leaves out is not built:
 import jax
 import jax.numpy as jnp
 
-from reid_jax.config import choice
 from reid_jax.errors import ConfigError
-from reid_jax.losses import disentangle, identity, triplet
-from reid_jax.methods import Method, State, parts
+from reid_jax.fields import choice
+from reid_jax.losses import disentangle, identity
+from reid_jax.methods import Method, _steps
 from reid_jax.methods.dsanet import nets
 from reid_jax.models import heads
 
 TITLE = "DSANet"
+FIELDS = dict(
+    disentangle=True,  # channel expansion, camera head, L_dis
+    intra_class=True,  # L_ic
+    tlm=True,  # target localisation
+    loss_lr=True,  # with its left/right head and loss
+    fwg=True,  # frame weights
+    loss_w=True,  # with their pseudo labels from a frame head
+    sao=True,  # switching and aggregation
+    lam=0.1,  # weight of L_aug, L_lr and L_w
+    lam_cam=0.1,  # the paper: 0.5 on LS-VID
+    lam_frame=0.1,  # of the frame head's own loss; 0: the literal equations
+    lam_dis=1.0,  # of L_dis; the paper has no factor
+    lam_ic=1.0,  # of L_ic; the paper has no factor
+    fwg_std=2**0.5,  # of the frame weights' first kernel; 2**0.5: Kaiming's for one output (fan-out)
+    cel_norm=False,  # batch norm in the channel expansion
+    cel_pool="max",  # max (time and space) | max_mean (space, then mean over time)
+    tlm_softmax="region",  # region | width
+    neck=True,  # batch norm before every classifier
+    detach_cam=False,  # L_aug passes f_cam no gradient
+    lr_average=False,  # left and right features averaged over time first
+    ic_reduce="mean",  # mean | sum over features (sum: the printed formula, 2048 times larger)
+)
 METRICS = {
     "ce": "Identity cross entropy",
     "triplet": "Identity triplet",
@@ -35,83 +57,121 @@ METRICS = {
     "ce_frames": "Frame cross entropy",
     "frame_weights": "Error of the frame weights",
 }
-LOGGED = {  # loss -> its name in metrics.jsonl
-    "total": "loss",
-    "id": "ce",
-    "tri": "triplet",
-    "dis": "disentangle",
-    "ic": "intra_class",
-    "cam": "cam_ce",
-    "lr": "ce_sides",
-    "aug": "ce_switched",
-    "frame": "ce_frames",
-    "w": "frame_weights",
-}
+LABELS = "all"
+LOOK = {"F_ID": "identity map", "F_t": "identity map after localisation", "F_cam": "camera map"}
 
 
-def build(config, info):
-    """The network of config.model and config.dsanet."""
-    d = config.dsanet
-    if (d.sao or d.intra_class) and not d.disentangle:
-        raise ConfigError("config.dsanet.sao and intra_class need config.dsanet.disentangle")
-    return nets.DsaNet(
-        heads.trunk(config.model, info.axis_name),
-        info.num_pids,
-        info.num_cams,
-        disentangle=d.disentangle,
-        tlm=d.tlm,
-        sides=d.loss_lr,
-        fwg=d.fwg,
-        frames=d.loss_w,
-        tlm_softmax=choice("dsanet.tlm_softmax", d.tlm_softmax, ("region", "width")),
-        fwg_std=d.fwg_std,
-        cel_norm=d.cel_norm,
-        cel_pool=choice("dsanet.cel_pool", d.cel_pool, ("max", "max_mean")),
-        neck=d.neck,
-        average_sides=d.lr_average,
-        axis_name=info.axis_name,
-    )
+class DsaNet(Method):
+    """The only stage. Its test features are of clips, whose frames are weighted."""
 
+    embeds_frames = True
+    frames_apart = False
 
-def losses(out, pid, camid, *, config, axis_name=None):
-    """Every loss of the outputs of `nets.DsaNet`: {name: f[]}, "total" among them.
+    def __init__(self, config, info):
+        super().__init__(config, info)
+        d = config.dsanet
+        if (d.sao or d.intra_class) and not d.disentangle:
+            raise ConfigError("config.dsanet.sao and intra_class need config.dsanet.disentangle")
+        self.camera_net = "camera" if d.disentangle else ""
+        self.network = nets.Network(
+            heads.trunk(config.model, self.axis),
+            info.num_pids,
+            info.num_cams,
+            disentangle=d.disentangle,
+            tlm=d.tlm,
+            sides=d.loss_lr,
+            fwg=d.fwg,
+            frames=d.loss_w,
+            tlm_softmax=choice("dsanet.tlm_softmax", d.tlm_softmax, ("region", "width")),
+            fwg_std=d.fwg_std,
+            cel_norm=d.cel_norm,
+            cel_pool=choice("dsanet.cel_pool", d.cel_pool, ("max", "max_mean")),
+            neck=d.neck,
+            average_sides=d.lr_average,
+            axis_name=self.axis,
+        )
+        self.tx = {"net": _steps.adam(config.optim, self.info)}
+        self.rate = _steps.schedule(config.optim, self.info, config.optim.lr)
 
-    pid, camid: i32[N]. Means over the device's clips; L_tri and L_ic are of the global batch.
-    """
-    d, loss = config.dsanet, config.loss
+    def init(self, key):
+        return self.fresh({"net": dict(self.network.init(key, self.blank(), False))}, self.tx)
 
-    def ce(logits, labels):
-        return identity.cross_entropy(logits, labels, label_smooth=loss.label_smooth)
+    def step(self, state, batch):
+        d, batch = self.config.dsanet, batch["train"]
+        clip, pid = self.view(batch), batch["pid"]
+        partners = _steps.partners(self.key(state), len(pid), self.axis) if d.sao else None
 
-    feature = out["f_id"] if loss.feature == "before_bn" else out["f_test"]
-    tri, _ = triplet.batch_hard(feature, pid, distance=loss.triplet, margin=loss.margin, axis_name=axis_name)
-    found = {"id": ce(out["logits_id"], pid), "tri": tri}
-    total_ce = found["id"]
-    if "logits_aug" in out:
-        found["aug"] = ce(out["logits_aug"], pid)
-        total_ce += d.lam * found["aug"]
-    if "logits_lr" in out:
-        left, right = jnp.split(out["logits_lr"], 2)
-        rows = jnp.repeat(pid, len(left) // len(pid))
-        found["lr"] = ce(left, rows) + ce(right, rows)
-        total_ce += d.lam * found["lr"]
-    if "f_cam" in out:
-        found["cam"] = ce(out["logits_cam"], camid)
-        total_ce += d.lam_cam * found["cam"]
-    found["ce"] = total_ce
-    total = total_ce + tri
-    if "f_cam" in out:
-        found["dis"] = disentangle.cosine_hinge(out["f_id"], out["f_cam"]).mean()
-        total += d.lam_dis * found["dis"]
-        if d.intra_class:
-            found["ic"] = disentangle.intra_class(out["f_id"], pid, reduce=d.ic_reduce, axis_name=axis_name)
-            total += d.lam_ic * found["ic"]
-    if "logits_frame" in out:
-        frame_ce = frame_losses(out["logits_frame"], pid)
-        w = jax.lax.stop_gradient(nets.weights_of(frame_ce)[1])
-        found |= {"frame": frame_ce.mean(), "w": jnp.square(w - out["w_hat"]).mean()}
-        total += d.lam * found["w"] + d.lam_frame * found["frame"]
-    return found | {"total": total}
+        def loss(nets):
+            options = dict(detach_cam=d.detach_cam, mutable=["batch_stats"])
+            out, changed = self.network.apply(nets["net"], clip, True, partners, **options)
+            metrics = self.losses(out, pid, batch["camid"])
+            return metrics["loss"], {"net": changed["batch_stats"]}, metrics, None
+
+        new, metrics, _ = self.descend(loss, state, self.tx)
+        return new, metrics | {"lr": self.rate(state.step)}
+
+    def losses(self, out, pid, camid):
+        """Every loss of the outputs of `nets.Network`: {metric: f[]}, the total as "loss".
+
+        pid, camid: i32[N]. Means over the device's clips; L_tri and L_ic are of the global batch.
+        """
+        d = self.config.dsanet
+        branches = heads.Branches((out["logits_id"],), (out["f_id"],), (out["f_test"],), out["f_test"])
+        ce, tri = _steps.identity_losses(self.config.loss, branches, pid, self.axis)
+        values = {"ce": ce, "triplet": tri, "accuracy": _steps.accuracy(branches, pid)}
+        total = ce
+        if "logits_aug" in out:
+            values["ce_switched"] = self.cross_entropy(out["logits_aug"], pid)
+            total += d.lam * values["ce_switched"]
+        if "logits_lr" in out:
+            left, right = jnp.split(out["logits_lr"], 2)
+            rows = jnp.repeat(pid, len(left) // len(pid))
+            values["ce_sides"] = self.cross_entropy(left, rows) + self.cross_entropy(right, rows)
+            total += d.lam * values["ce_sides"]
+        if "f_cam" in out:
+            values["cam_ce"] = self.cross_entropy(out["logits_cam"], camid)
+            total += d.lam_cam * values["cam_ce"]
+        total += tri
+        if "f_cam" in out:
+            values["disentangle"] = disentangle.cosine_hinge(out["f_id"], out["f_cam"]).mean()
+            total += d.lam_dis * values["disentangle"]
+            if d.intra_class:
+                options = dict(reduce=d.ic_reduce, axis_name=self.axis)
+                values["intra_class"] = disentangle.intra_class(out["f_id"], pid, **options)
+                total += d.lam_ic * values["intra_class"]
+        if "logits_frame" in out:
+            frame_ce = frame_losses(out["logits_frame"], pid)
+            w = jax.lax.stop_gradient(nets.weights_of(frame_ce)[1])
+            values |= {"ce_frames": frame_ce.mean(), "frame_weights": jnp.square(w - out["w_hat"]).mean()}
+            total += d.lam * values["frame_weights"] + d.lam_frame * values["ce_frames"]
+        return values | {"loss": total}
+
+    def cross_entropy(self, logits, labels):
+        return identity.cross_entropy(logits, labels, label_smooth=self.config.loss.label_smooth)
+
+    # ---- features
+
+    def apply(self, state, clip):
+        """All outputs of the network in test mode."""
+        return self.network.apply(state.nets["net"], self.plain(clip), False)
+
+    def embed(self, state, image, net):
+        return self.apply(state, image)["f_cam" if net == "camera" else "f_test"]
+
+    def embed_frames(self, state, clip, net):
+        """One vector of a clip; the neck is affine, so the mean may follow it."""
+        return self.embed(state, clip, net)[:, None]
+
+    def embed_pooled(self, state, mean, net):
+        return mean
+
+    def look(self, state, clips):
+        """Heat maps, the sum of squares over channels, and the frames' weights."""
+        out = self.apply(state, clips)
+        names = ("F_ID", "F_t", "F_cam") if self.config.dsanet.tlm else ("F_ID", "F_cam")
+        maps = {f"map/{n}": jnp.square(out[n]).sum(-1) for n in names if n in out}
+        even = jnp.full(clips.shape[:2], 1 / clips.shape[1])
+        return maps | {"weight": out.get("w_hat", even)}
 
 
 def frame_losses(logits, pid):
@@ -120,68 +180,4 @@ def frame_losses(logits, pid):
     return -jnp.take_along_axis(logits, pid[:, None, None], 2)[:, :, 0]
 
 
-def permutation(config, step, size):
-    """The random partners of SAO, the same on every device: i32[size]."""
-    key = jax.random.fold_in(jax.random.key(config.seed), step)
-    return jax.random.permutation(key, size)
-
-
-def stages(config, info):
-    """The single stage "train"; see reid_jax.methods for the contract."""
-    net = build(config, info)
-    tx = parts.adam(config.optim, info)
-    lr = parts.schedule(config.optim, info, config.optim.lr)
-
-    def init(key, batch):
-        variables = dict(net.init(key, parts.view(config, batch, 0)[:1], False))
-        return State(jnp.int32(0), {"net": variables}, {"net": tx.init(variables["params"])})
-
-    def step(state, batch):
-        variables, clip = state.nets["net"], parts.view(config, batch, 0)
-        pid, camid = batch["pid"], batch["camid"]
-        devices = 1 if info.axis_name is None else jax.lax.axis_size(info.axis_name)
-        partners = permutation(config, state.step, len(pid) * devices) if config.dsanet.sao else None
-
-        def loss(params):
-            all_ = {"params": params, "batch_stats": variables["batch_stats"]}
-            options = dict(detach_cam=config.dsanet.detach_cam, mutable=["batch_stats"])
-            out, changed = net.apply(all_, clip, True, partners, **options)
-            found = losses(out, pid, camid, config=config, axis_name=info.axis_name)
-            metrics = {name: found[key] for key, name in LOGGED.items() if key in found}
-            metrics["accuracy"] = jnp.mean(out["logits_id"].argmax(-1) == pid)
-            return found["total"], (changed["batch_stats"], metrics)
-
-        (_, (stats, metrics)), grad = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-        grad, stats, metrics = parts.pmean((grad, stats, metrics), info.axis_name)
-        params, opt = parts.apply_gradient(tx, grad, state.opt["net"], variables["params"])
-        new = {"net": {"params": params, "batch_stats": stats}}
-        return State(state.step + 1, new, {"net": opt}), {**metrics, "lr": lr(state.step)}
-
-    def apply(state, clip):
-        return net.apply(state.nets["net"], parts.plain(config, clip), False)
-
-    def embed(state, clip, name):
-        return apply(state, clip)["f_cam" if name == "camera" else "f_test"]
-
-    def look(state, clip):
-        """Heat maps, the sum of squares over channels, and the frames' weights."""
-        out = apply(state, clip)
-        maps = {n: jnp.square(out[n]).sum(-1) for n in ("F_ID", "F_t", "F_cam") if n in out}
-        if not config.dsanet.tlm:
-            del maps["F_t"]
-        even = jnp.full(clip.shape[:2], 1 / clip.shape[1])
-        return {f"map/{n}": m for n, m in maps.items()} | {"weight": out.get("w_hat", even)}
-
-    def embed_frames(state, clip, name):
-        """One vector a clip, whose frames are weighted; the neck is affine, so the mean may follow it."""
-        return embed(state, clip, name)[:, None]
-
-    def embed_pooled(state, mean, name):
-        return mean
-
-    def warm_start(state, load):
-        return state._replace(nets={"net": load("net", state.nets["net"])})
-
-    whole = dict(embed_frames=embed_frames, embed_pooled=embed_pooled, frames_apart=False)
-    whole |= dict(look=look, camera_net="camera" if config.dsanet.disentangle else "")
-    return {"train": Method(init, step, embed, ("net",), warm_start, **whole)}
+STAGES = {"train": DsaNet}

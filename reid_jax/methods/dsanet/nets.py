@@ -59,14 +59,14 @@ class Localisation(nn.Module):
             )
         half, quarter = width // 2, width // 4
         conv = Conv(1, 7, padding=3, name="conv")
-        parts = {"A_L": (0, half), "A_M": (quarter, half + quarter), "A_R": (half, width)}
-        maps = {name: self.attention(conv, x[:, :, :, a:b]) for name, (a, b) in parts.items()}
+        regions = {"A_L": (0, half), "A_M": (quarter, half + quarter), "A_R": (half, width)}
+        maps = {name: self.attention(conv, x[:, :, :, a:b]) for name, (a, b) in regions.items()}
         both = jnp.concatenate([maps["A_L"], maps["A_R"]], -1)
         z = both + jnp.pad(maps["A_M"], ((0, 0),) * 3 + ((quarter, quarter),))
         y = z[..., None] * x + x
         left, right = y[:, :, :, :half].max((2, 3)), y[:, :, :, half:].max((2, 3))
-        found = {"F_t": y, "f_t": jnp.maximum(left, right), "f_tL": left, "f_tR": right}
-        return maps | {"Z_attn": z} | found
+        out = {"F_t": y, "f_t": jnp.maximum(left, right), "f_tL": left, "f_tR": right}
+        return maps | {"Z_attn": z} | out
 
     def attention(self, conv, region):
         """Map [N,T,H,W/2] of a region's positions."""
@@ -88,8 +88,8 @@ class FrameWeights(nn.Module):
     @nn.compact
     def __call__(self, f_t):
         score = nn.Dense(1, kernel_init=nn.initializers.normal(self.std), name="conv")(f_t)[..., 0]
-        found = weights_of(score)
-        return {"score": score, "d_hat": found[0], "w_hat": found[1], "f_id": weighted(f_t, found[1])}
+        d_hat, w_hat = weights_of(score)
+        return {"score": score, "d_hat": d_hat, "w_hat": w_hat, "f_id": weighted(f_t, w_hat)}
 
 
 def weights_of(loss):
@@ -103,7 +103,7 @@ def weighted(f_t, w):
     return jnp.einsum("nt,ntc->nc", w, f_t)
 
 
-class DsaNet(nn.Module):
+class Network(nn.Module):
     """Clips [N,T,H,W,3] -> everything the losses and pictures need, see `__call__`.
 
     base: a trunk with `stages`. tlm, fwg: with those modules. num_pids, num_cams: K, M. neck: False leaves
@@ -139,24 +139,24 @@ class DsaNet(nn.Module):
             raise ConfigError("DSANet works on clips [B,T,H,W,3]; set config.data.frames")
         maps = self.base.maps(x, train)
         wide = maps[-1].astype(jnp.promote_types(maps[-1].dtype, jnp.float32))
-        found = {"F_ID": wide, "F_t": wide, "f_t": None}
+        out = {"F_ID": wide, "F_t": wide, "f_t": None}
         if self.disentangle:
-            found |= self.camera(maps[-2], wide.shape[-1], train)
+            out |= self.camera(maps[-2], wide.shape[-1], train)
         if self.tlm:
-            found |= Localisation(self.tlm_softmax, name="tlm")(wide)
+            out |= Localisation(self.tlm_softmax, name="tlm")(wide)
         else:
-            found["f_t"] = wide.max((2, 3))
+            out["f_t"] = wide.max((2, 3))
         if self.tlm and self.sides:
-            found["logits_lr"] = self.side_logits(found, train)
+            out["logits_lr"] = self.side_logits(out, train)
         if self.fwg:
-            found |= FrameWeights(self.fwg_std, name="fwg")(found["f_t"])
+            out |= FrameWeights(self.fwg_std, name="fwg")(out["f_t"])
             if self.frames:
-                rows = found["f_t"].reshape(-1, wide.shape[-1])
+                rows = out["f_t"].reshape(-1, wide.shape[-1])
                 logits = self.head("frame", self.num_pids, rows, train)
-                found["logits_frame"] = logits.reshape(*found["f_t"].shape[:2], -1)
+                out["logits_frame"] = logits.reshape(*out["f_t"].shape[:2], -1)
         else:
-            found["f_id"] = found["f_t"].mean(1)
-        return found | self.identity(found, train, permutation, detach_cam)
+            out["f_id"] = out["f_t"].mean(1)
+        return out | self.identity(out, train, permutation, detach_cam)
 
     def camera(self, x, features, train):
         """CEL and the camera head."""
@@ -164,30 +164,30 @@ class DsaNet(nn.Module):
         maps, f_cam = ChannelExpansion(features, self.cel_norm, self.cel_pool, **fields)(x, train)
         return {"F_cam": maps, "f_cam": f_cam, "logits_cam": self.head("cam", self.num_cams, f_cam, train)}
 
-    def side_logits(self, found, train):
-        left, right = found["f_tL"], found["f_tR"]
+    def side_logits(self, out, train):
+        left, right = out["f_tL"], out["f_tR"]
         if self.average_sides:
             left, right = left.mean(1), right.mean(1)
         rows = jnp.concatenate([a.reshape(-1, a.shape[-1]) for a in (left, right)])
         return self.head("lr", self.num_pids, rows, train)
 
-    def identity(self, found, train, permutation, detach_cam):
+    def identity(self, out, train, permutation, detach_cam):
         """The identity head, on f_id and on features with another clip's camera (SAO)."""
-        norm, classify = self.parts("id", self.num_pids)
-        f_test = norm(found["f_id"], train)
+        norm, classify = self.neck_and_classifier("id", self.num_pids)
+        f_test = norm(out["f_id"], train)
         results = {"f_test": f_test, "logits_id": classify(f_test)}
         if permutation is not None:
-            f_cam = jax.lax.stop_gradient(found["f_cam"]) if detach_cam else found["f_cam"]
-            f_aug = switch(found["f_id"], f_cam, permutation, self.axis_name)
+            f_cam = jax.lax.stop_gradient(out["f_cam"]) if detach_cam else out["f_cam"]
+            f_aug = switch(out["f_id"], f_cam, permutation, self.axis_name)
             # the running statistics belong to f_id, the test feature
             results |= {"f_aug": f_aug, "logits_aug": classify(norm(f_aug, train, update=False))}
         return results
 
     def head(self, name, classes, rows, train):
-        norm, classify = self.parts(name, classes)
+        norm, classify = self.neck_and_classifier(name, classes)
         return classify(norm(rows, train))
 
-    def parts(self, name, classes):
+    def neck_and_classifier(self, name, classes):
         """(neck, classifier) of a head."""
 
         def nothing(x, train, update=True):
@@ -200,6 +200,4 @@ class DsaNet(nn.Module):
 
 def switch(f_id, f_cam, permutation, axis_name=None):
     """SAO: f_id[i] + f_cam[p(i)], f[B,D]; permutation i32[N] of the global batch."""
-    bank = batch.gather(f_cam, axis_name)
-    own = batch.first_row(f_id, axis_name) + jnp.arange(len(f_id))
-    return f_id + bank[permutation[own]]
+    return f_id + batch.of_partners(f_cam, permutation, axis_name)

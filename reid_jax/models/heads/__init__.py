@@ -17,10 +17,8 @@ from reid_jax.models.heads.pooled import ContrastHead, GlobalHead
 from reid_jax.models.heads.stripes import StripesHead
 from reid_jax.models.pooling import spatial_pool
 
-__all__ = [
-    *("BACKBONES", "Branches", "ContrastHead", "Encoder", "GlobalHead", "Head", "ReIDNet", "StripesHead"),
-    *("build", "encoder", "frames_apart", "spatial_pool", "trunk"),
-]
+__all__ = ["BACKBONES", "Branches", "ContrastHead", "Encoder", "GlobalHead", "Head", "ReIDNet", "StripesHead"]
+__all__ += ["build", "encoder", "frames_apart", "spatial_pool", "trunk"]
 
 BACKBONES = backbones.names()
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
+from reid_jax.models import pooling
 from reid_jax.models.layers import wide
 
 
@@ -47,6 +48,7 @@ class ReIDNet(nn.Module):
 
     def setup(self):
         nn.share_scope(self, self.top)
+        pooling.join(self.base, self.top)
 
     @property
     def frozen(self):

@@ -36,11 +36,11 @@ class StripesHead(Head):
         return tuple(f"instance{i}" for i in range(self.parts))
 
     def pool(self, x):
-        """Maps [...,H,W,C] -> [...,parts C], stripe by stripe; ConfigError unless H is a multiple of parts."""
+        """Maps [...,H,W,C] -> [...,parts C], stripe by stripe; ConfigError unless `parts` divides H."""
         if x.shape[-3] % self.parts:
             raise ConfigError(
-                f"config.model.stripes_parts is {self.parts} and the map has {x.shape[-3]} rows; it must divide "
-                "them: change config.data.height"
+                f"config.model.stripes_parts is {self.parts} and the map has {x.shape[-3]} rows; it must "
+                "divide them: change config.data.height"
             )
         x = stripe_pool(x, self.parts)
         return x.reshape(*x.shape[:-2], -1)
@@ -66,7 +66,7 @@ def build(model, num_classes, axis_name, num_features):
     if model.stripes_parts < 1 or model.stripes_dim < 1 or not 0 <= model.stripes_dropout < 1:
         raise ConfigError(
             f"config.model.stripes_parts is {model.stripes_parts}, stripes_dim {model.stripes_dim} and "
-            f"stripes_dropout {model.stripes_dropout}; they must be 1 or more, 1 or more, and from 0 to below 1"
+            f"stripes_dropout {model.stripes_dropout}; they must be at least 1, at least 1 and in [0, 1)"
         )
     if num_features:
         raise ConfigError("config.model.head 'stripes' has no embedding before its neck; use head 'global'")

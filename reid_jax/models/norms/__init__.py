@@ -1,7 +1,7 @@
 """Norms by name: which norm stands where in a residual net. A module lists its own in NAMES.
 
-NAMES: {config.model.norm: subclass of Norms}. A net calls four hooks: `stem` for its first norm, and for a block
-`every` for all of its norms, `first` for the first of them, `after` for what follows the residual sum.
+NAMES: {config.model.norm: subclass of Norms}. A net calls four hooks: `stem` for its first norm, and for a
+block `every` for all of its norms, `first` for the first of them, `after` for what follows the residual sum.
 """
 
 import dataclasses
@@ -76,7 +76,9 @@ def build(model, axis_name=None, implied=None):
     name = implied or name
     norms = offered[name].NAMES[name]
     if model.bn_rows < 0 or (model.bn_rows and name == "aibn"):
-        raise ConfigError(f"config.model.bn_rows is {model.bn_rows}; it must be 0 or more, and 0 with norm aibn")
+        raise ConfigError(
+            f"config.model.bn_rows is {model.bn_rows}; it must be 0 or more, and 0 with norm aibn"
+        )
     staged = issubclass(norms, StagedNorms)
     if model.norm_stages and not staged:
         raise ConfigError(f"config.model.norm_stages has no meaning with norm {name!r}; leave it ()")

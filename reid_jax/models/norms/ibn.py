@@ -1,9 +1,9 @@
-"""Instance norm at some places of a residual net: IBN-Net (Pan et al., ECCV 2018), DualNorm (Jia et al., 2019).
+"""Instance norm at some places of a net: IBN-Net (Pan et al., ECCV 2018), DualNorm (Jia et al., BMVC 2019).
 
-    ibn_a     the first norm of every block is half instance norm; stages 1 to 3
-    ibn_b     instance norm behind the residual sum of a stage's last block, unless it is the first one too;
-              stages 1 and 2; and in place of the stem's batch norm
-    dualnorm  instance norm behind the residual sum of a stage's last block; stages 1 to 3
+ibn_a     the first norm of every block is half instance norm; stages 1 to 3
+ibn_b     instance norm behind the residual sum of a stage's last block, unless it is the first one too;
+          stages 1 and 2; and in place of the stem's batch norm
+dualnorm  instance norm behind the residual sum of a stage's last block; stages 1 to 3
 """
 
 import flax.linen as nn

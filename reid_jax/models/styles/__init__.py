@@ -1,8 +1,8 @@
 """Style layers by name: per-image means and deviations of maps, changed at random in training.
 
 A module lists its layers in NAMES, {config.model.style: (config.model, axis_name) -> (place -> module)}, and
-their usual places in PLACES. A layer is the identity in test mode. It draws from the rngs' "style"; what belongs
-to a row comes from its number in the global batch, so that n devices draw as one.
+their usual places in PLACES. A layer is the identity in test mode. It draws from the rngs' "style"; what
+belongs to a row comes from its number in the global batch, so that n devices draw as one.
 """
 
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from reid_jax.models.layers import wide
 
 FIELDS = dict(
     style_p=0.5,  # probability that a style layer acts, drawn for a whole batch
-    style_at=(),  # places: "stem" (before its norm), "pool" and numbers of stages; () = the style's usual ones
+    style_at=(),  # places: "stem" (before its norm), "pool" and numbers of stages; () = its usual ones
 )
 
 

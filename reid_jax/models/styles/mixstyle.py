@@ -7,7 +7,7 @@ from jax import lax
 
 from reid_jax.config import choice
 from reid_jax.errors import ConfigError
-from reid_jax.models.layers import global_rows, row_keys
+from reid_jax.models.layers import global_rows, row_keys, wide
 from reid_jax.models.styles import drawn, per_row, statistics
 
 FIELDS = dict(
@@ -17,11 +17,11 @@ FIELDS = dict(
 )
 
 
-def mix(x, share, mean, deviation):
-    """x [B,...,H,W,C] with statistics mixed with others' (mean, deviation), own share [B]; none has gradient."""
-    wide, own_mean, own_deviation = lax.stop_gradient(statistics(x))
-    wide, share = statistics(x)[0], per_row(share, x)
-    y = (wide - own_mean) / own_deviation * (share * own_deviation + (1 - share) * deviation)
+def mix(x, share, mean, deviation, epsilon=1e-6):
+    """x [B,...,H,W,C], its statistics mixed with (mean, deviation), own share [B]; they have no gradient."""
+    own_mean, own_deviation = lax.stop_gradient(statistics(x, epsilon)[1:])
+    share = per_row(share, x)
+    y = (wide(x) - own_mean) / own_deviation * (share * own_deviation + (1 - share) * deviation)
     return (y + share * own_mean + (1 - share) * mean).astype(x.dtype)
 
 
@@ -76,10 +76,11 @@ def build(model, axis_name):
     mixing = choice("model.style_mix", model.style_mix, ("random", "crossdomain"))
     if not model.style_alpha > 0 or model.style_domains < 2:
         raise ConfigError(
-            f"config.model.style_alpha is {model.style_alpha} and style_domains {model.style_domains}; they must "
-            "be above 0 and at least 2"
+            f"config.model.style_alpha is {model.style_alpha} and style_domains {model.style_domains}; they "
+            "must be above 0 and at least 2"
         )
-    fields = (model.style_p, model.style_alpha, model.style_domains if mixing == "crossdomain" else 1, axis_name)
+    domains = model.style_domains if mixing == "crossdomain" else 1
+    fields = (model.style_p, model.style_alpha, domains, axis_name)
     return lambda place: MixStyle(*fields, name=f"style_{place}")
 
 

@@ -151,7 +151,7 @@ def _fit(key, value, path, like, layout, inflate, report):
         value = _middle(value, want, 2 if kernel else 0)
         report["inflated"].append(key)
     if value.shape != want:
-        if path[1] == "classifier":
+        if re.fullmatch(r"classifier|instance\d+", path[1]):
             return None
         raise WeightsError(
             f"{key} has shape {value.shape}, the model needs {want}; is the file of another backbone?"

@@ -1,0 +1,195 @@
+"""Runners of the cases `dg__*`: function name = case name; the docstring's first line is shown."""
+
+import re
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reid_jax.errors import ConfigError
+from reid_jax.methods import _optim
+from reid_jax.models import heads
+from reid_jax.models.backbones import resnet
+from reid_jax.models.norms import bin as gated
+from reid_jax.models.norms import ibn
+from reid_jax.models.styles import dsu as dsu_style
+from reid_jax.models.styles import mixstyle as mixstyle_style
+from reid_jax.parity import nets
+
+IBN = {"a": ibn.IbnA, "b": ibn.IbnB}
+
+
+# ---- norms
+
+
+def _block(case, norms):
+    """Results of a residual block, the last of several in its stage."""
+    m = case.config
+    kind = {"resnet": "bottleneck"}.get(m.block, m.block)
+    if kind not in ("bottleneck", "basic"):
+        raise ConfigError(f"block {m.block!r} is not supported, only bottleneck, basic and resnet")
+    module = {"bottleneck": resnet.Bottleneck, "basic": resnet.BasicBlock}[kind]
+    block = module(m.planes, m.stride, norms=norms, stage=1, last=True)
+    results = nets.module_results(case, block, case.train)
+    if "out/y_eval" in case.arrays:
+        x = nets.channels_last(case.input("x"))
+        shapes = jax.eval_shape(lambda: block.init(jax.random.key(0), x, False))
+        y = block.apply(nets.fill(shapes, case.weights(), case.dtype), x, False)
+        results["out/y_eval"] = nets.channels_first(y)
+    return results
+
+
+def ibn_a_block(case):
+    """IBN-a block: output, running statistics, gradients"""
+    return _block(case, IBN[case.config.ibn]())
+
+
+def ibn_b_block(case):
+    """IBN-b block: output, running statistics, gradients"""
+    return _block(case, IBN[case.config.ibn]())
+
+
+def dualnorm_block(case):
+    """DualNorm block of a ResNet: output, running statistics, gradients"""
+    return _block(case, ibn.DualNorm())
+
+
+def _resnet(m, norms, block=resnet.Bottleneck, neck="none", classes=1):
+    trunk = resnet.ResNet(block, tuple(m.layers), m.last_stride, norms=norms)
+    return heads.ReIDNet(trunk, heads.GlobalHead(classes, neck=neck))
+
+
+def ibn_net(case):
+    """ResNet with IBN-a or IBN-b: stages, pooled, running statistics"""
+    m = case.config
+    stages = {i + 1: kind for i, kind in enumerate(m.ibn) if kind}
+    if len(set(stages.values())) != 1:
+        raise ConfigError(f"ibn {m.ibn}: only one form in a net is supported")
+    norms = IBN[next(iter(stages.values()))](stages=tuple(stages))
+    basic = m.block.lower().startswith("basic")
+    net = _resnet(m, norms, resnet.BasicBlock if basic else resnet.Bottleneck)
+    x = nets.channels_last(case.input("x"))
+    return nets.out(nets.net_results(net, nets.net_variables(case, net, x), x, case.train))
+
+
+def dualnorm_resnet(case):
+    """DualNorm's ResNet: stages, pooled, feature, gradients of the norms"""
+    m, entries = case.config, {_ours(k): v for k, v in case.weights().items()}
+    places = {int(f[1]) for k in entries if (f := re.match(r"layer(\d)\.\d+\.IN\.", k))}
+    net = _resnet(m, ibn.DualNorm(stages=tuple(sorted(places))), neck="bnneck", classes=m.num_classes)
+    x = nets.channels_last(case.input("x"))
+    variables = nets.net_variables(case, net, x, entries)
+    results = nets.out(nets.net_results(net, variables, x, case.train))
+    results = {_theirs(k): v for k, v in results.items()}
+    if "in/weight" not in case.arrays:
+        return results
+    weight = case.input("weight")
+
+    def loss(params, x):
+        out, _ = net.apply({**variables, "params": params}, x, case.train, mutable=["batch_stats"])
+        return (out.logits[0] * weight).sum()
+
+    grads, grad_x = jax.jit(jax.grad(loss, (0, 1)))(variables["params"], x)
+    grads = nets.torch_entries({"params": grads}) | {"in/x": nets.channels_first(grad_x)}
+    return results | {f"grad/{_theirs(k)}": v for k, v in grads.items()}
+
+
+def _ours(key):
+    return re.sub(r"^fn\.", "neck.", key)
+
+
+def _theirs(key):
+    return re.sub(r"(^|/)neck\.", r"\1fn.", key)
+
+
+def bin_layer(case):
+    """BIN: train and test mode, gradients, SGD steps with gates clipped"""
+    m, module = case.config, gated.BatchInstanceNorm()
+    results = nets.module_results(case, module, case.train)
+    x, weight = (nets.channels_last(case.input(k)) for k in ("x", "weight"))
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, False))
+    variables = nets.fill(shapes, case.weights(), case.dtype)
+    results["out/y_eval"] = nets.channels_first(module.apply(variables, x, False))
+    optim = SimpleNamespace(
+        **dict(kind="sgd", lr=m.lr, momentum=m.momentum, weight_decay=m.weight_decay, nesterov=False),
+        **dict(schedule="step", milestones=(), gamma=1.0, warmup_steps=0, freeze=(), freeze_epochs=0),
+        **dict(freeze_steps=0, groups=(("gate$", m.gate_factor, 0.0),)),
+    )
+    net = SimpleNamespace(frozen=(), bounds=gated.Bin().bounds)
+    tx = _optim.optimiser(optim, SimpleNamespace(steps_per_epoch=1, total_steps=m.steps), net)
+
+    def loss(params):
+        y, _ = module.apply({**variables, "params": params}, x, True, mutable=["batch_stats"])
+        return m.loss_scale * (y * weight).sum()
+
+    params, opt = variables["params"], tx.init(variables["params"])
+    for step in range(1, m.steps + 1):
+        delta, opt = tx.update(jax.grad(loss)(params), opt, params)
+        params = jax.tree.map(jnp.add, params, delta)
+        entries = nets.torch_entries({"params": params})
+        results |= {f"out/step{step}/{k}": v for k, v in entries.items()}
+    return results
+
+
+def metabin_layer(case):
+    """MetaBIN's layer: the four kinds of pass, running statistics, gradients"""
+    m = case.config
+    if m.affine not in ("separate", "shared"):
+        raise ConfigError(f"affine {m.affine!r} is not supported, only 'separate' and 'shared'")
+    module = gated.GatedNorm() if m.affine == "separate" else gated.BatchInstanceNorm()
+    x, weight = (nets.channels_last(case.input(k)) for k in ("x", "weight"))
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, False))
+    variables = nets.fill(shapes, case.weights(), case.dtype)
+
+    def loss(params, x, kind):
+        if kind == "virtual":
+            gate = gated.virtual_gate(params["gate"], case.input("gate_grad"), m.step_size)
+            params = {**params, "gate": gate}
+        all_ = {**variables, "params": params}
+        y, changed = module.apply(all_, x, kind != "eval", mutable=["batch_stats"])
+        return (y * weight).sum(), (y, changed if kind == "general" else variables)
+
+    results = {}
+    for kind in ("hold", "eval", "virtual", "general"):
+        descend = jax.jit(jax.grad(loss, (0, 1), has_aux=True), static_argnums=2)
+        (grads, grad_x), (y, after) = descend(variables["params"], x, kind)
+        results[f"out/y_{kind}"] = nets.channels_first(y)
+        grads = nets.torch_entries({"params": grads}) | {"in/x": nets.channels_first(grad_x)}
+        results |= {f"grad/{kind}/{k}": v for k, v in grads.items()}
+        stats = nets.torch_entries({"batch_stats": after["batch_stats"]})
+        results |= {f"out/after_{kind}/{k}": v for k, v in stats.items()}
+    return results
+
+
+# ---- styles
+
+
+def _style(case, change):
+    """y = change(x) of maps and the gradient of sum(y weight)."""
+    x, weight = (nets.channels_last(case.input(k)) for k in ("x", "weight"))
+
+    def loss(x):
+        y = change(x)
+        return (y * weight).sum(), y
+
+    grad, y = jax.jit(jax.grad(loss, has_aux=True))(x)
+    return {"out/y": nets.channels_first(y), "grad/in/x": nets.channels_first(grad)}
+
+
+def mixstyle(case):
+    """MixStyle with given shares and rows: output, gradient"""
+    share, rows = case.input("lam").reshape(-1), np.asarray(case.input("perm"))
+
+    def change(x):
+        others = jax.lax.stop_gradient(mixstyle_style.statistics(x, case.config.eps)[1:])
+        return mixstyle_style.mix(x, share, *(a[rows] for a in others), case.config.eps)
+
+    return _style(case, change)
+
+
+def dsu(case):
+    """DSU with given draws: output, gradient through all statistics"""
+    m = case.config
+    noise = [m.factor * case.input(k) for k in ("noise_mean", "noise_std")]
+    return _style(case, lambda x: dsu_style.perturb(x, *noise, epsilon=m.eps))

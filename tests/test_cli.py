@@ -1,0 +1,86 @@
+"""The commands: one list, one way of parsing, errors in one line with exit code 2."""
+
+import errno
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+from reid_jax import __main__ as command
+from reid_jax import cli, tables
+from reid_jax.errors import ConfigError, DataError, ProcessError
+
+
+def call(*arguments):
+    """(exit code, stdout, stderr) of `python -m` with these arguments."""
+    done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_list_of_commands(capsys):
+    """A line each, fit for a terminal, and a module that `python -m` finds."""
+    assert command.main([]) == 0
+    _, _, *lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(command.COMMANDS)
+    assert max(map(len, lines)) <= 100
+    for module, _ in command.COMMANDS.values():
+        assert importlib.util.find_spec(module), module
+
+
+def test_unknown_commands():
+    with pytest.raises(ConfigError, match="no command 'convrt'; did you mean convert?"):
+        command.main(["convrt"])
+    with pytest.raises(ConfigError, match="no command 'x'; there are train, data"):
+        command.main(["x"])
+
+
+@pytest.mark.parametrize("name", ["reid_jax.convert", "reid_jax"])
+def test_both_ways_to_a_command_are_one(name, tmp_path):
+    """The module and the list run the same code: the same message, exit code and usage."""
+    before = ["convert"] if name == "reid_jax" else []
+    missing = str(tmp_path / "none.pth")
+    code, out, said = call(name, *before, missing)
+    assert (code, out) == (2, "") and said.startswith("error: ") and said.count("\n") == 1 and missing in said
+    code, out, said = call(name, *before, missing, "--no-such-flag")
+    assert code == 2 and said.count("\n") == 1
+    assert said.startswith("error: unrecognized arguments: --no-such-flag; python -m reid_jax convert --help")
+
+
+@pytest.mark.parametrize("name", ["embed", "score", "cross", "compare", "convert"])
+def test_help_has_examples(name, capsys):
+    module = importlib.import_module(f"reid_jax.commands.{name}")
+    with pytest.raises(SystemExit) as end:
+        module.main(["--help"])
+    shown = capsys.readouterr().out
+    assert not end.value.code and f"    python -m reid_jax {name} " in shown
+
+
+def test_errors_and_their_exit_codes(capsys):
+    def codes(error):
+        def fails(argv):
+            raise error
+
+        return cli.exit_code(fails, []), capsys.readouterr().err
+
+    assert codes(DataError("no such folder")) == (2, "error: no such folder\n")
+    assert codes(ProcessError("one is missing")) == (1, "error: one is missing\n")
+    assert codes(KeyboardInterrupt()) == (130, "")
+    code, said = codes(OSError(errno.ENOSPC, "No space left on device", "runs/a/x"))
+    assert code == 2 and said == (
+        "error: no space left on the device; free some (runs/a/x) and run the same command again\n"
+    )
+    code, said = codes(KeyError("a fault of ours"))
+    assert code == 1 and "Traceback" in said
+    assert cli.exit_code(lambda argv: None) == 0 and cli.exit_code(lambda argv: 75) == 75
+
+
+def test_tables(tmp_path):
+    assert tables.markdown(["", "mAP"], [["long name", "1.0"], ["b", "10.0"]]) == (
+        "|           | mAP  |\n|-----------|------|\n| long name | 1.0  |\n| b         | 10.0 |"
+    )
+    assert tables.comma_separated(["a", "b"], [[1, None], ["x,y", 2.5]]) == 'a,b\n1,\n"x,y",2.5\n'
+    tables.write_text(tmp_path / "t.md", "text")
+    assert (tmp_path / "t.md").read_text() == "text"
+    with pytest.raises(ConfigError, match="cannot be written: "):
+        tables.write_text(tmp_path, "text")

@@ -49,8 +49,7 @@ def computed(paper):
     """(outputs, losses) in test mode.
 
     outputs: of encode, {"self", "cross": {name: array}}. losses: the generator's and the discriminators',
-    weighted, {"self", "cross", "semi": ({term: f[]}, {term: f[]})}; "semi" is the cross phase with x_i good and
-    x_k poor.
+    weighted, {"self", "cross", "semi": ({term: f[]}, {term: f[]})}; "semi": the cross phase, x_k being poor.
     """
     method, state = paper
     semi = gan.Ddgan(config(pairs="semi", w_pre=0.0, **SMALLER), info())

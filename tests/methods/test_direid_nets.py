@@ -133,7 +133,7 @@ def test_gradients_of_the_stem(encoder):
 
 def test_calls_move_only_their_statistics(encoder):
     net, variables, x = encoder
-    _, stats = layers.run(net, variables, x, train=True, method="content")
+    _, stats = layers.call(net, variables, x, train=True, method="content")
     for name, old in variables["batch_stats"]["head"].items():
         assert (difference(old, stats["head"][name]) > 0) == (not name.startswith("identity_"))
 
@@ -143,7 +143,7 @@ def test_two_halves_are_two_calls(encoder):
     net, variables, x = encoder
     both = jnp.stack([x, triples(5)["x_k"]])
     (f, code), stats = jax.jit(lambda b: gan.paired(net, variables, b, train=True))(both)
-    run = jax.jit(lambda v, x: layers.run(net, v, x, train=True))
+    run = jax.jit(lambda v, x: layers.call(net, v, x, train=True))
     (f_a, c_a), first = run(variables, both[0])
     (f_b, c_b), second = run({**variables, "batch_stats": first}, both[1])
     assert difference([f, code], [jnp.stack([f_a, f_b]), jnp.stack([c_a, c_b])]) < 1e-4

@@ -150,7 +150,8 @@ class Ours:
             self.state = jax.jit(method.init)(jax.random.key(0))
         start = time.perf_counter()
         if name == "extract":
-            function = jax.jit(lambda state, batch: method.embed(state, batch["train"]["image"], method.nets[0]))
+            net = method.nets[0]
+            function = jax.jit(lambda state, batch: method.embed(state, batch["train"]["image"], net))
         else:
             function = jax.jit(method.step, donate_argnums=0)
         self.trains = name != "extract"

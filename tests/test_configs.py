@@ -42,7 +42,7 @@ SAME_NET |= {("direid", v) for v in ("mlr_viper", "caviar", "synthetic_lowres")}
 SAME_NET |= {(name, v) for name in ("adl", "cluster_contrast") for v in ("duke", "msmt17")}
 
 
-SLOW = {("efl", "mars_ap3d"), ("direid", "mlr_cuhk03"), ("direid", "msmt17"), ("direid", "synthetic_lowlight")}
+SLOW = {("efl", "mars_ap3d")} | {("direid", v) for v in ("mlr_cuhk03", "msmt17", "synthetic_lowlight")}
 
 
 def is_small(variant):

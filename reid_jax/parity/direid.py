@@ -457,9 +457,9 @@ def dil_losses(case):
         variables, method = _first_stage(case, _config(case, data=dict(pairs=mode), direid=fields))
         params = gan.trained(variables, (*gan.GENERATOR, *gan.DISCRIMINATORS))
 
-        def generator(params, method=method, cross=cross, variables=variables):
+        def generator(params, variables, batch, method=method, cross=cross):
             all_ = gan.with_params(variables, params)
-            out, stats = method.encode(all_, x_a, x_b, cross, train=case.train)
+            out, stats = method.encode(all_, *gan.pair(batch, cross), cross, train=case.train)
             found, _ = method.generator_losses(all_, out, stats, batch, cross, train=case.train)
             total = sum(found.values())
             return total, (found | {"total": total}, out)
@@ -470,7 +470,7 @@ def dil_losses(case):
             total = sum(found.values())
             return total, found | {"total": total}
 
-        grads, (found, out) = jax.jit(jax.grad(generator, has_aux=True))(params)
+        grads, (found, out) = jax.jit(jax.grad(generator, has_aux=True))(params, variables, batch)
         results |= _images(name.split("_")[0], out)
         results |= {f"out/{name}/gen/loss_gen_{k}": v for k, v in found.items()}
         results |= _norms(case, f"{name}_gen", _reached(grads, method.active(cross)))

@@ -122,18 +122,20 @@ def test_gradients_of_the_stem(encoder):
     """Content and f_inv of the first stage leave the stem alone, `identity` reaches it."""
     net, variables, x = encoder
 
-    def loss(params, method):
+    def loss(stem, method):
+        params = {**variables["params"], "base": stem}
         out = net.apply({**variables, "params": params}, x, False, method=method)
         return sum(jnp.square(v).sum() for v in jax.tree.leaves(out))
 
     for method, expected in ((None, False), ("identity", True)):
-        grads = jax.jit(jax.grad(loss), static_argnums=1)(variables["params"], method)
-        assert (difference(grads["base"], jax.tree.map(jnp.zeros_like, grads["base"])) > 0) == expected
+        grads = jax.jit(jax.grad(loss), static_argnums=1)(variables["params"]["base"], method)
+        assert any(np.any(g) for g in jax.tree.leaves(grads)) == expected
 
 
 def test_calls_move_only_their_statistics(encoder):
     net, variables, x = encoder
-    _, stats = layers.call(net, variables, x, train=True, method="content")
+    run = jax.jit(lambda v, x: layers.call(net, v, x, train=True, method="content"))
+    _, stats = run(variables, x)
     for name, old in variables["batch_stats"]["head"].items():
         assert (difference(old, stats["head"][name]) > 0) == (not name.startswith("identity_"))
 
@@ -200,7 +202,7 @@ def test_attention_inputs(source, form):
 @pytest.fixture(scope="module")
 def second():
     """(before, after, metrics, outputs before) of one step of the paper's second stage."""
-    method = dfen.Dfen(config(), info())
+    method = dfen.Dfen(config(multi_scale=False), info())
     x, pid = triples()["x_i"], jnp.array([0, 0, 1, 1])
     state = jax.jit(method.init)(jax.random.key(0))
 

@@ -1,7 +1,7 @@
 """MMT: mutual mean teaching for unsupervised domain adaptation (Ge, Chen, Li, ICLR 2020), by its code.
 
-Two networks learn from the labelled source ( "source1" and "source2"), then adapt
-to the target: rounds of clustering its images and training on the clusters and on each other's moving average.
+Two networks learn from the labelled source, each in a stage. Then they adapt to the target: its images are
+clustered in rounds, and two students learn from the clusters and from each other's teacher, a moving average.
 """
 
 import functools

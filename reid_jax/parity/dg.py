@@ -13,7 +13,7 @@ from reid_jax import methods
 from reid_jax.errors import ConfigError
 from reid_jax.fields import namespace
 from reid_jax.losses import identity, triplet
-from reid_jax.methods import _optim, metabin
+from reid_jax.methods import _optim, baseline, metabin
 from reid_jax.models import heads, layers
 from reid_jax.models.backbones import resnet
 from reid_jax.models.norms import bin as gated
@@ -204,60 +204,101 @@ def dsu(case):
 
 
 class _Trunk(nn.Module):
-    """The backbone of the recorded iterations: a 3x3 convolution and one bottleneck."""
+    """The backbone of the recorded iterations: a 3x3 convolution and a bottleneck, both with stride 2."""
 
     width: int
     planes: int
-    stride: int = 1
 
     norms = gated.MetaBin()
 
     @nn.compact
     def __call__(self, x, train):
-        x = layers.Conv(self.width, 3, self.stride, 1, name="conv1")(x)
-        x = nn.relu(self.norms.every(self)("bn1")(x, train))
-        return resnet.Bottleneck(self.planes, norms=self.norms, name="layer1_0")(x, train)
+        x = layers.Conv(self.width, 3, 2, 1, name="conv1")(x)
+        x = nn.relu(gated.GatedNorm(name="bn1")(x, train))
+        return resnet.Bottleneck(self.planes, 2, norms=self.norms, name="layer1_0")(x, train)
 
 
 def metabin_losses(case):
     """MetaBIN: scatter, shuffle, triplet, cross entropy, gradients"""
-    pid, domain, m = case.input("pid"), case.input("domain"), case.config
-    results = {}
-    for name, key, loss in (
-        ("scatter", "feature", lambda f: metabin.scatter(f, domain)),
-        ("shuffle", "feature", lambda f: metabin.shuffle(f, pid, domain)),
-        ("triplet", "feature", lambda f: _triplet(f, pid, m.margin)),
-        ("cross_entropy", "logits", lambda x: identity.cross_entropy(x, pid, label_smooth=_smooth(m, x.shape[1]))),
-    ):
+    m, pid, domain, results = case.config, case.input("pid"), case.input("domain"), {}
+    losses = {
+        "scatter": lambda feature: metabin.scatter(feature, domain),
+        "shuffle": lambda feature: metabin.shuffle(feature, pid, domain),
+        "triplet": lambda feature: triplet.batch_hard(feature, pid, distance="euclidean", margin=m.margin)[0],
+        "cross_entropy": lambda x: identity.cross_entropy(x, pid, label_smooth=_smooth(m, x.shape[1])),
+    }
+    for name, loss in losses.items():
+        key = "logits" if name == "cross_entropy" else "feature"
         value, grad = jax.jit(jax.value_and_grad(loss))(case.input(key))
         results |= {f"out/{name}": value, f"grad/{name}/in/{key}": grad}
     return results
 
 
-def _triplet(features, pid, margin):
-    return triplet.batch_hard(features, pid, distance="euclidean", margin=margin)[0]
-
-
 def _smooth(m, classes):
-    """Our label_smooth, e / K on every class, for e / (K - 1) on the wrong ones."""
+    """Our label_smooth, e / K on every class, that is the reference's e / (K - 1) on every wrong one."""
     return m.label_smooth * classes / (classes - 1)
 
 
-def _metabin_method(case):
-    """The method of a recorded iteration over its backbone."""
-    m, tree = case.config, methods.defaults("metabin")
+def metabin_step(case):
+    """MetaBIN: iterations; base step, gradients of the gates, gates, running statistics"""
+    m, method, results = case.config, _metabin(case.config), {}
+    theirs = {_metabin_key(k): k for k in case.weights()}
+    state = _metabin_state(case, method)
+    base = jax.jit(lambda state, batch: baseline.Baseline.step(method, state, {"train": batch}))
+    meta = jax.jit(lambda state, train, test: method.meta(state, train, test, m.inner_ratio))
+
+    def entries(place, tree):
+        return {f"{place}/{theirs[k]}": v for k, v in nets.torch_entries(tree).items()}
+
+    for i in range(m.steps):
+        state, metrics = base(state, _metabin_batch(case, 2 * i))
+        results |= {f"out/base{i}/loss_cls": metrics["ce"], f"out/base{i}/loss_triplet": metrics["triplet"]}
+        results |= entries(f"out/base{i}", state.nets["net"])
+        batch, order = _metabin_batch(case, 2 * i + 1), case.input(f"perm{i}")
+        first = np.isin(batch["domain"], order[: m.mtrain])
+        halves = [{k: v[rows] for k, v in batch.items()} for rows in (first, ~first)]
+        state, grads, metrics = meta(state, *halves)
+        shown = {"stc": "scatter", "triplet_add": "shuffle", "triplet_mtrain": "meta_triplet"}
+        results |= {f"out/mtrain{i}/loss_{k}": metrics[name] for k, name in shown.items()}
+        results[f"out/mtest{i}/loss_triplet_mtest"] = metrics["meta_test"]
+        results |= entries(f"out/gate{i}", state.nets["net"]) | entries(f"out/meta{i}", state.nets["net"])
+        for name, grad in zip(("inner", "outer"), grads, strict=True):
+            tree = {"params": traverse_util.unflatten_dict(grad, sep="/")}
+            results |= entries(f"grad/{name}{i}", tree)
+    return results
+
+
+def _metabin(m):
+    """The method over the recorded backbone; its batches hold images as the network takes them."""
+    tree = methods.defaults("metabin")
     tree["model"].update(norm="metabin", neck="bnneck")
-    tree["loss"].update(triplet="euclidean", margin=m.margin, feature="before_bn", label_smooth=_smooth(m, m.classes))
-    tree["optim"].update(kind="sgd", lr=m.lr, momentum=m.momentum, weight_decay=m.weight_decay, milestones=())
-    tree["optim"].update(groups=(("bias$", m.bias_factor, None),))
+    tree["loss"].update(triplet="euclidean", margin=m.margin, feature="before_bn")
+    tree["loss"].update(label_smooth=_smooth(m, m.classes))
+    tree["optim"].update(kind="sgd", lr=m.lr, momentum=m.momentum, weight_decay=m.weight_decay)
+    tree["optim"].update(groups=(("bias$", m.bias_factor, None),), milestones=())
     tree["metabin"].update(train_domains=m.mtrain, gate_factor=m.gate_factor, first_base=0)
     method = metabin.MetaBin(namespace(tree), methods.Info(m.classes, 1))
     head = heads.GlobalHead(m.classes, neck="bnneck")
     method.encoder = heads.encoder(heads.ReIDNet(_Trunk(m.width, m.planes), head))
+    method.view = lambda batch: batch["image"]
     return method
 
 
-_METABIN = {
+def _metabin_state(case, method):
+    """State with the recorded weights."""
+    image = _metabin_batch(case, 0)["image"]
+    shapes = jax.eval_shape(lambda: method.encoder.init(jax.random.key(0), image))
+    net = nets.fill(shapes, {_metabin_key(k): v for k, v in case.weights().items()}, case.dtype)
+    state = method.fresh({"net": jax.tree.map(jnp.asarray, net)}, method.tx)
+    return state._replace(opt=state.opt | {"gates": method.gate_tx.init(metabin.gates_of(net))})
+
+
+def _metabin_batch(case, i):
+    image = nets.channels_last(case.input(f"image{i}"))
+    return {"image": image, "pid": case.input(f"pid{i}"), "domain": np.asarray(case.input(f"domain{i}"))}
+
+
+_METABIN_NAMES = {
     r"^backbone\.": "",
     r"downsample\.conv\.": "downsample.0.",
     r"downsample\.bn\.": "downsample.1.",
@@ -267,42 +308,6 @@ _METABIN = {
 
 
 def _metabin_key(key):
-    for pattern, name in _METABIN.items():
+    for pattern, name in _METABIN_NAMES.items():
         key = re.sub(pattern, name, key)
     return key
-
-
-def metabin_step(case):
-    """MetaBIN: whole iterations, base step, gradients of the gates, gates, running statistics"""
-    m, method, results = case.config, _metabin_method(case), {}
-    names = {_metabin_key(k): k for k in case.weights()}
-    image = nets.channels_last(case.input("image0"))
-    shapes = jax.eval_shape(lambda: method.encoder.init(jax.random.key(0), image))
-    entries = {_metabin_key(k): v for k, v in case.weights().items()}
-    net = jax.tree.map(jnp.asarray, nets.fill(shapes, entries, case.dtype))
-    state = method.fresh({"net": net}, method.tx)
-    state = state._replace(opt=state.opt | {"gates": method.gate_tx.init(metabin.gates_of(net))})
-    base = jax.jit(method.base)
-    meta = jax.jit(lambda s, train, test: method.meta(s, train, test, m.inner_ratio))
-
-    def entries_of(place, state, collections=("params", "batch_stats")):
-        tree = {c: state.nets["net"][c] for c in collections}
-        return {f"out/{place}/{names[k]}": v for k, v in nets.torch_entries(tree).items()}
-
-    for i in range(m.steps):
-        images = [nets.channels_last(case.input(f"image{2 * i + j}")) for j in (0, 1)]
-        state, metrics = base(state, images[0], case.input(f"pid{2 * i}"))
-        results |= {f"out/base{i}/loss_{n}": metrics[k] for n, k in (("cls", "ce"), ("triplet", "triplet"))}
-        results |= entries_of(f"base{i}", state)
-        pid, domain, order = (np.asarray(case.input(k)) for k in (f"pid{2 * i + 1}", f"domain{2 * i + 1}", f"perm{i}"))
-        first = np.isin(domain, order[: m.mtrain])
-        halves = [(images[1][rows], pid[rows], domain[rows]) for rows in (first, ~first)]
-        state, grads, metrics = meta(state, *halves)
-        shown = {"stc": "scatter", "triplet_add": "shuffle", "triplet_mtrain": "meta_triplet"}
-        results |= {f"out/mtrain{i}/loss_{n}": metrics[k] for n, k in shown.items()}
-        results[f"out/mtest{i}/loss_triplet_mtest"] = metrics["meta_test"]
-        results |= entries_of(f"gate{i}", state, ("params",)) | entries_of(f"meta{i}", state, ("batch_stats",))
-        for name, grad in zip(("inner", "outer"), grads, strict=True):
-            tree = {"params": traverse_util.unflatten_dict(grad, sep="/")}
-            results |= {f"grad/{name}{i}/{names[k]}": v for k, v in nets.torch_entries(tree).items()}
-    return results

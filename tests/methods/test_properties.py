@@ -1,85 +1,140 @@
-"""Properties that every method must have, whatever it is: found by name, one compile, resumable state."""
+"""Properties that every stage of every method must have, whatever it is.
 
-from pathlib import Path
+Found by name, one compile, a state that keeps its structure, the same on eight devices as on one, resumed runs
+equal to unbroken ones bit for bit.
+"""
 
 import jax
 import numpy as np
 import pytest
-from small import difference, info
+from runs import StopAt, assert_same_run, config_of, lines, load, train
+from small import Stepping, difference
+from stage_cases import batches, facts, parts
 
-from reid_jax import cli, methods
+from reid_jax import methods
+from reid_jax.errors import ConfigError
 from reid_jax.train import stages
 
-ROOT = Path(__file__).parent.parent.parent
+SLOW = {("direid", "gan")}  # minutes to compile
+SLOW_RUNS = {"direid"}
 
 
-def random_batch(config, seed=0, size=8):
-    """A batch of random pictures or clips of a method's own size."""
-    batch, rng = stages.example_batch(config, size), np.random.default_rng(seed)
-    batch["image"] = rng.integers(0, 256, batch["image"].shape, np.uint8)
-    batch["pid"] = (np.arange(size) // 2).astype(np.int32)
-    batch["camid"] = rng.integers(0, 3, size).astype(np.int32)
-    batch["flip"] = rng.random(batch["flip"].shape) < 0.5
-    return batch
+def stage_params():
+    """(method, stage) of all, the long ones marked slow."""
+    for method in methods.names():
+        for stage in methods.stage_names(method):
+            marks = [pytest.mark.slow] * ((method, stage) in SLOW)
+            yield pytest.param((method, stage), marks=marks, id=f"{method}-{stage}")
 
 
-@pytest.fixture(scope="module", params=methods.names())
+def tiny(method, **changes):
+    """A method's smoke config with norms over all devices, and an Adam that rounding does not steer."""
+    return config_of(
+        f"{method}.py:smoke", model__bn_group="global", optim__eps=1e-3, train__log_every=1, **changes
+    )
+
+
+@pytest.fixture(scope="module", params=stage_params())
 def stage(request):
-    """(config, Method, fresh state) of each method's last stage, by its smoke config."""
-    config = cli.load_config(str(ROOT / "configs" / f"{request.param}.py") + ":smoke")
-    method = list(methods.find(request.param).stages(config, info()).values())[-1]
-    return config, method, jax.jit(method.init)(jax.random.key(0), random_batch(config))
+    """(its config, Method, fresh State as numpy) of a stage."""
+    method, name = request.param
+    config = tiny(method, data__ids=8, data__instances=2)
+    stage_config, built = stages.build(config, name, facts(config, cams=2))
+    state = jax.tree.map(np.asarray, jax.jit(built.init)(jax.random.key(0)))
+    return stage_config, built, state
 
 
-def batch_of_cameras(config, seed=0, size=6):
-    """As `random_batch`, image j of camera c at row 3 j + c."""
-    return random_batch(config, seed, size) | {"camid": (np.arange(size) % 3).astype(np.int32)}
+def begun(method, part, state):
+    """The state that a part starts from, on random features."""
+    if part.begin is None:
+        return state
+    rng, count = np.random.default_rng(0), method.info.num_images
+    image = np.zeros((1, *method.blank().shape[1:]), np.uint8)
+
+    def features(net):
+        size = jax.eval_shape(lambda s: method.embed(s, image, net), state).shape[1]
+        people = rng.normal(size=(8, size))[np.arange(count) % 8]
+        return np.float32(people + 0.05 * rng.normal(size=(count, size)))
+
+    if part.features is None:
+        return part.begin(state, None)
+    wanted = {net: features(net) for net in part.features or method.nets[:1]}
+    return jax.tree.map(np.asarray, part.begin(state, wanted if part.features else next(iter(wanted.values()))))
 
 
-def trainings(config, method, state):
-    """[(step, State to start from, batches by seed)] of a stage, or of its phases, which begin anew."""
-    if method.phases is None:
-        return [(method.step, state, random_batch)]
-    assert method.step is None and method.rounds > 0
-    size = method.embed(state, random_batch(config)["image"], method.nets[0]).shape[1]
-    features, labels = np.random.default_rng(0).normal(size=(12, size)), np.arange(12, dtype=np.int32) // 3
-    kinds = {"labels": random_batch, "cameras": batch_of_cameras}
-    return [
-        (p.step, p.begin(state, features, labels, np.arange(12) % 3, 0), kinds[p.batches])
-        for p in method.phases.values()
-    ]
+def shape_of(state):
+    return jax.tree.map(lambda x: (np.shape(x), str(np.asarray(x).dtype)), state)
 
 
-def test_one_compile_same_structure_and_pure(stage):
-    """The step keeps the state's structure and types, compiles once, and equal inputs give equal bits."""
-    config, method, fresh = stage
-    spec = jax.tree.map(lambda x: (x.shape, str(x.dtype)), fresh)
-    for function, state, batch in trainings(config, method, fresh):
-        assert jax.tree.map(lambda x: (x.shape, str(x.dtype)), state) == spec
-        step = jax.jit(function)
-        new, metrics = step(state, batch(config))
-        again, _ = step(state, batch(config))
-        assert difference(new, again) == 0
-        for i in range(2):
-            new, metrics = step(new, batch(config, i))
-            assert jax.tree.map(lambda x: (x.shape, str(x.dtype)), new) == spec
-        assert step._cache_size() == 1 and int(new.step) == 3
+def most_devices(streams):
+    """8, or as many as the batches can be split over."""
+    for count in (8, 4, 2):
+        try:
+            for stream in streams.values():
+                stream.share((0, count))
+            return count
+        except ConfigError:
+            continue
+    raise AssertionError("batches of every stage can be split")
+
+
+def test_step(stage):
+    """One compile, the same structure and types, equal bits for equal inputs, all devices as one."""
+    config, method, state = stage
+    for part in parts(method):
+        state = begun(method, part, state)
+        spec = shape_of(state)
+        step, made = Stepping(part.step), [batches(part, state, config.data, seed) for seed in (0, 1)]
+        new, metrics = step(state, made[0])
+        again, _ = step(state, made[0])
+        assert difference(new, again) == 0 and shape_of(new) == spec
+        new, metrics = step(new, made[1])
+        assert step.compiled._cache_size() == 1 and int(new.step) == int(state.step) + 2
+        assert shape_of(new) == spec
         assert all(np.isfinite(v) and v.shape == () for v in metrics.values())
-        assert "loss" in metrics and "lr" in metrics
+        assert {"loss", "lr"} <= metrics.keys()
+        count = most_devices(part.streams(state))
+        several, shared = Stepping(part.step, count)(state, made.__getitem__, 2)
+        assert difference(new.nets, several.nets) < 2e-3, f"{count} devices"
+        assert difference(new.memory, several.memory) < 1e-3
+        np.testing.assert_allclose(shared["loss"], metrics["loss"], rtol=5e-3, atol=1e-3)
+        state = new
 
 
 def test_padding_rows_never_change_an_embedding(stage):
     """A picture's feature is the same whatever stands beside it in the batch."""
     config, method, state = stage
-    image = random_batch(config)["image"]
-    padded = np.concatenate([image[:3], np.zeros_like(image)])
-    for net in method.nets:
-        full = jax.jit(lambda s, x, net=net: method.embed(s, x, net))(state, padded)[:3]
-        alone = jax.jit(lambda s, x, net=net: method.embed(s, x, net))(state, image[:3])
-        np.testing.assert_allclose(full, alone, rtol=1e-4, atol=1e-5)
+    image = np.random.default_rng(0).integers(0, 256, (3, *method.blank().shape[1:]), np.uint8)
+    padded = np.concatenate([image, np.zeros_like(image)])
+    for net in method.nets[:2]:
+        embed = jax.jit(lambda s, x, net=net: method.embed(s, x, net))
+        alone = np.concatenate([embed(state, np.stack([x, image[0]]))[:1] for x in image])
+        np.testing.assert_allclose(embed(state, padded)[:3], alone, rtol=1e-3, atol=1e-4)
+
+
+RUNS = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_RUNS)) for name in methods.names()
+]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_resumed_run_equals_an_unbroken_one(name, tmp_path):
+    """Stopped in the middle of a part and at a border of parts, then continued: state and metrics."""
+    config = tiny(name, report__enabled=False)
+    dataset = load(config, tmp_path / "data")
+    train(config, dataset, tmp_path / "unbroken")
+    last = stages.to_train(config)[-1]
+    steps = [x["step"] for x in lines(tmp_path / "unbroken", "train") if x.get("stage", last) == last]
+    for stop in {steps[len(steps) // 2 - 1], steps[0]}:
+        train(config, dataset, tmp_path / "run", StopAt(stop))
+    train(config, dataset, tmp_path / "run")
+    assert_same_run(tmp_path / "unbroken", tmp_path / "run", last)
 
 
 def test_every_method_has_a_config_and_a_test():
+    root = methods.__path__[0]
+    assert root
     for name in methods.names():
-        assert (ROOT / "configs" / f"{name}.py").exists()
-        assert list((ROOT / "tests" / "methods").glob(f"test_{name}*.py"))
+        module = methods.find(name)
+        assert module.TITLE and module.LABELS in methods.LABELS and isinstance(module.METRICS, dict)
+        assert config_of(f"{name}.py:smoke").method == name

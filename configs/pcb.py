@@ -1,0 +1,73 @@
+"""PCB (Sun et al., ECCV 2018) with the published code's settings.
+
+Variants: market, duke, msmt17, cuhk03 (384x128, 6 stripes, batches of 64, 60 epochs of SGD); synthetic (small
+net, minutes on a CPU core); smoke (seconds). Start the full-size ones from ImageNet weights
+(config.init.weights): the backbone learns ten times slower than the head.
+"""
+
+from ml_collections import ConfigDict
+
+from reid_jax import presets
+
+
+def stripes(t):
+    """What all variants share: a classifier for each stripe, losses summed, no triplet."""
+    t["model"].update(head="stripes")
+    t["loss"].update(branches="sum", triplet_weight=0.0)
+
+
+def market(t):
+    """Market-1501. Augmented by flips alone."""
+    presets.image_set(t, "market1501")
+    stripes(t)
+    t["data"].update(height=384, width=128, ids=64, instances=1, erase=0.0)
+    t["optim"].update(kind="sgd", lr=0.1, nesterov=True, groups=(("^base/", 0.1, None),), milestones=(40,))
+    t["train"].update(epochs=60, eval_every=10)
+
+
+def duke(t):
+    """DukeMTMC-reID, Market's settings."""
+    market(t)
+    t["data"].update(name="dukemtmc")
+
+
+def msmt17(t):
+    """MSMT17, Market's settings; not in the paper."""
+    market(t)
+    t["data"].update(name="msmt17")
+
+
+def cuhk03(t):
+    """CUHK03 in its new protocol, Market's settings."""
+    market(t)
+    t["data"].update(name="cuhk03")
+
+
+def synthetic(t):
+    """The embedded data set and the narrow net, by Adam from random weights; short-run values."""
+    presets.synthetic(t)
+    stripes(t)
+    t["data"].update(erase=0.0)
+    t["model"].update(stripes_parts=4, stripes_dim=64)
+
+
+def smoke(t):
+    """Seconds."""
+    presets.smoke(t)
+    stripes(t)
+    t["model"].update(stripes_parts=2, stripes_dim=8)
+
+
+VARIANTS = {
+    "market": market,
+    "duke": duke,
+    "msmt17": msmt17,
+    "cuhk03": cuhk03,
+    "synthetic": synthetic,
+    "smoke": smoke,
+}
+
+
+def get_config(variant="market"):
+    """ConfigDict of one variant; ConfigError for an unknown one."""
+    return ConfigDict(presets.tree("pcb", variant, VARIANTS))

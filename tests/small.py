@@ -65,7 +65,6 @@ def fresh(method, seed=0):
 
 
 def difference(a, b):
-    """Largest absolute difference of two trees."""
-    return max(
-        jax.tree.leaves(jax.tree.map(lambda x, y: float(np.max(np.abs(np.asarray(x) - np.asarray(y)))), a, b))
-    )
+    """Largest absolute difference of two trees, 0 for empty ones."""
+    sizes = jax.tree.map(lambda x, y: float(np.max(np.abs(np.asarray(x) - np.asarray(y)), initial=0)), a, b)
+    return max(jax.tree.leaves(sizes), default=0.0)

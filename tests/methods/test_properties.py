@@ -38,7 +38,7 @@ def tiny(method, **changes):
 def stage(request):
     """(its config, Method, fresh State as numpy) of a stage."""
     method, name = request.param
-    config = tiny(method, data__ids=8, data__instances=2)
+    config = tiny(method, data__ids=4, data__instances=4)
     stage_config, built = stages.build(config, name, facts(config, cams=2))
     state = jax.tree.map(np.asarray, jax.jit(built.init)(jax.random.key(0)))
     return stage_config, built, state

@@ -1,11 +1,14 @@
-"""Eight simulated CPU devices and a compilation cache for every test."""
+"""Eight simulated CPU devices, quick compilation and a compilation cache for every test."""
 
 import os
 import tempfile
 
-import jax
-import pytest
-from absl import flags
+# Before JAX is imported, and for the processes that tests start too: compiled in a third of the time.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "reid_jax_test_cache"))
 jax.config.update("jax_platforms", "cpu")

@@ -30,6 +30,15 @@ def config_of(name, **changes):
     return config
 
 
+def tiny(method, **changes):
+    """A method's smoke config with norms over all devices, and an Adam that rounding does not steer.
+
+    Runs of different tests compile the same programs where they change nothing of nets, sizes and length.
+    """
+    fixed = dict(model__bn_group="global", optim__eps=1e-3, train__log_every=1)
+    return config_of(f"{method}.py:smoke", **fixed, eval__net="auto", report__enabled=False, **changes)
+
+
 def load(config, root):
     """The data set of a config, as a run of its method gets it; synthetic pictures are kept in root."""
     config.data.root = str(root)

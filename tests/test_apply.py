@@ -5,13 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+from runs import load, tiny, train
 
-from reid_jax import cli
 from reid_jax.commands import cross, embed, score
-from reid_jax.data import datasets, synthetic
+from reid_jax.data import synthetic
 from reid_jax.errors import CheckpointError, ConfigError, DataError
 from reid_jax.eval import store
-from reid_jax.train import checkpoint, parallel, sequence
 
 SIZES = dict(height=32, width=16, progress=False)
 
@@ -25,12 +24,9 @@ def generate(root, **sizes):
 def run(tmp_path_factory):
     """Workdir of a finished smoke run whose training set has been moved away; `moved`: where to."""
     workdir = tmp_path_factory.mktemp("apply")
-    config = cli.load_config("configs/baseline.py:smoke")
-    config.data.name, config.data.root = "market1501", generate(workdir / "data")
-    config.train.steps = 4
-    checkpoint.claim_workdir(str(workdir / "run"), checkpoint.plain(config))
-    dataset = datasets.load(config.data, str(workdir))
-    sequence.train(config, dataset, str(workdir / "run"), parallel.Runner("jit"))
+    config = tiny("baseline", data__name="market1501", train__eval_every=0)
+    dataset = load(config, generate(workdir / "data", train_ids=6))
+    train(config, dataset, workdir / "run")
     shutil.move(config.data.root, workdir / "moved")
     return workdir
 
@@ -43,7 +39,7 @@ def test_embed_gives_the_features_of_the_run(run, tmp_path, capsys):
     np.testing.assert_allclose(got.feature, want.feature, rtol=1e-4, atol=1e-5)
     for name in ("pid", "camid", "path", "split"):
         np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
-    assert "step 4" in capsys.readouterr().out
+    assert "step 12" in capsys.readouterr().out
 
 
 def test_embed_a_folder_of_pictures(run, tmp_path):

@@ -65,14 +65,13 @@ def stage_of(args, axis_name):
     config, size = step.config_of(args.step, options)
     config.model.bn_group = args.bn
     info = methods.Info(step.NUM_PIDS, step.NUM_CAMS, 100, 1000, axis_name)
-    method = methods.find(args.step).stages(config, info)["train"]
-    return method, step.random_batch(config.data, size)
+    return methods.build(config, "train", info), {"train": step.random_batch(config.data, size)}
 
 
 def gflop(args):
     """Of a step on one device, by XLA's cost analysis."""
     method, batch = stage_of(args, None)
-    state = jax.eval_shape(method.init, jax.random.key(0), batch)
+    state = jax.eval_shape(method.init, jax.random.key(0))
     cost = jax.jit(method.step).lower(state, batch).compile().cost_analysis()
     return (cost[0] if isinstance(cost, list) else cost)["flops"] / 1e9
 
@@ -80,7 +79,7 @@ def gflop(args):
 def at(devices, args, gflop):
     """Figures for a number of devices: MB and calls of the collectives, efficiency on DEVICES."""
     method, batch = stage_of(args, AXIS if devices > 1 else None)
-    state = jax.eval_shape(stage_of(args, None)[0].init, jax.random.key(0), batch)
+    state = jax.eval_shape(stage_of(args, None)[0].init, jax.random.key(0))
     traced = jax.make_jaxpr(method.step, axis_env=[(AXIS, devices)] if devices > 1 else [])(state, batch)
     sent = collectives(traced.jaxpr, devices)
     return sent | {

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from reid_jax import cli, methods
-from reid_jax.config import defaults, dsanet_defaults, efl_defaults, namespace
+from reid_jax.fields import namespace
 from reid_jax.models import cpu, layers
 
 STEPS = ("extract", "baseline", "efl", "dsanet")
@@ -106,12 +106,17 @@ def parse(argv):
 def config_of(name, args):
     fields, (height, width), batches = SIZES[args.size]
     batch = args.batch or batches[STEPS.index(name)]
-    tree = defaults() | {"efl": efl_defaults(), "dsanet": dsanet_defaults()}
+    tree = methods.defaults(method_of(name))
     tree["model"] |= fields | {"dtype": args.dtype, "remat": args.remat}
     tree["data"] |= {"height": height, "width": width, "ids": max(batch // 4, 1), "instances": min(4, batch)}
     tree["train"]["accumulate"] = args.accumulate
     tree["data"]["frames"] = args.frames if name == "dsanet" else 0
     return namespace(tree), batch
+
+
+def method_of(step):
+    """The method whose step, or embedding, is timed."""
+    return "baseline" if step == "extract" else step
 
 
 def random_batch(data, size):
@@ -136,17 +141,17 @@ class Ours:
     def __init__(self, name, args):
         config, self.batch_size = config_of(name, args)
         info = methods.Info(NUM_PIDS, NUM_CAMS, steps_per_epoch=100, total_steps=1000)
-        method = name if name in ("efl", "dsanet") else "baseline"
-        method = methods.find(method).stages(config, info)["train"]
-        self.batch = random_batch(config.data, self.batch_size)
+        method = methods.build(config, "train", info)
+        self.batch = {"train": random_batch(config.data, self.batch_size)}
         if args.compile_only:
-            self.state = jax.eval_shape(method.init, jax.random.key(0), self.batch)
+            self.state = jax.eval_shape(method.init, jax.random.key(0))
         else:
             self.batch = jax.device_put(self.batch)
-            self.state = jax.jit(method.init)(jax.random.key(0), self.batch)
+            self.state = jax.jit(method.init)(jax.random.key(0))
         start = time.perf_counter()
         if name == "extract":
-            function = jax.jit(lambda state, batch: method.embed(state, batch["image"], method.nets[0]))
+            net = method.nets[0]
+            function = jax.jit(lambda state, batch: method.embed(state, batch["train"]["image"], net))
         else:
             function = jax.jit(method.step, donate_argnums=0)
         self.trains = name != "extract"

@@ -3,13 +3,18 @@
 import re
 from types import SimpleNamespace
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
+from reid_jax import methods
 from reid_jax.errors import ConfigError
-from reid_jax.methods import _optim
-from reid_jax.models import heads
+from reid_jax.fields import namespace
+from reid_jax.losses import identity, triplet
+from reid_jax.methods import _optim, baseline, metabin
+from reid_jax.models import heads, layers
 from reid_jax.models.backbones import resnet
 from reid_jax.models.norms import bin as gated
 from reid_jax.models.norms import ibn
@@ -193,3 +198,116 @@ def dsu(case):
     m = case.config
     noise = [m.factor * case.input(k) for k in ("noise_mean", "noise_std")]
     return _style(case, lambda x: dsu_style.perturb(x, *noise, epsilon=m.eps))
+
+
+# ---- MetaBIN
+
+
+class _Trunk(nn.Module):
+    """The backbone of the recorded iterations: a 3x3 convolution and a bottleneck, both with stride 2."""
+
+    width: int
+    planes: int
+
+    norms = gated.MetaBin()
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = layers.Conv(self.width, 3, 2, 1, name="conv1")(x)
+        x = nn.relu(gated.GatedNorm(name="bn1")(x, train))
+        return resnet.Bottleneck(self.planes, 2, norms=self.norms, name="layer1_0")(x, train)
+
+
+def metabin_losses(case):
+    """MetaBIN: scatter, shuffle, triplet, cross entropy, gradients"""
+    m, pid, domain, results = case.config, case.input("pid"), case.input("domain"), {}
+    losses = {
+        "scatter": lambda feature: metabin.scatter(feature, domain),
+        "shuffle": lambda feature: metabin.shuffle(feature, pid, domain),
+        "triplet": lambda feature: triplet.batch_hard(feature, pid, distance="euclidean", margin=m.margin)[0],
+        "cross_entropy": lambda x: identity.cross_entropy(x, pid, label_smooth=_smooth(m, x.shape[1])),
+    }
+    for name, loss in losses.items():
+        key = "logits" if name == "cross_entropy" else "feature"
+        value, grad = jax.jit(jax.value_and_grad(loss))(case.input(key))
+        results |= {f"out/{name}": value, f"grad/{name}/in/{key}": grad}
+    return results
+
+
+def _smooth(m, classes):
+    """Our label_smooth, e / K on every class, that is the reference's e / (K - 1) on every wrong one."""
+    return m.label_smooth * classes / (classes - 1)
+
+
+def metabin_step(case):
+    """MetaBIN: iterations; base step, gradients of the gates, gates, running statistics"""
+    m, method, results = case.config, _metabin(case.config), {}
+    theirs = {_metabin_key(k): k for k in case.weights()}
+    state = _metabin_state(case, method)
+    base = jax.jit(lambda state, batch: baseline.Baseline.step(method, state, {"train": batch}))
+    meta = jax.jit(lambda state, train, test: method.meta(state, train, test, m.inner_ratio))
+
+    def entries(place, tree):
+        return {f"{place}/{theirs[k]}": v for k, v in nets.torch_entries(tree).items()}
+
+    for i in range(m.steps):
+        state, metrics = base(state, _metabin_batch(case, 2 * i))
+        results |= {f"out/base{i}/loss_cls": metrics["ce"], f"out/base{i}/loss_triplet": metrics["triplet"]}
+        results |= entries(f"out/base{i}", state.nets["net"])
+        batch, order = _metabin_batch(case, 2 * i + 1), case.input(f"perm{i}")
+        first = np.isin(batch["domain"], order[: m.mtrain])
+        halves = [{k: v[rows] for k, v in batch.items()} for rows in (first, ~first)]
+        state, grads, metrics = meta(state, *halves)
+        shown = {"stc": "scatter", "triplet_add": "shuffle", "triplet_mtrain": "meta_triplet"}
+        results |= {f"out/mtrain{i}/loss_{k}": metrics[name] for k, name in shown.items()}
+        results[f"out/mtest{i}/loss_triplet_mtest"] = metrics["meta_test"]
+        results |= entries(f"out/gate{i}", state.nets["net"]) | entries(f"out/meta{i}", state.nets["net"])
+        for name, grad in zip(("inner", "outer"), grads, strict=True):
+            tree = {"params": traverse_util.unflatten_dict(grad, sep="/")}
+            results |= entries(f"grad/{name}{i}", tree)
+    return results
+
+
+def _metabin(m):
+    """The method over the recorded backbone; its batches hold images as the network takes them."""
+    tree = methods.defaults("metabin")
+    tree["model"].update(norm="metabin", neck="bnneck")
+    tree["loss"].update(triplet="euclidean", margin=m.margin, feature="before_bn")
+    tree["loss"].update(label_smooth=_smooth(m, m.classes))
+    tree["optim"].update(kind="sgd", lr=m.lr, momentum=m.momentum, weight_decay=m.weight_decay)
+    tree["optim"].update(groups=(("bias$", m.bias_factor, None),), milestones=())
+    tree["metabin"].update(train_domains=m.mtrain, gate_factor=m.gate_factor, first_base=0)
+    method = metabin.MetaBin(namespace(tree), methods.Info(m.classes, 1))
+    head = heads.GlobalHead(m.classes, neck="bnneck")
+    method.encoder = heads.encoder(heads.ReIDNet(_Trunk(m.width, m.planes), head))
+    method.view = lambda batch: batch["image"]
+    return method
+
+
+def _metabin_state(case, method):
+    """State with the recorded weights."""
+    image = _metabin_batch(case, 0)["image"]
+    shapes = jax.eval_shape(lambda: method.encoder.init(jax.random.key(0), image))
+    net = nets.fill(shapes, {_metabin_key(k): v for k, v in case.weights().items()}, case.dtype)
+    state = method.fresh({"net": jax.tree.map(jnp.asarray, net)}, method.tx)
+    return state._replace(opt=state.opt | {"gates": method.gate_tx.init(metabin.gates_of(net))})
+
+
+def _metabin_batch(case, i):
+    image = nets.channels_last(case.input(f"image{i}"))
+    return {"image": image, "pid": case.input(f"pid{i}"), "domain": np.asarray(case.input(f"domain{i}"))}
+
+
+_METABIN_NAMES = {
+    r"^backbone\.": "",
+    r"downsample\.conv\.": "downsample.0.",
+    r"downsample\.bn\.": "downsample.1.",
+    r"^heads\.classifier_norm\.": "neck.",
+    r"^heads\.classifier_fc\.": "classifier.",
+}
+
+
+def _metabin_key(key):
+    for pattern, name in _METABIN_NAMES.items():
+        key = re.sub(pattern, name, key)
+    return key

@@ -117,7 +117,7 @@ def content_encoder(case):
 
     def forward(params, method):
         own = {**variables, "params": params}
-        out, stats = layers.run(net, own, x, train=case.train, method=method)
+        out, stats = layers.call(net, own, x, train=case.train, method=method)
         loss = ((out[0] if method is None else out) * ct_f).sum()
         return loss + (0 if method else (out[1] * ct_c).sum()), (out, stats)
 
@@ -208,7 +208,7 @@ def classifier(case):
     for mode in ("eval", "train"):
 
         def loss(x, mode=mode):
-            (neck, p), _ = layers.run(net, variables, x, train=mode == "train")
+            (neck, p), _ = layers.call(net, variables, x, train=mode == "train")
             return (p * ct).sum(), (neck, p)
 
         grad, out = jax.grad(loss, has_aux=True)(x)
@@ -241,7 +241,7 @@ def attention(case):
         shapes = jax.eval_shape(lambda m=module, a=args: m.init(jax.random.key(0), *a, False))
         variables = nets.fill(shapes, case.weights(prefix), case.dtype, layout="direid")
         for mode in ("eval", "train"):
-            results[f"out/{mode}/{name}"] = layers.run(module, variables, *args, train=mode == "train")[0]
+            results[f"out/{mode}/{name}"] = layers.call(module, variables, *args, train=mode == "train")[0]
     return results
 
 
@@ -457,9 +457,9 @@ def dil_losses(case):
         variables, method = _first_stage(case, _config(case, data=dict(pairs=mode), direid=fields))
         params = gan.trained(variables, (*gan.GENERATOR, *gan.DISCRIMINATORS))
 
-        def generator(params, method=method, cross=cross, variables=variables):
+        def generator(params, variables, batch, method=method, cross=cross):
             all_ = gan.with_params(variables, params)
-            out, stats = method.encode(all_, x_a, x_b, cross, train=case.train)
+            out, stats = method.encode(all_, *gan.pair(batch, cross), cross, train=case.train)
             found, _ = method.generator_losses(all_, out, stats, batch, cross, train=case.train)
             total = sum(found.values())
             return total, (found | {"total": total}, out)
@@ -470,7 +470,7 @@ def dil_losses(case):
             total = sum(found.values())
             return total, found | {"total": total}
 
-        grads, (found, out) = jax.jit(jax.grad(generator, has_aux=True))(params)
+        grads, (found, out) = jax.jit(jax.grad(generator, has_aux=True))(params, variables, batch)
         results |= _images(name.split("_")[0], out)
         results |= {f"out/{name}/gen/loss_gen_{k}": v for k, v in found.items()}
         results |= _norms(case, f"{name}_gen", _reached(grads, method.active(cross)))

@@ -1,4 +1,4 @@
-"""Batches on the devices ahead of time: order, errors, closing, the same training."""
+"""Batches on the devices ahead of time: order, errors, closing, the same steps."""
 
 import threading
 import time
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from reid_jax.data.prefetch import OnDevice
+from reid_jax.train.devices import Devices
 
 
 class Source:
@@ -90,56 +91,25 @@ def test_close_while_a_batch_is_being_made():
     assert list(batches) == []
 
 
-@pytest.mark.parametrize("backend", ["pmap", "shard_map"])
-def test_collective_steps_on_eight_devices(backend):
+def test_collective_steps_on_eight_devices():
     """Placing in a thread while steps with collectives run: the same results, and no deadlock."""
-    from reid_jax.train.parallel import Runner
-
-    runner = Runner(backend)
-    assert len(runner.devices) == 8
+    devices = Devices()
+    assert len(devices.devices) == 8
 
     def step(state, batch):
-        mean = jax.lax.pmean(batch["x"].mean(), runner.axis_name)
+        mean = jax.lax.pmean(batch["x"].mean(), devices.axis_name)
         return 0.9 * state + mean, {"mean": mean}
 
     def source():
         rng = np.random.default_rng(0)
         return iter([{"x": rng.random((16, 300), np.float32)} for _ in range(30)])
 
-    results = []
+    results, compiled = [], devices.compile(step)
     for count in (0, 2):
-        compiled, state, means = runner.compile(step), runner.replicate(np.float32(0)), []
-        with OnDevice(source(), runner.shard, count) as batches:
+        state, means = devices.replicate(np.float32(0)), []
+        with OnDevice(source(), devices.shard, count) as batches:
             for batch in batches:
                 state, metrics = compiled(state, batch)
-                means.append(float(runner.fetch(metrics)["mean"]))
-        results.append((float(runner.fetch(state)), means))
+                means.append(float(devices.fetch(metrics)["mean"]))
+        results.append((float(devices.fetch(state)), means))
     assert len(results[0][1]) == 30 and results[0] == results[1]
-
-
-def test_training_is_the_same(tmp_path):
-    """A run with batches placed ahead gives the parameters of one without, bit for bit."""
-    import ml_collections
-
-    from reid_jax import config as c
-    from reid_jax.data import datasets
-    from reid_jax.train import checkpoint, sequence
-    from reid_jax.train.parallel import Runner
-
-    tree = c.defaults()
-    c.smoke(tree)
-    tree["data"]["root"] = str(tmp_path / "pictures")
-    tree["train"].update(steps=5, eval_every=0)
-    tree["eval"]["net"] = "auto"
-    states = []
-    for ahead in (0, 2):
-        tree["data"]["device_prefetch"] = ahead
-        config, workdir = ml_collections.ConfigDict(tree), str(tmp_path / f"run{ahead}")
-        sequence.train(config, datasets.load(config.data, workdir), workdir, Runner("jit"))
-        (stage,) = (tmp_path / f"run{ahead}" / "checkpoints").iterdir()
-        checkpoints = checkpoint.Checkpoints(workdir, stage.name)
-        states.append(checkpoints.read_arrays(checkpoints.steps()[-1]))
-        checkpoints.close()
-    assert not own_threads() and states[0].keys() == states[1].keys()
-    for name, value in states[0].items():
-        np.testing.assert_array_equal(value, states[1][name], err_msg=name)

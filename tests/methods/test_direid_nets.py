@@ -122,18 +122,20 @@ def test_gradients_of_the_stem(encoder):
     """Content and f_inv of the first stage leave the stem alone, `identity` reaches it."""
     net, variables, x = encoder
 
-    def loss(params, method):
+    def loss(stem, method):
+        params = {**variables["params"], "base": stem}
         out = net.apply({**variables, "params": params}, x, False, method=method)
         return sum(jnp.square(v).sum() for v in jax.tree.leaves(out))
 
     for method, expected in ((None, False), ("identity", True)):
-        grads = jax.jit(jax.grad(loss), static_argnums=1)(variables["params"], method)
-        assert (difference(grads["base"], jax.tree.map(jnp.zeros_like, grads["base"])) > 0) == expected
+        grads = jax.jit(jax.grad(loss), static_argnums=1)(variables["params"]["base"], method)
+        assert any(np.any(g) for g in jax.tree.leaves(grads)) == expected
 
 
 def test_calls_move_only_their_statistics(encoder):
     net, variables, x = encoder
-    _, stats = layers.run(net, variables, x, train=True, method="content")
+    run = jax.jit(lambda v, x: layers.call(net, v, x, train=True, method="content"))
+    _, stats = run(variables, x)
     for name, old in variables["batch_stats"]["head"].items():
         assert (difference(old, stats["head"][name]) > 0) == (not name.startswith("identity_"))
 
@@ -143,7 +145,7 @@ def test_two_halves_are_two_calls(encoder):
     net, variables, x = encoder
     both = jnp.stack([x, triples(5)["x_k"]])
     (f, code), stats = jax.jit(lambda b: gan.paired(net, variables, b, train=True))(both)
-    run = jax.jit(lambda v, x: layers.run(net, v, x, train=True))
+    run = jax.jit(lambda v, x: layers.call(net, v, x, train=True))
     (f_a, c_a), first = run(variables, both[0])
     (f_b, c_b), second = run({**variables, "batch_stats": first}, both[1])
     assert difference([f, code], [jnp.stack([f_a, f_b]), jnp.stack([c_a, c_b])]) < 1e-4
@@ -200,7 +202,7 @@ def test_attention_inputs(source, form):
 @pytest.fixture(scope="module")
 def second():
     """(before, after, metrics, outputs before) of one step of the paper's second stage."""
-    method = dfen.Dfen(config(), info())
+    method = dfen.Dfen(config(multi_scale=False), info())
     x, pid = triples()["x_i"], jnp.array([0, 0, 1, 1])
     state = jax.jit(method.init)(jax.random.key(0))
 

@@ -18,12 +18,13 @@ class Replay:
     """Steps of the journal's second stage on one batch, the replay's weight an argument."""
 
     def __init__(self, form):
-        self.method, self.x = dfen.Dfen(config("journal", replay=form), info()), triples()["x_i"]
+        fields = dict(replay=form, multi_scale=False)
+        self.method, self.x = dfen.Dfen(config("journal", **fields), info()), triples()["x_i"]
         self.start = filled(jax.eval_shape(self.method.init, jax.random.key(0)))
         self.step = jax.jit(self.update)
 
     def update(self, state, weight, step):
-        m = config("journal", replay=self.method.replays, w_replay=weight)
+        m = config("journal", replay=self.method.replays, multi_scale=False, w_replay=weight)
         return dfen.Dfen(m, info()).update(state, self.x, PID, jax.random.key(step))
 
     def known(self):

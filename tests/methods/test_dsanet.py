@@ -1,4 +1,4 @@
-"""DSANet: what a row builds, where gradients go, devices (recorded outputs: tests/parity)."""
+"""DSANet: what a row builds, where gradients go (recorded outputs: tests/parity)."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,6 @@ from reid_jax.errors import ConfigError
 from reid_jax.fields import namespace
 from reid_jax.losses import disentangle
 from reid_jax.methods import Info, defaults, dsanet
-from reid_jax.train import devices
 
 ALL_OFF = dict(
     disentangle=False, intra_class=False, tlm=False, loss_lr=False, fwg=False, loss_w=False, sao=False
@@ -160,20 +159,11 @@ def test_running_statistics_belong_to_f_id():
     assert difference(with_sao["batch_stats"]["neck_id"], changed["batch_stats"]["neck_id"]) < 1e-4
 
 
-def test_devices_agree():
-    """Four devices give one device's parameters: pairs, classes and partners are of the global batch."""
-    results = []
-    for count in (1, 4):
-        runner = devices.Devices(jax.devices()[:count])
-        m = method(runner.axis_name)
-        state, step = runner.replicate(jax.jit(m.init)(jax.random.key(0))), runner.compile(m.step)
-        for i in range(2):
-            state, metrics = step(state, runner.shard({"train": batch(i)}))
-        results.append((runner.fetch(state).nets, runner.fetch(metrics)))
+def test_what_a_step_reports_has_a_title():
+    m = method()
+    state = jax.eval_shape(m.init, jax.random.key(0))
+    _, metrics = jax.eval_shape(m.step, state, {"train": batch()})
     assert {*metrics} == {*dsanet.METRICS, "loss", "lr"}
-    assert difference(results[0][0], results[1][0]) < 2e-4
-    for name, value in results[0][1].items():
-        np.testing.assert_allclose(value, results[1][1][name], rtol=2e-3, atol=1e-4, err_msg=name)
 
 
 def test_what_cannot_be():

@@ -10,7 +10,7 @@ import pytest
 
 from reid_jax.config import defaults, namespace
 from reid_jax.errors import ConfigError
-from reid_jax.methods import _optim, parts
+from reid_jax.methods import _optim
 
 INFO = SimpleNamespace(steps_per_epoch=3, total_steps=20)
 PARAMS = {
@@ -20,7 +20,7 @@ PARAMS = {
 
 
 def optim(**fields):
-    return namespace(defaults()["optim"] | _optim.FIELDS | fields)
+    return namespace(defaults()["optim"] | fields)
 
 
 def run(tx, steps=4, grad=1.0, params=PARAMS):
@@ -37,18 +37,39 @@ def assert_same(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), a, b)
 
 
-def test_as_the_optimisers_of_old():
-    """Adam with a schedule, with and without a mask, several updates a step."""
-    o = optim(lr=0.1, milestones=(1,), warmup_steps=2)
-    net = SimpleNamespace(frozen=("^neck/bias$",), bounds=())
-    mask = _optim.trained(net.frozen)
-    assert_same(run(_optim.optimiser(o, INFO, net)), run(parts.adam(o, INFO, mask=mask)))
-    assert_same(run(_optim.optimiser(o, INFO, repeats=2)), run(parts.adam(o, INFO, repeats=2)))
-    assert_same(run(_optim.adam(o, INFO)), run(parts.adam(o, INFO)))
-    o = optim(kind="sgd", lr=0.1, milestones=())
-    assert_same(run(_optim.optimiser(o, INFO)), run(parts.sgd(0.1, weight_decay=o.weight_decay)))
-    off = jax.tree_util.tree_leaves_with_path(mask(PARAMS))
-    assert [jax.tree_util.keystr(p) for p, m in off if not m] == ["['neck']['bias']"]
+def by_hand(o, value, grad, steps=4, repeats=1):
+    """Weights after each update of Adam with coupled decay, warm-up and milestones, in float64."""
+    m, v, seen = 0.0, 0.0, [value]
+    for update in range(steps):
+        step = update // repeats
+        rate = o.lr * o.gamma ** sum(step >= e * INFO.steps_per_epoch for e in o.milestones)
+        rate *= min(1.0, (step + 1) / o.warmup_steps)
+        g = grad + o.weight_decay * value
+        m, v = o.b1 * m + (1 - o.b1) * g, o.b2 * v + (1 - o.b2) * g * g
+        t = update + 1
+        value = value - rate * m / (1 - o.b1**t) / (np.sqrt(v / (1 - o.b2**t)) + o.eps)
+        seen.append(value)
+    return seen
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_adam_with_its_schedule(repeats):
+    """Warm-up, a milestone within the run, several updates a step; both makers of it."""
+    o = optim(lr=0.1, milestones=(1,), warmup_steps=2, gamma=0.1, weight_decay=0.1)
+    for tx in (_optim.optimiser(o, INFO, repeats=repeats), _optim.adam(o, INFO, repeats=repeats)):
+        got = [s["base"]["conv1"]["kernel"][1] for s in run(tx, 6)]
+        np.testing.assert_allclose(got, by_hand(o, -2.0, 1.0, 6, repeats), rtol=1e-5)
+
+
+def test_frozen_leaves_never_move():
+    """By a net's own patterns or by a mask, nothing of them moves, decay neither; the others do."""
+    o = optim(lr=0.1, milestones=(), weight_decay=0.1)
+    net = SimpleNamespace(frozen=("^neck/scale$",), bounds=())
+    for tx in (_optim.optimiser(o, INFO, net), _optim.adam(o, INFO, mask=_optim.trained(net.frozen))):
+        last = run(tx)[-1]
+        assert last["neck"]["scale"] == 1 and last["neck"]["bias"] < -0.1
+    off = jax.tree_util.tree_leaves_with_path(_optim.trained(net.frozen)(PARAMS))
+    assert [jax.tree_util.keystr(p) for p, m in off if not m] == ["['neck']['scale']"]
 
 
 def test_groups_take_the_first_match():

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from reid_jax import methods
 from reid_jax.errors import CheckpointError
 from reid_jax.train import checkpoint
 
@@ -27,6 +28,10 @@ def state(value):
     )
 
 
+def meta(step):
+    return {"step": step, "layout": checkpoint.LAYOUT}
+
+
 def shapes(s):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype), s)
 
@@ -40,7 +45,7 @@ def saved(tmp_path):
     """Four checkpoints, the second the best by mAP."""
     c = checkpoint.Checkpoints(tmp_path, "train")
     for step, value in ((1, 10.0), (2, 90.0), (3, 30.0), (4, None)):
-        c.save(step, state(step), {"step": step}, None if value is None else {"mAP": value}, wait=True)
+        c.save(step, state(step), meta(step), None if value is None else {"mAP": value}, wait=True)
     c.close()
     again = checkpoint.Checkpoints(tmp_path, "train")  # as a new process finds them
     yield again
@@ -51,8 +56,8 @@ def test_latest_two_and_best_are_kept_exactly(saved):
     assert saved.steps() == [2, 3, 4]
     assert saved.best() == 2
     for step in (2, 3, 4):
-        restored, meta = saved.restore(shapes(state(0)), step)
-        assert meta == {"step": step}
+        restored, kept = saved.restore(shapes(state(0)), step)
+        assert kept == meta(step)
         assert same(restored, state(step))
     newest, _ = saved.restore(shapes(state(0)))
     assert int(newest.step) == 4
@@ -70,8 +75,8 @@ def test_damaged_newest_falls_back(saved):
         for f in files:
             with open(os.path.join(root, f), "wb") as out:
                 out.write(b"damaged")
-    restored, meta = saved.restore(shapes(state(0)))
-    assert meta == {"step": 3} and same(restored, state(3))
+    restored, kept = saved.restore(shapes(state(0)))
+    assert kept == meta(3) and same(restored, state(3))
 
 
 def damages(path):
@@ -131,13 +136,18 @@ def test_all_damaged_is_an_error(saved):
 
 
 def test_another_model_is_refused(saved):
+    """By the arrays that differ; what an earlier layout holds is told apart by its meta."""
     other = State(np.int32(0), {"a": {"w": np.zeros((9, 4), np.float32)}, "b": np.zeros(5, int)})
-    with pytest.raises(CheckpointError, match="nets/a/w"):
+    with pytest.raises(CheckpointError, match=r"does not fit this model \(1 arrays differ\):\n  nets/a/w"):
         saved.restore(shapes(other))
+    saved.save(5, state(5), {"step": 5}, wait=True)  # as layout 1 wrote it
+    with pytest.raises(CheckpointError, match="was written by an earlier version of reid_jax"):
+        saved.restore(shapes(other))
+    assert same(saved.restore(shapes(state(0)))[0], state(5))  # where the arrays fit it is read
 
 
 def config(**fields):
-    tree = {"seed": 0, "data": {"root": "x", "ids": 4, "area": (0.1, 0.2)}, "report": {"queries": 3}}
+    tree = {"method": "baseline", "seed": 0, "data": {"root": "x", "ids": 4, "area": (0.1, 0.2)}, "report": {"queries": 3}}
     for name, value in fields.items():
         section, field = name.split("__")
         tree[section][field] = value
@@ -183,10 +193,17 @@ def test_full_disk_is_said_and_earlier_checkpoints_stay(saved, monkeypatch):
     assert same(saved.restore(shapes(state(0)))[0], state(4))
 
 
-def test_fields_newer_than_a_run_count_as_their_defaults():
-    tree = {"model": {"norm": "batch"}, "train": {"skip": []}, "optim": {"lr": 0.1}}
-    older = {"optim": {"lr": 0.1}}
+def test_fields_that_only_one_version_has():
+    """A field newer than a run counts as its default, a method's own too; one that is gone counts for nothing."""
+    tree = methods.defaults("efl")
+    older = json.loads(json.dumps(tree))
+    del older["model"]["norm"], older["efl"]["alpha"]
+    older["train"]["backend"] = "jit"
     assert checkpoint.differences(older, tree) == []
-    tree["model"]["norm"] = "aibn"
-    assert checkpoint.differences(older, tree) == [("model.norm", None, "aibn")]
-    assert checkpoint.differences(tree, older)[0] == ("model.norm", "aibn", None)
+    default = tree["model"]["norm"]
+    tree["model"]["norm"], tree["efl"]["alpha"] = "aibn", 0.5
+    assert checkpoint.differences(older, tree) == [("efl.alpha", None, 0.5), ("model.norm", None, "aibn")]
+    assert default != "aibn" and checkpoint.differences(tree, methods.defaults("efl")) == [
+        ("efl.alpha", 0.5, methods.defaults("efl")["efl"]["alpha"]),
+        ("model.norm", "aibn", default),
+    ]

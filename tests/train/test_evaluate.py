@@ -4,16 +4,16 @@ import json
 
 import numpy as np
 import pytest
+from runs import load, tiny, train
 from trees import viper
 
-from reid_jax import cli, report
+from reid_jax import report
 from reid_jax.commands import compare, cross
 from reid_jax.config import defaults, namespace
-from reid_jax.data import datasets
 from reid_jax.errors import ConfigError
 from reid_jax.eval import store
 from reid_jax.report import run as runs
-from reid_jax.train import checkpoint, evaluate, parallel, sequence
+from reid_jax.train import evaluate
 
 
 def config(**fields):
@@ -95,13 +95,10 @@ def test_protocol_of_the_config_or_of_the_set():
 
 
 def test_a_run_on_a_single_gallery_set(tmp_path):
-    tree = cli.load_config("configs/baseline.py:smoke")
-    tree.data.name, tree.data.root = "viper", viper(tmp_path / "VIPeR", ids=range(1, 13))
-    tree.train.steps = 4
-    workdir = str(tmp_path / "run")
-    checkpoint.claim_workdir(workdir, checkpoint.plain(tree))
-    dataset = datasets.load(tree.data, workdir)
-    sequence.train(tree, dataset, workdir, parallel.Runner("jit"))
+    root, workdir = viper(tmp_path / "VIPeR", ids=range(1, 13)), str(tmp_path / "run")
+    tree = tiny("baseline", data__name="viper", train__eval_every=0)
+    dataset = load(tree, root)
+    train(tree, dataset, workdir)
     final = json.loads((tmp_path / "run/eval/final.json").read_text())
     (figures,) = final["nets"].values()
     assert final["protocol"] == "single-gallery" and "prop" not in figures
@@ -115,7 +112,7 @@ def test_a_run_on_a_single_gallery_set(tmp_path):
     results = {"a": {0: compare.result(workdir, "")}}
     assert "prop." not in compare.table(results, "a")
     flags = ["--workdir", str(tmp_path / "cross"), "--checkpoint", "latest"]
-    cross.main([workdir, "--targets", f"viper:{tree.data.root}", *flags])
+    cross.main([workdir, "--targets", f"viper:{root}", *flags])
     target = json.loads((tmp_path / "cross/cross.json").read_text())["run"]["targets"]["viper"]
     assert target["mAP"] == pytest.approx(figures["mAP"]) and "prop" not in target
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from reid_jax import methods
-from reid_jax.config import defaults, direid_preset, namespace
+from reid_jax.config import defaults, namespace
 from reid_jax.errors import CheckpointError, ConfigError
 from reid_jax.methods import State
-from reid_jax.train import checkpoint, evaluate, parallel, stages
+from reid_jax.train import checkpoint, evaluate, stages
+from reid_jax.train.devices import Devices
 
 
 @pytest.fixture
@@ -22,10 +23,10 @@ def config(monkeypatch):
 
 
 def test_settings_of_a_stage(config):
-    config.stages = namespace({"two": {"train": {"steps": 7}, "data": {"synthetic": {"train_ids": 3}}}})
+    config.stages = namespace({"two": {"train": {"steps": 7}, "data": {"erase_area": (0.1, 0.2)}}})
     assert stages.settings(config, "one") is config
     two = stages.settings(config, "two")
-    assert (two.train.steps, two.data.synthetic.train_ids) == (7, 3)
+    assert (two.train.steps, tuple(two.data.erase_area)) == (7, (0.1, 0.2))
     assert (two.data.height, config.train.steps) == (256, 0)
 
 
@@ -36,6 +37,18 @@ def test_settings_with_a_typing_error(config):
     config.stages = namespace({"too": {"train": {"steps": 7}}})
     with pytest.raises(ConfigError, match="config.stages has too; .* has one, two, three"):
         stages.settings(config, "one")
+
+
+@pytest.mark.parametrize("field", ["data.root", "data.synthetic.train_ids", "init.run", "method"])
+def test_settings_that_hold_for_the_whole_run(config, field):
+    """The data are read once; a stage's own value would have no effect in silence."""
+    section, *path = field.split(".")
+    value = "x"
+    for key in reversed(path):
+        value = {key: value}
+    config.stages = namespace({"two": {section: value}})
+    with pytest.raises(ConfigError, match=rf"config\.stages\.two\.{field} has no effect"):
+        stages.settings(config, "two")
 
 
 def test_stages_to_train(config):
@@ -50,6 +63,19 @@ def test_stages_to_train(config):
     config.init.stages = "runs/a"
     with pytest.raises(ConfigError, match="STAGE=WORKDIR"):
         stages.elsewhere(config)
+
+
+def test_stages_left_out(config):
+    """By config.train.skip; with those of other runs none may be left over."""
+    config.train.skip = ("one",)
+    assert stages.of_config(config) == stages.to_train(config) == ["two", "three"]
+    config.init.stages = "two=runs/b,three=runs/c"
+    with pytest.raises(ConfigError, match="there is nothing to train"):
+        stages.to_train(config)
+    for wrong in (("four",), ("one", "two", "three")):
+        config.train.skip = wrong
+        with pytest.raises(ConfigError, match="config.train.skip is"):
+            stages.of_config(config)
 
 
 def keep(workdir, stage, value):
@@ -84,13 +110,12 @@ def test_the_last_stage_begun(config, tmp_path):
 
 
 @pytest.mark.parametrize("rows", [1, 4, 11])
-def test_over_any_number_of_rows(rows):
-    """Padding rows do not come back."""
-    over = evaluate.Over(
-        lambda state, a, b: {"sum": a + b * state, "row": a[:, 0]}, 4, parallel.Runner("jit")
-    )
+def test_functions_of_any_number_of_rows(rows):
+    """Padding rows do not come back, however many devices there are."""
+    devices = Devices()
+    over = evaluate.InBatches(lambda state, a, b: {"sum": a + b * state, "row": a[:, 0]}, 3, devices)
     a, b = np.random.default_rng(0).standard_normal((2, rows, 3)).astype(np.float32)
-    found = over(jax.numpy.float32(2), a, b)
+    found = over(devices.local_state(devices.replicate(np.float32(2))), a, b)
     np.testing.assert_allclose(found["sum"], a + 2 * b, rtol=1e-6)
     assert np.array_equal(found["row"], a[:, 0])
 
@@ -98,26 +123,44 @@ def test_over_any_number_of_rows(rows):
 def test_parameters_are_those_of_the_networks():
     """Neither statistics nor the optimiser's moments count."""
 
-    def init(key, batch):
+    def init(key):
         net = {
             "params": {"kernel": jax.numpy.zeros((3, 4)), "bias": jax.numpy.zeros(4)},
             "batch_stats": {"m": jax.numpy.ones(9)},
         }
         return State(jax.numpy.int32(0), {"a": net, "b": net}, {"a": {"params": net["params"]}})
 
-    method = types.SimpleNamespace(init=init, phases=None, batches="pk")
-    assert stages.parameters(namespace(defaults()), method) == 2 * 16
+    assert stages.parameters(types.SimpleNamespace(init=init)) == 2 * 16
+
+
+def test_intervals_are_epochs_or_rounds():
+    """Halves are rounded up; a checkpoint comes at least after every step or round."""
+    config = namespace(defaults())
+    config.train.eval_every, config.train.checkpoint_every, config.train.log_every = 1.5, 0, 0
+    info = methods.Info(4, 2, steps_per_epoch=3)
+    epochs, rounds = (types.SimpleNamespace(rounds=n, info=info) for n in (0, 7))
+    assert stages.intervals(config, epochs) == (1, 5, 1) and stages.intervals(config, rounds) == (1, 2, 1)
+    config.train.eval_every, config.train.checkpoint_every, config.train.log_every = 0, 2, 20
+    assert stages.intervals(config, epochs) == (20, 0, 6) and stages.intervals(config, rounds) == (20, 0, 2)
+
+
+def test_accumulation_where_there_is_none():
+    tree = methods.defaults("dsanet")
+    tree["train"]["accumulate"] = 2
+    with pytest.raises(ConfigError, match="accumulate is 2, and dsanet does not accumulate gradients"):
+        stages.build(namespace(tree), "train", methods.Info(4, 2))
 
 
 def test_config_of_an_older_run_gets_newer_fields(tmp_path):
     """At any depth, of the method's own section too; what the run had stays."""
-    old = defaults() | {"method": "direid", "direid": direid_preset("journal")}
+    old = methods.defaults("direid")
     for section, field in (("train", "accumulate"), ("direid", "discriminator_std")):
         del old[section][field]
     del old["data"]["synthetic"]["seed"]
     old["stages"] = {"gan": {"train": {"steps": 7}}}
+    old["direid"]["w_cycle"] = 3.0
     checkpoint.write_json(tmp_path / "config.json", old)
     found = stages.of_run(str(tmp_path))
     assert found["train"]["accumulate"] == 1 and found["direid"]["discriminator_std"] == 0.02
-    assert found["data"]["synthetic"]["seed"] == 0 and found["direid"]["w_cycle"] == 10.0
+    assert found["data"]["synthetic"]["seed"] == 0 and found["direid"]["w_cycle"] == 3.0
     assert found["stages"] == {"gan": {"train": {"steps": 7}}}

@@ -1,22 +1,26 @@
 """Starting from a finished run or a weight file: what fits, teachers as copies, and it says so."""
 
 import logging
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from small import difference, info, random_batch, small
+from small import difference, info, small
 from torchfile import write_legacy, write_zip
 
 from reid_jax.errors import CheckpointError, ConfigError, WeightsError
 from reid_jax.methods import State, efl
 from reid_jax.models import weights
-from reid_jax.train import checkpoint, warm
+from reid_jax.train import checkpoint, stages, warm
 
 
 def fresh(config, num_pids, seed):
-    method = efl.stages(config, info()._replace(num_pids=num_pids))["train"]
-    return method, jax.jit(method.init)(jax.random.key(seed), random_batch())
+    """(method, a State of random numbers of the shapes of a fresh one)."""
+    method = efl.Efl(config, info()._replace(num_pids=num_pids))
+    rng = np.random.default_rng(seed)
+    random = lambda x: np.asarray(rng.standard_normal(x.shape)).astype(x.dtype)  # noqa: E731
+    return method, jax.tree.map(random, stages.state_shapes(method))
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +29,7 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     _, state = fresh(small("mmt"), 9, 5)
     c = checkpoint.Checkpoints(workdir, "train")
-    c.save(3, jax.tree.map(np.array, state), {"step": 3}, {"mAP": 1.0}, wait=True)
+    c.save(3, state, {"step": 3}, {"mAP": 1.0}, wait=True)
     c.close()
     return str(workdir), state
 
@@ -83,6 +87,11 @@ def test_nothing_to_start_from(tmp_path):
         warm.start(small("full", init__run="a", init__weights="b"), method, state)
     with pytest.raises((WeightsError, CheckpointError), match="none.npz"):
         warm.start(small("full", init__weights=str(tmp_path / "none.npz")), method, state)
+    cold = SimpleNamespace(warm_start=None)  # a later stage may take none, the first has to
+    wanted = small("full", init__run="a")
+    assert warm.start(wanted, cold, state, needed=False) is state
+    with pytest.raises(ConfigError, match="'efl' cannot start from config.init.weights or config.init.run"):
+        warm.start(wanted, cold, state)
 
 
 def test_another_net_is_refused(run):
@@ -93,8 +102,11 @@ def test_another_net_is_refused(run):
         warm.start(config, method, state)
 
 
-@pytest.mark.parametrize("layout", ["torchvision", "mmt", "fastreid", "ap3d", "reid_jax"])
-@pytest.mark.parametrize("kind", ["zip.pth", "legacy.pt", "w.safetensors", "w.npz"])
+LAYOUTS = ("torchvision", "mmt", "fastreid", "ap3d", "reid_jax")
+KINDS = ("zip.pth", "legacy.pt", "w.safetensors")
+
+
+@pytest.mark.parametrize("kind,layout", [("w.npz", x) for x in LAYOUTS] + [(x, "mmt") for x in KINDS])
 def test_weight_files(run, tmp_path, caplog, kind, layout):
     """Every kind of file in every layout starts all networks; classifiers of 9 identities are not taken."""
     _, source = run  # 9 identities

@@ -28,10 +28,10 @@ class Frifm(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
         gamma = self.param("gamma", nn.initializers.zeros, x.shape[-1:], jnp.float32)
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        channel, spatial, share = self.masks(wide)
+        full = wide(x)
+        channel, spatial, share = self.masks(full)
         gate = share[:, None, None, 0] * channel[:, None, None] + share[:, None, None, 1] * spatial[..., None]
-        return (wide * (1 + gamma * gate)).astype(x.dtype)
+        return (full * (1 + gamma * gate)).astype(x.dtype)
 
     def masks(self, x):
         """(M_c [N,C], M_s [N,H,W], (A_c, A_s) [N,2,C]) of maps x in at least float32."""

@@ -69,7 +69,7 @@ FIELDS = dict(
     w_replay=5.0,
 )
 PRESETS = {  # values unlike the paper's
-    # the IJCV 2022 version, its code; it also erases (data.erase), down-samples by 3 to 5 (data.degrade.ratio)
+    # the IJCV 2022 version, its code; it also has data.erase 0.5 and data.degrade.ratio (3, 5)
     "journal": dict(
         share_degradation_trunk=True,
         degraded_recon=True,

@@ -128,19 +128,19 @@ class Dfen(Stage):
         """
         stats, keys = {}, [None] * 4 if key is None else jax.random.split(key, 4)
 
-        def call(name, *args, method=None, key=None):
+        def moving(name, *args, method=None, key=None):
             options = dict(train=train, method=method, key=key)
-            out, stats[name] = self.run(moved(nets, stats), name, *args, **options)
+            out, stats[name] = self.call(moved(nets, stats), name, *args, **options)
             return out
 
-        f_inv, last = call("E_con", x, method="shared")
-        f_sen = call("E_id", last if self.shared else x)
+        f_inv, last = moving("E_con", x, method="shared")
+        f_sen = moving("E_id", last if self.shared else x)
         if "A_deg" in self.modules:
-            f_sen = f_sen * call("A_deg", *self.described(nets, x, f_sen, train, keys[3]))
-        neck_inv, p_inv = call("E_con", f_inv, method="classify", key=keys[0])
-        neck_sen, p_sen = call("E_id", f_sen, method="classify", key=keys[1])
+            f_sen = f_sen * moving("A_deg", *self.described(nets, x, f_sen, train, keys[3]))
+        neck_inv, p_inv = moving("E_con", f_inv, method="classify", key=keys[0])
+        neck_sen, p_sen = moving("E_id", f_sen, method="classify", key=keys[1])
         f_fuse = jnp.concatenate([f_sen, f_inv], -1)
-        _, p_fuse = call("C", f_fuse, key=keys[2])
+        _, p_fuse = moving("C", f_fuse, key=keys[2])
         return Outputs(f_fuse, f_inv, f_sen, p_fuse, p_inv, p_sen, neck_inv, neck_sen), stats
 
     def described(self, nets, x, f_sen, train, key):
@@ -206,7 +206,7 @@ class Dfen(Stage):
 
     def replay(self, state, x, key):
         """Images [B,H,W,3] with the content of x and other degradations, no gradient."""
-        c, _ = self.run(state.nets, "old_E_con", x, train=False, method="content")
+        c, _ = self.call(state.nets, "old_E_con", x, train=False, method="content")
         made = self.apply(state.nets, "old_G", c, self.replay_codes(state, x, key))
         return lax.stop_gradient(made).astype(x.dtype)
 

@@ -90,7 +90,7 @@ class Ddgan(Stage):
         return state._replace(nets=new)
 
     def features(self, nets, x, net):
-        return self.run(nets, "E_con", x, train=False, method="identity")[0]
+        return self.call(nets, "E_con", x, train=False, method="identity")[0]
 
     # ---- the step
 
@@ -213,12 +213,12 @@ class Ddgan(Stage):
         """
         out, values = lax.stop_gradient(out), {}
         if "real" in self.terms[cross]:
-            values["real"] = self.weight["real"] * self.told_real(nets["D_real"], out, batch, draws, cross)
+            values["real"] = self.weight["real"] * self.D_real_loss(nets["D_real"], out, batch, draws, cross)
         if "deg" in self.terms[cross]:
-            values["deg"] = self.weight["deg"] * self.told_degraded(nets["D_deg"], *pair(batch, cross), cross)
+            values["deg"] = self.weight["deg"] * self.D_deg_loss(nets["D_deg"], *pair(batch, cross), cross)
         return values
 
-    def told_real(self, params, out, batch, draws, cross):
+    def D_real_loss(self, params, out, batch, draws, cross):
         """D_real's loss: the sum over pairs of a generated and a real image."""
         d, (x_a, x_b) = self.config.direid, pair(batch, cross)
         if cross:
@@ -231,7 +231,7 @@ class Ddgan(Stage):
         images = jnp.concatenate(fakes), jnp.concatenate(reals)  # one mean over all, the pairs being alike
         return len(fakes) * judges.dis(self.modules["D_real"], params, *images, **options)
 
-    def told_degraded(self, params, x_a, x_b, cross):
+    def D_deg_loss(self, params, x_a, x_b, cross):
         """D_deg's loss: x_b is worse than x_a, where nobody knows it D_deg's own opinion is made firmer."""
         d, net = self.config.direid, self.modules["D_deg"]
         if cross and self.semi:
@@ -301,14 +301,14 @@ def pair(batch, cross):
 
 
 def paired(module, variables, x, *, train, method=None, key=None):
-    """`layers.run` on the two halves x [2,B,...], one after the other: ([2,...] outputs, batch_stats).
+    """`layers.call` on the two halves x [2,B,...], one after the other: ([2,...] outputs, batch_stats).
 
     Each half has its own batch statistics; together they are one call, half the work to compile.
     """
     keys = None if key is None else jax.random.split(key)
 
     def half(x, key=None):
-        return layers.run(module, variables, x, train=train, method=method, key=key)
+        return layers.call(module, variables, x, train=train, method=method, key=key)
 
     out, stats = jax.vmap(half)(x) if keys is None else jax.vmap(half)(x, keys)
     if not train:

@@ -192,7 +192,7 @@ class ClassBlock(nn.Module):
         return neck, nn.Dense(self.num_classes, kernel_init=normal(0.0, 0.001), name="classifier_0")(x)
 
 
-def run(module, variables, *args, train, method=None, key=None):
+def call(module, variables, *args, train, method=None, key=None):
     """Applies a module: (output, its batch_stats, moved in training); key: of dropout, where there is."""
     if not train:
         return module.apply(variables, *args, False, method=method), variables.get("batch_stats", {})

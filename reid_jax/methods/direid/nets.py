@@ -361,12 +361,12 @@ class Discriminator(nn.Module):
     def _layers(self):
         init = normal(0.0, self.std) if self.std else HE
         block = dict(act=leaky, init=init, dtype=self.dtype)
-        found = [ConvBlock(self.width, **block)]
+        blocks = [ConvBlock(self.width, **block)]
         for times, stride in ((1, 1), (1, 2), (1, 1), (2, 2)):
-            found.append(ConvBlock(times * self.width, 3, stride, use_bias=False, **block))
-        found += [PatchResidual(init, self.dtype) for _ in range(self.blocks)]
+            blocks.append(ConvBlock(times * self.width, 3, stride, use_bias=False, **block))
+        blocks += [PatchResidual(init, self.dtype) for _ in range(self.blocks)]
         zeros = nn.initializers.zeros
-        return [*found, Conv(1, use_bias=True, init=init, bias_init=zeros, dtype=self.dtype)]
+        return [*blocks, Conv(1, use_bias=True, init=init, bias_init=zeros, dtype=self.dtype)]
 
     def __call__(self, x):
         return [self.scale(x, s) for s in range(self.scales)]

@@ -32,9 +32,9 @@ class Stage(Method):
         """A network without modes; nets: {name: variables}."""
         return self.modules[name].apply(nets[name], *args, method=method)
 
-    def run(self, nets, name, *args, train, method=None, key=None):
+    def call(self, nets, name, *args, train, method=None, key=None):
         """A network with modes: (output, its batch_stats, moved in training); key: of dropout."""
-        return layers.run(self.modules[name], nets[name], *args, train=train, method=method, key=key)
+        return layers.call(self.modules[name], nets[name], *args, train=train, method=method, key=key)
 
     def device_key(self, key):
         """A key that differs between the devices."""

@@ -218,7 +218,7 @@ def measure(state, images, method):
 
     maps = {"content": c[:2]}
     if "E_id" in nets:
-        maps["teacher"] = [method.run(nets, "E_id", v, train=False, method="map")[0] for v in (x, poor)]
+        maps["teacher"] = [method.call(nets, "E_id", v, train=False, method="map")[0] for v in (x, poor)]
     kept = {f"map/{n}": jnp.stack([heat(m) for m in pair], 1) for n, pair in maps.items()}
     kept |= {f"change/{n}": relative(*pair) for n, pair in maps.items()}
     return kept | {
@@ -268,7 +268,7 @@ def relative(a, b):
 
 def content(method, nets, x):
     """Content maps [B,h,w,C] of normalised images, in test mode."""
-    return method.run(nets, "E_con", x, train=False, method="content")[0]
+    return method.call(nets, "E_con", x, train=False, method="content")[0]
 
 
 def score(method, nets, x):

@@ -25,9 +25,9 @@ class Teacher(Stage):
         x, pid, key = self.view(batch["train"]), batch["train"]["pid"], self.device_key(self.key(state))
 
         def loss(nets):
-            f, stats = self.run(nets, "E_id", x, train=True)
+            f, stats = self.call(nets, "E_id", x, train=True)
             nets = moved(nets, {"E_id": stats})
-            (_, logits), stats = self.run(nets, "E_id", f, train=True, method="classify", key=key)
+            (_, logits), stats = self.call(nets, "E_id", f, train=True, method="classify", key=key)
             total = reid(logits, f, pid, self.config.loss, self.axis)
             accuracy = jnp.mean(logits.argmax(-1) == pid)
             return total, {"E_id": stats}, {"loss": total, "accuracy": accuracy}, None
@@ -36,8 +36,8 @@ class Teacher(Stage):
         return new, metrics | {"lr": self.rate(state.step)}
 
     def features(self, nets, x, net):
-        f, _ = self.run(nets, "E_id", x, train=False)
-        return self.run(nets, "E_id", f, train=False, method="classify")[0][0]
+        f, _ = self.call(nets, "E_id", x, train=False)
+        return self.call(nets, "E_id", f, train=False, method="classify")[0][0]
 
     def warm_start(self, state, load):
         return state._replace(nets={"E_id": load("E_id", state.nets["E_id"])})

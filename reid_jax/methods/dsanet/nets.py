@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from reid_jax.errors import ConfigError
 from reid_jax.losses import batch
-from reid_jax.models.layers import BatchNorm, Conv
+from reid_jax.models.layers import BatchNorm, Conv, wide
 
 
 class ChannelExpansion(nn.Module):
@@ -34,7 +34,7 @@ class ChannelExpansion(nn.Module):
         y = conv(self.features, use_bias=True, dtype=self.dtype, name="conv")(x)
         if self.norm:
             y = BatchNorm(axis_name=self.axis_name, name="bn")(y, train)
-        y = y.astype(jnp.promote_types(y.dtype, jnp.float32))
+        y = wide(y)
         spatial = y.max((2, 3))
         return y, spatial.max(1) if self.pool == "max" else spatial.mean(1)
 
@@ -138,20 +138,20 @@ class Network(nn.Module):
         if x.ndim != 5:
             raise ConfigError("DSANet works on clips [B,T,H,W,3]; set config.data.frames")
         maps = self.base.maps(x, train)
-        wide = maps[-1].astype(jnp.promote_types(maps[-1].dtype, jnp.float32))
-        out = {"F_ID": wide, "F_t": wide, "f_t": None}
+        last = wide(maps[-1])
+        out = {"F_ID": last, "F_t": last, "f_t": None}
         if self.disentangle:
-            out |= self.camera(maps[-2], wide.shape[-1], train)
+            out |= self.camera(maps[-2], last.shape[-1], train)
         if self.tlm:
-            out |= Localisation(self.tlm_softmax, name="tlm")(wide)
+            out |= Localisation(self.tlm_softmax, name="tlm")(last)
         else:
-            out["f_t"] = wide.max((2, 3))
+            out["f_t"] = last.max((2, 3))
         if self.tlm and self.sides:
             out["logits_lr"] = self.side_logits(out, train)
         if self.fwg:
             out |= FrameWeights(self.fwg_std, name="fwg")(out["f_t"])
             if self.frames:
-                rows = out["f_t"].reshape(-1, wide.shape[-1])
+                rows = out["f_t"].reshape(-1, last.shape[-1])
                 logits = self.head("frame", self.num_pids, rows, train)
                 out["logits_frame"] = logits.reshape(*out["f_t"].shape[:2], -1)
         else:

@@ -132,11 +132,15 @@ def _sources(path, non_local):
 
 
 def _find(path, non_local, entries, layout):
-    """(key, whether it is a 2-D net's) of a leaf; the key it should have and None when it is not there."""
-    for source in _sources(path, non_local):
-        for key in keys(source, layout):
-            if key in entries:
-                return key, source != path
+    """(key, whether it is a 2-D net's) of a leaf; the key it should have and None when it is not there.
+
+    The batch norm `bat_n` of a norm that mixes several also takes the weights of a plain batch norm.
+    """
+    for place in (path, tuple(name for name in path if name != "bat_n")):
+        for source in _sources(place, non_local):
+            for key in keys(source, layout):
+                if key in entries:
+                    return key, source != place
     return keys(path, layout)[0], None
 
 

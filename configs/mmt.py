@@ -61,7 +61,7 @@ def smoke(t):
     t["data"].update(name="synthetic+synthetic2", target="synthetic2", pad_crop=2)
     t["train"].update(steps=4)
     t["stages"]["adapt"].update(train=dict(eval_every=1))
-    t["mmt"].update(rounds=2, steps=3, clusters=6, restarts=2, k1=4, k2=2, min_samples=2)
+    t["mmt"].update(rounds=2, steps=3, clusters=12, restarts=2, k1=4, k2=2, min_samples=2)
 
 
 VARIANTS = {

@@ -118,7 +118,9 @@ def load_union(data, workdir):
         return merged(data, names, {name: load_synthetic(data, workdir, name) for name in names})
     for name in names:
         if SYNTHETIC.fullmatch(name):
-            raise ConfigError(f"config.data.name is {data.name!r}: synthetic sets are joined with each other only")
+            raise ConfigError(
+                f"config.data.name is {data.name!r}: synthetic sets are joined with each other only"
+            )
         if name not in LAYOUTS:
             raise ConfigError(unknown_name(name))
     if data.target:

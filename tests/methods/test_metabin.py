@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import config_of
 from small import Stepping, difference, fresh
 
 from reid_jax.data.rows import Rows
@@ -225,3 +226,18 @@ def test_weights_of_an_ordinary_net_go_to_its_batch_norms(trained):
     new = m.warm_start(state, lambda name, variables: weights.load(entries, variables)[0]).nets["net"]
     for path, leaf in weights.leaves(new).items():
         assert (np.asarray(leaf) == 3).all() == (path[-1] != "gate" and "ins_n" not in path), path
+
+
+def test_configs_have_the_published_settings():
+    t = config_of("metabin.py:protocol1")
+    assert (t.data.ids, t.data.instances, t.data.meta_ids, t.data.meta_instances) == (20, 4, 4, 4)
+    assert (t.data.flip, t.data.pad_crop, t.data.erase, t.loss.label_smooth) == (0.5, 10, 0.0, 0.1)
+    assert (t.optim.kind, t.optim.lr, t.optim.momentum, t.optim.weight_decay) == ("sgd", 0.01, 0.9, 5e-4)
+    assert (t.train.epochs, t.optim.milestones, t.optim.gamma) == (100, (40, 70), 0.1)
+    assert t.optim.groups == (("bias$", 2.0, None),) and (t.model.norm, t.model.neck) == ("metabin", "bnneck")
+    usual = (3, 10.0, (0.001, 0.1), 5, 10, 1.0, 1.0, 1.0, 0.0, False)
+    assert tuple(t.metabin[name] for name in metabin.FIELDS) == usual
+    for name, domains, factor in (("market", 3, 20.0), ("duke", 4, 50.0)):
+        t = config_of(f"metabin.py:{name}")
+        assert (t.data.domains, t.data.ids * t.data.instances, t.train.epochs) == ("camera", 96, 120)
+        assert (t.metabin.train_domains, t.metabin.gate_factor, t.metabin.ce) == (domains, factor, 1.0)

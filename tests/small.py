@@ -66,6 +66,5 @@ def fresh(method, seed=0):
 
 def difference(a, b):
     """Largest absolute difference of two trees."""
-    return max(
-        jax.tree.leaves(jax.tree.map(lambda x, y: float(np.max(np.abs(np.asarray(x) - np.asarray(y)))), a, b))
-    )
+    differences = jax.tree.map(lambda x, y: float(np.max(np.abs(np.asarray(x) - np.asarray(y)))), a, b)
+    return max(jax.tree.leaves(differences), default=0.0)

@@ -3,8 +3,9 @@
 import os
 import tempfile
 
-# Before JAX is imported, and for the processes that tests start too: compiled in a third of the time.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Before JAX is imported, and for the processes that tests start too: compiled in less than half the time.
+QUICK = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -36,7 +36,8 @@ def tiny(method, **changes):
     Runs of different tests compile the same programs where they change nothing of nets, sizes and length.
     """
     fixed = dict(model__bn_group="global", optim__eps=1e-3, train__log_every=1)
-    return config_of(f"{method}.py:smoke", **fixed, eval__net="auto", report__enabled=False, **changes)
+    fixed |= dict(eval__net="auto", report__enabled=False)
+    return config_of(f"{method}.py:smoke", **(fixed | changes))
 
 
 def load(config, root):

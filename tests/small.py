@@ -5,6 +5,7 @@ import numpy as np
 
 from reid_jax import methods
 from reid_jax.fields import namespace
+from reid_jax.train import stages
 from reid_jax.train.devices import AXIS, Devices
 
 
@@ -62,6 +63,18 @@ class Stepping:
 def fresh(method, seed=0):
     """A method's first State."""
     return jax.jit(method.init)(jax.random.key(seed))
+
+
+def random_state(method, seed=0):
+    """A State of random numbers, shaped as a fresh one, variances positive; nothing is compiled for it."""
+    rng = np.random.default_rng(seed)
+
+    def fill(path, leaf):
+        value = 0.3 * rng.standard_normal(leaf.shape)
+        value = 0.5 + abs(value) if "var" in jax.tree_util.keystr(path[-1:]) else value
+        return np.asarray(value, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, stages.state_shapes(method))
 
 
 def difference(a, b):

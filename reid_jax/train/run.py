@@ -274,12 +274,12 @@ class Run:
         except CheckpointError as e:
             log.warning("%s", e)
         shown = ", ".join(f"{k}={metrics[k]}" for k in bad)
-        kept = self.checkpoints.steps()
+        kept, method = self.checkpoints.steps(), self.config.method
+        weights = ", ".join(f"config.{x}" for x in (method, "loss") if hasattr(self.config, x))
         return TrainingError(
             f"{shown} at step {step} is not finite. The last good checkpoint (step "
             f"{kept[-1] if kept else 'none'}) is kept in {self.checkpoints.folder}. Lower config.optim.lr or the "
-            f"weights of the losses (config.{self.config.method}, config.loss), or train in float32 "
-            "(config.model.dtype), in a new --workdir."
+            f"weights of the losses ({weights}), or train in float32 (config.model.dtype), in a new --workdir."
         )
 
     def write(self, kind, at, values):

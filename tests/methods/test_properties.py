@@ -7,7 +7,7 @@ ones bit for bit.
 import jax
 import numpy as np
 import pytest
-from runs import StopAt, assert_same_run, config_of, lines, load, train
+from runs import StopAt, assert_same_run, config_of, lines, load, tiny, train
 from small import Stepping, difference
 from stage_cases import batches, facts, parts
 
@@ -25,13 +25,6 @@ def stage_params():
         for stage in methods.stage_names(method):
             marks = [pytest.mark.slow] * ((method, stage) in SLOW)
             yield pytest.param((method, stage), marks=marks, id=f"{method}-{stage}")
-
-
-def tiny(method, **changes):
-    """A method's smoke config with norms over all devices, and an Adam that rounding does not steer."""
-    return config_of(
-        f"{method}.py:smoke", model__bn_group="global", optim__eps=1e-3, train__log_every=1, **changes
-    )
 
 
 @pytest.fixture(scope="module", params=stage_params())
@@ -122,7 +115,7 @@ RUNS = [
 @pytest.mark.parametrize("name", RUNS)
 def test_a_resumed_run_equals_an_unbroken_one(name, tmp_path):
     """Stopped in the middle of a part and at a border of parts, then continued: state and metrics."""
-    config = tiny(name, report__enabled=False)
+    config = tiny(name)
     dataset = load(config, tmp_path / "data")
     train(config, dataset, tmp_path / "unbroken")
     last = stages.to_train(config)[-1]

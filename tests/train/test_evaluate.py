@@ -72,15 +72,14 @@ def test_single_protocols_draw(protocol):
     assert got.figures["rank1"] == pytest.approx(100 * np.mean(hits == 0))
     assert got.figures["mAP"] == pytest.approx(100 * np.mean(1 / (hits + 1)))
     assert "prop" not in got.figures and "rank20" in got.figures
-    features = feature_set(images=4)
-    tree = config(trials=3)
-    drawn = [evaluate.score(tree, features, protocol).figures["mAP"] for _ in range(2)]
+    assert got.retrieval.trials == {"single-shot": 100, "single-gallery": 10}[protocol]
+    features, tree = feature_set(images=4), config(trials=3)
+    drawn = evaluate.score(tree, features, protocol)
+    assert drawn.figures == evaluate.score(tree, features, protocol).figures
+    assert drawn.retrieval.trials == 3
     tree.seed = 1
-    assert drawn[0] == drawn[1] != evaluate.score(tree, features, protocol).figures["mAP"]
-    assert evaluate.score(tree, features, protocol).retrieval.trials == 3
-    usual = evaluate.score(config(), features, protocol).retrieval.trials
-    assert usual == {"single-shot": 100, "single-gallery": 10}[protocol]
-    level = evaluate.random_figures(tree, got)
+    assert drawn.figures["mAP"] != evaluate.score(tree, features, protocol).figures["mAP"]
+    level = evaluate.random_figures(tree, drawn)
     assert 0 <= level["rank1"] <= 100 and set(level) == {"rank1", "mAP"}
 
 

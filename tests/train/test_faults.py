@@ -1,128 +1,38 @@
-"""What may befall a run: kills at any moment, damaged checkpoints, a full disk, other devices.
+"""What may befall a run: kills at any moment, damaged checkpoints, a full disk, other devices, a NaN.
 
-Every run here is the command itself. Whatever happened, the same command goes on and ends as a run to which
-nothing happened: bit for bit, but for the number of devices, which changes the order of sums.
+The runs are the command itself. Whatever happened, the same command goes on and ends as a run to which nothing
+happened: bit for bit, but for the number of devices, which changes the order of sums.
 """
 
 import errno
 import itertools
-import json
 import os
 import random
 import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
+import command
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+import runs
+from command import assert_same_run, wait_until
 
 from reid_jax import cli, errors
-from reid_jax.eval import store
+from reid_jax.train import run as run_
 from reid_jax.train import writer
 
-ROOT = Path(__file__).parents[2]
-STEPS, EVALUATE, CHECKPOINT = 120, 30, 15  # of three steps an epoch
-FLAGS = [
-    "--config=configs/baseline.py:smoke", f"--config.train.eval_every={EVALUATE // 3}",
-    f"--config.train.checkpoint_every={CHECKPOINT // 3}", "--config.train.log_every=1",
-    "--config.report.enabled=False", "--config.data.threads=1",
-]  # fmt: skip
-UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of folders that Orbax still writes to
+STEPS, EVALUATE, CHECKPOINT = 45, 15, 6  # of three steps an epoch
 
 
-class Run:
-    """A run in `workdir`, started as often as it takes."""
+class Run(command.Run):
+    """Of some steps; evaluations and checkpoints as above."""
 
-    def __init__(self, workdir, steps, *flags, devices=1):
-        self.workdir, self.steps = workdir, steps
-        self.flags, self.devices = [f"--config.train.steps={steps}", *flags], devices
-        self.log = Path(f"{workdir}.log")
-
-    def start(self, **options):
-        """A process that trains; options: of subprocess.Popen."""
-        environment = {
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={self.devices}",
-            "PYTHONWARNINGS": "ignore",
-        }
-        command = [sys.executable, "-m", "reid_jax.main", f"--workdir={self.workdir}", *FLAGS, *self.flags]
-        with open(self.log, "a") as log:
-            options = {"stdout": log, "stderr": log} | options
-            return subprocess.Popen(command, cwd=ROOT, env=environment, **options)
-
-    def to_its_end(self, **options):
-        """(exit code, what it said) of the next start."""
-        process = self.start(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
-        said, _ = process.communicate(timeout=240)
-        return process.returncode, said
-
-    def finish(self):
-        """The next start has to get to the end."""
-        code, said = self.to_its_end()
-        assert code == 0, said
-        return said
-
-    def stop(self, step):
-        """SIGTERM after `step`; the run has to save and to leave."""
-        process = self.start()
-        wait_until(lambda: self.step() >= step, process)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=120) == errors.STOPPED, self.said()
-
-    def said(self):
-        return self.log.read_text() if self.log.exists() else ""
-
-    def lines(self):
-        """metrics.jsonl without the seconds."""
-        path = self.workdir / "metrics.jsonl"
-        found = path.read_text().splitlines() if path.exists() else []
-        found = [json.loads(x) for x in found if x.endswith("}")]
-        return [{k: v for k, v in x.items() if k != "seconds"} for x in found]
-
-    def step(self):
-        """The last step that was logged."""
-        return max((x["step"] for x in self.lines()), default=0)
-
-    def checkpoints(self):
-        """Folders of finished checkpoints, oldest first."""
-        folder = self.workdir / "checkpoints" / "train"
-        found = [p for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
-        return sorted(found, key=lambda p: int(p.name))
-
-    def unfinished(self):
-        """Names of folders of checkpoints that are being written, or were when the run was killed."""
-        folder = self.workdir / "checkpoints" / "train"
-        return {x for x in os.listdir(folder) if UNFINISHED in x} if folder.is_dir() else set()
-
-    def arrays(self):
-        """{name: array} of the newest checkpoint."""
-        return ocp.StandardCheckpointer().restore(self.checkpoints()[-1].resolve() / "state")
-
-
-def wait_until(happens, process, seconds=120):
-    """Polls without a pause, as a moment is meant; also returns when the process is at its end."""
-    deadline = time.monotonic() + seconds
-    while not happens() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.0005)
-
-
-def assert_same_run(run, unbroken):
-    """Step, every array, all metrics and the features of the last evaluation, bit for bit."""
-    assert run.checkpoints()[-1].name == unbroken.checkpoints()[-1].name == str(unbroken.steps)
-    have, want = run.arrays(), unbroken.arrays()
-    assert have.keys() == want.keys()
-    for name in want:
-        np.testing.assert_array_equal(have[name], want[name], err_msg=name)
-    assert run.lines() == unbroken.lines()
-    have, want = (store.load(r.workdir / "eval" / "final.npz") for r in (run, unbroken))
-    np.testing.assert_array_equal(have.feature, want.feature)
+    def __init__(self, workdir, steps=STEPS, devices=1):
+        every = [f"--config.train.eval_every={EVALUATE // 3}", f"--config.train.checkpoint_every={CHECKPOINT // 3}"]
+        super().__init__(workdir, f"--config.train.steps={steps}", *every, devices=devices)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +40,7 @@ def unbroken(tmp_path_factory):
     """unbroken(steps): a run to which nothing happens, made once."""
     made = {}
 
-    def run(steps):
+    def run(steps=STEPS):
         if steps not in made:
             made[steps] = Run(tmp_path_factory.mktemp("unbroken") / "run", steps)
             made[steps].finish()
@@ -144,14 +54,14 @@ def kill_at(run, moment, step, rng):
     earlier, process = run.unfinished(), run.start()
     if moment == "evaluation":
         step = -(-step // EVALUATE) * EVALUATE
-    wait_until(lambda: run.step() >= step, process)
+    wait_until(lambda: run.step() >= step, [process])
     if moment == "write":
-        wait_until(lambda: run.unfinished() - earlier, process)
+        wait_until(lambda: run.unfinished() - earlier, [process])
         time.sleep(rng.uniform(0, 0.02))
     if moment == "any":
         time.sleep(rng.uniform(0, 0.05))
     process.kill()
-    assert process.wait(timeout=60) == -signal.SIGKILL, run.said()
+    assert command.end(process) == -signal.SIGKILL, run.said()
     last = run.lines()[-1]
     evaluating = last["kind"] == "train" and last["step"] % EVALUATE == 0
     doing = {"write": run.unfinished() - earlier, "evaluation": evaluating}
@@ -162,7 +72,7 @@ def kill_at(run, moment, step, rng):
 def test_killed_again_and_again(kills, steps, unbroken, tmp_path):
     """At random steps, while training, evaluating and writing checkpoints."""
     rng, run, fell = random.Random(kills), Run(tmp_path / "run", steps), []
-    wanted = sorted(rng.sample(range(1, steps - 2 * EVALUATE), kills))
+    wanted = sorted(rng.sample(range(1, steps - EVALUATE), kills))
     for step, moment in zip(wanted, itertools.cycle(("write", "evaluation", "any"))):
         fell.append(kill_at(run, moment, step, rng))
         while moment == "write" and "write" not in fell[-1]:  # it was over before the kill: again
@@ -182,11 +92,11 @@ def largest(folder):
 @pytest.mark.parametrize("damage", ["garbage", pytest.param("cut", marks=pytest.mark.slow)])
 def test_newest_checkpoint_is_damaged(damage, unbroken, tmp_path):
     """Of a finished or a stopped run: the next start goes on from the one before and saves it again."""
-    run = Run(tmp_path / "run", STEPS)
+    run = Run(tmp_path / "run")
     if damage == "garbage":
-        shutil.copytree(unbroken(STEPS).workdir, run.workdir)
+        shutil.copytree(unbroken().workdir, run.workdir)
     else:
-        run.stop(40)
+        run.stop(20)
     before, newest = run.checkpoints()[-2:]
     path = largest(newest / "state" / "ocdbt.process_0") if damage == "garbage" else largest(newest / "state")
     content = bytearray(path.read_bytes())
@@ -196,7 +106,7 @@ def test_newest_checkpoint_is_damaged(damage, unbroken, tmp_path):
     said = run.finish()
     assert f"checkpoint {newest.name} in {run.workdir}" in said and "cannot be read" in said
     assert f"going on from step {before.name} " in said  # Orbax's other tasks may complain beside it
-    assert_same_run(run, unbroken(STEPS))
+    assert_same_run(run, unbroken())
 
 
 def assert_full(run, code, said, *names):
@@ -240,26 +150,26 @@ def fill(path):
 def test_full_disk(small_disk, unbroken):
     """Something else takes all room in the middle of the run."""
     folder, resize = small_disk
-    run = Run(folder / "run", STEPS)
+    run = Run(folder / "run")
     run.log = folder.parent / "log"
     process = run.start()
-    wait_until(lambda: run.step() >= 40, process)
+    wait_until(lambda: run.step() >= 20, [process])
     fill(folder / "filler")
-    code = process.wait(timeout=120)
+    code = command.end(process)
     assert_full(run, code, run.said(), str(run.workdir))
     assert resize("64m")
     run.finish()
-    assert_same_run(run, unbroken(STEPS))
+    assert_same_run(run, unbroken())
 
 
 def test_file_that_cannot_grow(tmp_path):
     """Writes themselves fail: no file may be larger than 20 kB (ulimit -f) from the middle of the run on."""
-    run = Run(tmp_path / "run", STEPS)
-    process = run.start(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    wait_until(run.checkpoints, process)
+    run = Run(tmp_path / "run")
+    process = run.start()
+    wait_until(run.checkpoints, [process])
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-    said, _ = process.communicate(timeout=120)
-    assert_full(run, process.returncode, said, str(run.workdir))
+    code = command.end(process)
+    assert_full(run, code, run.said(), str(run.workdir))
 
 
 def test_metrics_on_a_full_disk(tmp_path, capsys):
@@ -274,32 +184,37 @@ def test_metrics_on_a_full_disk(tmp_path, capsys):
     assert "no space left" in line and "metrics.jsonl" in line and "same command again" in line
 
 
-# Small steps, and none that follows only the sign of a gradient: what differs by rounding stays close.
-# (After 48 a hardest pair changes, and with it the run.)
-MOVED = 45
-CALM = ["--config.model.bn_group=global", "--config.optim.lr=3e-4", "--config.optim.eps=1e-3"]
-
-
-@pytest.fixture(scope="module")
-def moved(tmp_path_factory):
-    """A run with two devices up to the middle, then with one."""
-    run = Run(tmp_path_factory.mktemp("moved") / "run", MOVED, *CALM, devices=2)
+def test_other_number_of_devices(unbroken, tmp_path):
+    """Two devices up to the middle, then one: as with one all the way, but for the order of sums."""
+    run = Run(tmp_path / "run", devices=2)
     run.stop(10)
     stopped, before = run.step(), run.arrays()
     run.devices = 1
-    assert f"going on from step {stopped} " in run.finish() and 10 <= stopped < MOVED
-    after = run.arrays()
-    assert max(np.abs(after[k] - before[k]).max() for k in after if "/params/" in k) > 3e-4
-    return run
-
-
-@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_other_number_of_devices(devices, moved, tmp_path):
-    """As with one or with two all the way, but for the order of sums."""
-    other = Run(tmp_path / "run", MOVED, *CALM, devices=devices)
-    other.finish()
-    have, want = moved.arrays(), other.arrays()
-    moments = [[(x["kind"], x["step"]) for x in run.lines()] for run in (moved, other)]
+    assert f"going on from step {stopped} " in run.finish() and 10 <= stopped < STEPS
+    have, want = run.arrays(), unbroken().arrays()
+    assert max(np.abs(have[k] - before[k]).max() for k in have if "/params/" in k) > 3e-4
+    moments = [[(x["kind"], x["step"]) for x in r.lines()] for r in (run, unbroken())]
     assert have.keys() == want.keys() and moments[0] == moments[1]
     for name in want:
         np.testing.assert_allclose(have[name], want[name], rtol=0, atol=5e-5, err_msg=name)
+
+
+class Poisoned(run_.Run):
+    """A run whose loss is NaN at step 8."""
+
+    def note(self, at, metrics, bar):
+        super().note(at, metrics | ({"loss": 0 * metrics["loss"] / 0} if at.step == 8 else {}), bar)
+
+
+def test_a_loss_that_is_not_finite(tmp_path, capsys):
+    """The last good checkpoint stays, nothing later is saved or logged, and the error says what to do."""
+    config = runs.tiny("baseline", train__eval_every=0, train__checkpoint_every=1)
+    dataset = runs.load(config, tmp_path / "data")
+    with pytest.raises(errors.TrainingError) as failure:
+        runs.train(config, dataset, tmp_path / "run", kind=Poisoned)
+    assert runs.newest(tmp_path / "run")[1]["step"] == 6
+    assert [x["step"] for x in runs.lines(tmp_path / "run")] == list(range(1, 8))
+    assert cli.report_error(failure.value) == errors.USER_ERROR
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "loss=nan at step 8 is not finite" in said and "(step 6) is kept" in said
+    assert "config.optim.lr" in said and "the losses (config.loss)" in said  # there is no config.baseline

@@ -4,21 +4,19 @@ import os
 
 import numpy as np
 from PIL import Image
+from runs import load, tiny, train
 
-from reid_jax import cli, report
-from reid_jax.data import datasets
+from reid_jax import report
 from reid_jax.eval import store
 from reid_jax.report import look, strips
-from reid_jax.train import checkpoint, parallel, pictures, sequence
+from reid_jax.train import checkpoint, pictures
 
 
 def test_dsanet_run_shows_where_it_looks(tmp_path):
     """Heat maps and weights belong to the frames that are shown; camera features to the test images."""
-    config, workdir = cli.load_config("configs/dsanet.py:smoke"), str(tmp_path / "run")
-    config.train.steps = 2
-    checkpoint.claim_workdir(workdir, checkpoint.plain(config))
-    dataset = datasets.load(config.data, workdir)
-    sequence.train(config, dataset, workdir, parallel.Runner("jit"))
+    config, workdir = tiny("dsanet", report__enabled=True, train__eval_every=0), str(tmp_path / "run")
+    dataset = load(config, tmp_path / "data")
+    train(config, dataset, workdir)
     stored = look.read(tmp_path / "run" / "eval" / "look.npz")
     count, frames = len(stored["pid"]), config.data.frames
     assert 1 < count <= pictures.CLIPS and stored["image"].shape == (count, frames, 32, 16, 3)
@@ -62,4 +60,4 @@ def test_overlay_is_half_frame_half_jet():
 
 def test_a_damaged_file_is_left_out(tmp_path):
     (tmp_path / "look.npz").write_bytes(b"no archive")
-    assert look.build(tmp_path / "look.npz") is None and look.build(tmp_path / "absent.npz") is None
+    assert look.build(tmp_path / "look.npz", {}) is None and look.build(tmp_path / "absent.npz", {}) is None

@@ -10,17 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 import small
 import video_trees as trees
 
-from reid_jax import cli, methods
+from reid_jax import methods
 from reid_jax.commands import embed
-from reid_jax.data import clips, datasets, images
+from reid_jax.data import clips, images
 from reid_jax.data.records import Record
 from reid_jax.errors import ConfigError
 from reid_jax.eval import store
+from reid_jax.fields import plain
 from reid_jax.methods import Method, State
-from reid_jax.train import checkpoint, evaluate, parallel, sequence, stages
+from reid_jax.train import checkpoint, evaluate
+from reid_jax.train.devices import Devices
 
 ROOT = Path(__file__).parent.parent.parent
 LENGTHS = (5, 1, 21, 8, 3)
@@ -42,13 +45,9 @@ def config_of(name, **fields):
 
 
 def start(config):
-    """(method, state after a training step, so that the necks' statistics are not the fresh ones)."""
-    method = methods.find(config.method).stages(config, small.info())["train"]
-    batch = small.random_batch(size=8)
-    clip = np.random.default_rng(1).integers(0, 256, (8, 4, 16, 8, 3), np.uint8)
-    state = jax.jit(method.init)(jax.random.key(0), stages.example_batch(config))
-    state, _ = jax.jit(method.step)(state, {**batch, "image": clip})
-    return method, state
+    """(method, a state of random numbers: the necks' statistics are not the fresh ones)."""
+    method = methods.build(config, "train", small.info())
+    return method, small.random_state(method)
 
 
 def read(frames):
@@ -60,27 +59,28 @@ def trained(request):
     return config_of(request.param), *start(config_of(request.param))
 
 
-def features(config, method, state, records, net, runner=None):
-    runner = runner or parallel.Runner("jit")
-    embedder = evaluate.Embedder(method, net, runner)
-    state = runner.local_state(runner.replicate(state))
+def features(config, method, state, records, net, count=1):
+    devices = Devices(jax.devices()[:count])
+    embedder = evaluate.Embedder(method, net, devices)
+    state = devices.local_state(devices.replicate(state))
     return evaluate.feature_set(config, embedder, state, {"query": records}, "/").feature
 
 
-def by_frames(method, state, record, net):
-    """The definition: head(mean over frames of the vectors), one frame at a time, in float64."""
-    vectors = [method.embed_frames(state, read([f])[None], net)[0, 0] for f in record.frames]
-    mean = np.mean(np.asarray(vectors, np.float64), 0)
-    return np.asarray(method.embed_pooled(state, jnp.asarray(mean, jnp.float32)[None], net))[0]
+def by_frames(method, state, records, net):
+    """The definition: head(mean over frames of the vectors), one frame at a time, means in float64."""
+    vector = jax.jit(lambda image: method.embed_frames(state, image, net)[0, 0])
+    head = jax.jit(lambda mean: method.embed_pooled(state, mean[None], net)[0])
+    means = [np.mean([np.float64(vector(read([f])[None])) for f in r.frames], 0) for r in records]
+    return np.stack([head(np.float32(m)) for m in means])
 
 
 def test_mean_over_all_frames(trained, records):
     config, method, state = trained
     net = "mean" if config.method == "efl" else "net"
-    want = np.stack([by_frames(method, state, r, net) for r in records])
-    for chunk, backend in ((8, "jit"), (3, "jit"), (32, "pmap")):
+    want = by_frames(method, state, records, net)
+    for chunk, count in ((8, 1), (3, 1), (32, 8)):
         config.data.chunk = chunk
-        got = features(config, method, state, records, net, parallel.Runner(backend))
+        got = features(config, method, state, records, net, count)
         np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5)
     assert np.abs(want[0] - want[2]).max() > 1e-2
 
@@ -89,78 +89,105 @@ def test_a_clip_is_the_mean_of_its_frames(trained, records):
     """embed of a clip, the head of the mean vector and the net as built agree."""
     config, method, state = trained
     clip = read(records[2].frames[:4])[None]
-    for net in methods.choose_net(method, "all"):
-        whole = method.embed(state, clip, net)
+
+    def both(clip, net):
         mean = method.embed_frames(state, clip, net).mean(1)
-        assert mean.ndim == 2 and whole.shape[0] == 1
-        np.testing.assert_allclose(whole, method.embed_pooled(state, mean, net), rtol=1e-4, atol=1e-5)
+        return method.embed(state, clip, net), method.embed_pooled(state, mean, net)
+
+    for net in {method.nets[0], method.nets[-1]}:
+        whole, pooled = jax.jit(both, static_argnums=1)(clip, net)
+        assert whole.shape[0] == 1 and whole.ndim == 2
+        np.testing.assert_allclose(whole, pooled, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("how", ["begin", "rrs"])
-def test_one_clip_tests(trained, records, how):
-    config, method, state = trained
-    config.data.test_clip = how
-    pick = clips.begin_crop if how == "begin" else clips.rrs_test
-    got = features(config, method, state, records, method.nets[0])
-    config.data.test_clip = "all"
-    for row, r in zip(got, records, strict=True):
-        clip = read([r.frames[i] for i in pick(len(r), 4)])[None]
-        want = method.embed(state, clip, method.nets[0])[0]
-        np.testing.assert_allclose(row, want, rtol=2e-4, atol=2e-5)
+def test_one_clip_tests(records):
+    config = config_of("baseline")
+    method, state = start(config)
+    embed_clip = jax.jit(lambda clip: method.embed(state, clip, "net")[0])
+    for how, pick in (("begin", clips.begin_crop), ("rrs", clips.rrs_test)):
+        config.data.test_clip = how
+        got = features(config, method, state, records, "net")
+        for row, r in zip(got, records, strict=True):
+            want = embed_clip(read([r.frames[i] for i in pick(len(r), 4)])[None])
+            np.testing.assert_allclose(row, want, rtol=2e-4, atol=2e-5)
 
 
 def test_run_on_images_takes_all_frames(records):
     """A net of images (data.frames=0) tests tracklets by all frames, and images as before."""
     config = config_of("baseline", data__frames=0)
-    method = methods.find("baseline").stages(config, small.info())["train"]
-    state = jax.jit(method.init)(jax.random.key(0), stages.example_batch(config))
+    method, state = start(config)
     got = features(config, method, state, records, "net")
-    want = np.stack([by_frames(method, state, r, "net") for r in records])
+    want = by_frames(method, state, records, "net")
     np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5)
     still = [Record(r.path, r.pid, r.camid) for r in records]
-    want = method.embed(state, read([r.path for r in still]), "net")
+    want = jax.jit(lambda image: method.embed(state, image, "net"))(read([r.path for r in still]))
     np.testing.assert_allclose(features(config, method, state, still, "net"), want, rtol=2e-4, atol=2e-5)
 
 
 # ---- methods of other kinds -----------------------------------------------------------------------------
-def stub(frames_apart=False, **fields):
-    """A method whose vector of a frame is the mean brightness of all frames of its chunk so far."""
+class Stub(Method):
+    """A vector of a frame is the mean brightness of all later frames of its chunk and its own."""
 
-    def embed_frames(state, image, net):
-        value = image.astype(jnp.float32).mean((2, 3))
-        count = jnp.arange(1, image.shape[1] + 1)[None, :, None]
+    embeds_frames, frames_apart = True, False
+
+    def __init__(self):
+        pass
+
+    def embed(self, state, image, net):
+        return image.astype(jnp.float32).mean((1, 2, 3))
+
+    def embed_frames(self, state, clip, net):
+        value = clip.astype(jnp.float32).mean((2, 3))
+        count = jnp.arange(1, clip.shape[1] + 1)[None, :, None]
         return jnp.cumsum(value[:, ::-1], 1)[:, ::-1] / count[:, ::-1]
 
-    given = dict(embed_frames=embed_frames, embed_pooled=lambda state, mean, net: mean) | fields
-    embed = lambda state, image, net: image.astype(jnp.float32).mean((1, 2, 3))  # noqa: E731
-    return Method(None, None, embed, ("net",), frames_apart=frames_apart, **given)
+    def embed_pooled(self, state, mean, net):
+        return mean
+
+
+class Apart(Stub):
+    """It says that frames do not see each other, which is not true."""
+
+    frames_apart = True
+
+
+class Whole(Stub):
+    """One vector of a clip."""
+
+    def embed_frames(self, state, clip, net):
+        return clip.astype(jnp.float32).mean((1, 2, 3))[:, None]
+
+
+class Blind(Stub):
+    """It embeds whole clips only."""
+
+    embeds_frames = False
 
 
 def empty_state():
     return State(jnp.int32(0), {}, {})
 
 
-@pytest.mark.parametrize("backend", ["jit", "pmap"])
-def test_frames_that_see_each_other_get_no_padding(records, backend):
+@pytest.mark.parametrize("count", [1, 8])
+def test_frames_that_see_each_other_get_no_padding(records, count):
     """Each frame's vector depends on the later frames of its chunk: short chunks stay short."""
-    method, config = stub(), config_of("baseline")
-    got = features(config, method, empty_state(), records, "net", parallel.Runner(backend))
+    config = config_of("baseline")
+    got = features(config, Stub(), empty_state(), records, "net", count)
     for row, r in zip(got, records, strict=True):
         vectors = []
         for start_ in range(0, len(r), 8):
             value = read(r.frames[start_ : start_ + 8]).astype(np.float64).mean((1, 2))
             vectors += [value[i:].mean(0) for i in range(len(value))]
         np.testing.assert_allclose(row, np.mean(vectors, 0), rtol=1e-5)
-    wrong = features(config, stub(frames_apart=True), empty_state(), records, "net")
+    wrong = features(config, Apart(), empty_state(), records, "net")
     assert np.abs(wrong - got).max() > 1  # what padding would do
 
 
 @pytest.mark.parametrize("how", ["interleaved", "consecutive"])
 def test_one_vector_for_a_clip(records, how):
     """Vectors [B,1,C] count for all frames of their clip: the mean over the clips of a tracklet."""
-    method = stub(embed_frames=lambda state, image, net: image.astype(jnp.float32).mean((1, 2, 3))[:, None])
     config = config_of("baseline", data__test_clip=how)
-    got = features(config, method, empty_state(), records, "net")
+    got = features(config, Whole(), empty_state(), records, "net")
     for row, r in zip(got, records, strict=True):
         frames = getattr(clips, how)(len(r), 4)
         want = [read([r.frames[i] for i in clip]).astype(np.float64).mean((0, 1, 2)) for clip in frames]
@@ -169,7 +196,7 @@ def test_one_vector_for_a_clip(records, how):
 
 def test_method_without_frames_says_so(records):
     with pytest.raises(ConfigError, match="data.test_clip is 'all', but method baseline embeds whole clips"):
-        features(config_of("baseline"), stub(embed_frames=None), empty_state(), records, "net")
+        features(config_of("baseline"), Blind(), empty_state(), records, "net")
 
 
 # ---- whole runs -----------------------------------------------------------------------------------------
@@ -187,7 +214,7 @@ def test_efl_trains_and_tests_on_a_mars_tree(tmp_path):
     fields = fields_of(mars(tmp_path))
     command = [sys.executable, "-m", "reid_jax.main", "--config=configs/efl.py:smoke"]
     command += [f"--workdir={tmp_path / 'run'}", *(f"--config.data.{k}={v}" for k, v in fields.items())]
-    command += ["--config.train.steps=4", "--config.train.eval_every=0", "--config.train.backend=jit"]
+    command += ["--config.train.steps=4", "--config.train.eval_every=0"]
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -201,33 +228,17 @@ def test_efl_trains_and_tests_on_a_mars_tree(tmp_path):
     assert (tmp_path / "run" / "report.html").stat().st_size > 1000
 
 
-def test_baseline_run_resumes_and_embeds_tracklets(tmp_path):
-    """Clips are the same after a restart; `embed` gives the features of the run's own test."""
-    config = cli.load_config("configs/baseline.py:smoke")
-    config.data.update(fields_of(mars(tmp_path)))
-    config.train.update(eval_every=0)
-    config.optim.schedule = "step"  # the other depends on the number of steps
-    for name, stops in (("whole", [6]), ("parts", [3, 6])):
-        for steps in stops:
-            config.train.steps = steps
-            workdir = str(tmp_path / name)
-            if steps == 6 and name == "parts":
-                os.remove(os.path.join(workdir, "eval", "final.json"))
-            checkpoint.write_json(checkpoint_config(workdir), checkpoint.plain(config))
-            sequence.train(config, datasets.load(config.data, workdir), workdir, parallel.Runner("jit"))
-    whole, parts = (store.load(tmp_path / name / "eval" / "final.npz") for name in ("whole", "parts"))
-    np.testing.assert_array_equal(whole.feature, parts.feature)
-    old = checkpoint.plain(config)
+def test_baseline_run_embeds_tracklets(tmp_path):
+    """`embed` gives the features of the run's own test, of a run that is older than the fields of tracklets too."""
+    root, workdir = mars(tmp_path), tmp_path / "run"
+    fields = {f"data__{k}": v for k, v in fields_of(root).items() if k != "root"}
+    config = runs.tiny("baseline", train__steps=2, train__eval_every=0, **fields)
+    runs.train(config, runs.load(config, root), workdir)
+    old = plain(config)
     for field in ("chunk", "test_clip", "clip", "stride", "split_tracklets"):
-        del old["data"][field]  # as in a run that is older than the fields
-    checkpoint.write_json(checkpoint_config(tmp_path / "whole"), old)
-    flags = ["--checkpoint", "latest", "--output", str(tmp_path / "f.npz")]
-    embed.main([str(tmp_path / "whole"), f"mars:{tmp_path / 'MARS'}", *flags])
-    found = store.load(tmp_path / "f.npz")
-    np.testing.assert_allclose(found.feature, whole.feature, rtol=1e-4, atol=1e-5)
-    assert found.path.tolist() == whole.path.tolist()
-
-
-def checkpoint_config(workdir):
-    os.makedirs(workdir, exist_ok=True)
-    return os.path.join(workdir, "config.json")
+        del old["data"][field]
+    checkpoint.write_json(str(workdir / "config.json"), old)
+    embed.main([str(workdir), f"mars:{root}", "--output", str(tmp_path / "f.npz")])
+    found, want = store.load(tmp_path / "f.npz"), store.load(workdir / "eval" / "final.npz")
+    np.testing.assert_allclose(found.feature, want.feature, rtol=1e-4, atol=1e-5)
+    assert found.path.tolist() == want.path.tolist()

@@ -3,24 +3,21 @@
 import logging
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
-from small import difference, info, small
+from small import difference, info, random_state, small
 from torchfile import write_legacy, write_zip
 
 from reid_jax.errors import CheckpointError, ConfigError, WeightsError
 from reid_jax.methods import State, efl
 from reid_jax.models import weights
-from reid_jax.train import checkpoint, stages, warm
+from reid_jax.train import checkpoint, warm
 
 
 def fresh(config, num_pids, seed):
-    """(method, a State of random numbers of the shapes of a fresh one)."""
+    """(method, a State of random numbers)."""
     method = efl.Efl(config, info()._replace(num_pids=num_pids))
-    rng = np.random.default_rng(seed)
-    random = lambda x: np.asarray(rng.standard_normal(x.shape)).astype(x.dtype)  # noqa: E731
-    return method, jax.tree.map(random, stages.state_shapes(method))
+    return method, random_state(method, seed)
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def computed(paper):
     """(outputs, losses) in test mode.
 
     outputs: of encode, {"self", "cross": {name: array}}. losses: the generator's and the discriminators',
-    weighted, {"self", "cross", "semi": ({term: f[]}, {term: f[]})}; "semi" is the term "deg" of the cross phase
+    weighted, {"self", "cross", "semi": ({term: f[]}, {term: f[]})}; "semi": the term "deg" of the cross phase
     where x_k is known to be poor.
     """
     method, state = paper

@@ -69,7 +69,7 @@ def smoke(t):
     network(t)
     t["data"].update(domains="camera", meta_ids=2, meta_instances=2)
     t["optim"].update(kind="sgd", lr=0.01)
-    t["metabin"].update(train_domains=2, first_base=3)
+    t["metabin"].update(train_domains=2, first_base=2)
 
 
 VARIANTS = {"protocol1": protocol1, "market": market, "duke": duke, "synthetic": synthetic, "smoke": smoke}

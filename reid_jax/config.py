@@ -27,7 +27,8 @@ def defaults():
         seed=0,
         data=dict(
             # A key of data.loaders.LAYOUTS (market1501, mars, folder, ...) or synthetic; several joined by
-            # "+" (market1501+msmt17) train together, identities and cameras of each set being kept apart.
+            # "+" (market1501+msmt17, synthetic+synthetic2) train together, identities and cameras of each set
+            # being kept apart.
             name="market1501",
             root="",  # folder that holds the data set (its own, or the parent); of several: "ROOT1,ROOT2"
             test="",  # several sets: the one whose query and gallery are used; "" = the first

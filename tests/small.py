@@ -44,8 +44,13 @@ class Stepping:
     """A step on the first `count` simulated devices, compiled once; states are host trees."""
 
     def __init__(self, step, count=1, donate=False):
+        def traced(state, batch):
+            self.traces += 1
+            return step(state, batch)
+
+        self.traces = 0  # how often JAX has traced the step
         self.devices = Devices(jax.devices()[:count])
-        self.compiled = self.devices.compile(step, donate)
+        self.compiled = self.devices.compile(traced, donate)
 
     def __call__(self, state, batch, steps=1):
         """(State, metrics) as numpy after some steps; batch: {stream: batch} or a function of the step."""
@@ -73,7 +78,6 @@ def random_state(method, seed=0):
 
 
 def difference(a, b):
-    """Largest absolute difference of two trees."""
-    return max(
-        jax.tree.leaves(jax.tree.map(lambda x, y: float(np.max(np.abs(np.asarray(x) - np.asarray(y)))), a, b))
-    )
+    """Largest absolute difference of two trees, 0 for empty ones."""
+    sizes = jax.tree.map(lambda x, y: float(np.max(np.abs(np.asarray(x) - np.asarray(y)), initial=0)), a, b)
+    return max(jax.tree.leaves(sizes), default=0.0)

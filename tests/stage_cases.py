@@ -14,13 +14,15 @@ def rows(config, start, pids, cams, hidden=False):
     count = pids * IMAGES
     pid = np.repeat(np.arange(pids), IMAGES).astype(np.int32)
     camid = (np.arange(count) % cams).astype(np.int32)
-    domain = camid if config.data.domains == "camera" else (pid * 3 // pids).astype(np.int32)
+    sets = max(3, len(config.data.name.split("+")))
+    domain = camid if config.data.domains == "camera" else (pid * sets // pids).astype(np.int32)
     return Rows(start, np.full(count, -1, np.int32) if hidden else pid, camid, domain)
 
 
 def facts(config, pids=48, cams=6, axis_name=AXIS):
     """methods.Info of made-up rows, as the method's LABELS has them."""
     labels = methods.find(config.method).LABELS
+    cams = max(cams, 5) if config.data.domains == "camera" else cams  # for methods that split the domains
     labelled = None if labels == "none" else rows(config, 0, pids, cams)
     unlabelled = None if labels == "all" else rows(config, pids * IMAGES if labelled else 0, pids, cams, True)
     return methods.Info(

@@ -40,6 +40,7 @@ SAME_NET |= {("baseline", v) for v in ("duke", "msmt17", "me_reid")}
 SAME_NET |= {("dsanet", v) for v in ("duke_video", "ls_vid")}
 SAME_NET |= {("direid", v) for v in ("mlr_viper", "caviar", "synthetic_lowres")}
 SAME_NET |= {(name, v) for name in ("adl", "cluster_contrast") for v in ("duke", "msmt17")}
+SAME_NET |= {("metabin", v) for v in ("market", "duke")}  # as protocol1
 
 
 SLOW = {("efl", "mars_ap3d")} | {("direid", v) for v in ("mlr_cuhk03", "msmt17", "synthetic_lowlight")}

@@ -74,7 +74,7 @@ def labelled(text):
 def prepare_data(path, workdir, seed):
     """Generates the synthetic set of one seed; returns the flags that make a run use it."""
     config = cli.load_config(path)
-    if config.data.name != "synthetic" or config.data.root:
+    if not config.data.name.startswith("synthetic") or config.data.root:
         return []
     from reid_jax.data import datasets
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from reid_jax.data.rows import hide
 from reid_jax.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
+SYNTHETIC = re.compile("synthetic([2-9]?)")  # names of synthetic sets that are joined
 
 
 def load(data, workdir, seed=0, labels="all", also=""):
@@ -50,7 +52,7 @@ def read(data, workdir):
     if data.name == "synthetic":
         return load_synthetic(data, workdir)
     if "+" in data.name:
-        return load_union(data)
+        return load_union(data, workdir)
     if not data.root and data.name in LAYOUTS:
         layout = LAYOUTS[data.name]
         raise DataError(
@@ -106,16 +108,24 @@ def reader_options(data):
     return Options(data.variant, data.split, data.split_seed, data.csv, data.pattern, data.train_share)
 
 
-def load_union(data):
-    """The sets that data.name joins by "+", merged, data.target being the last; see reid_jax.data.union."""
+def load_union(data, workdir):
+    """The sets that data.name joins by "+", merged, data.target being the last; see reid_jax.data.union.
+
+    Of synthetic sets, synthetic+synthetic2, each has people and cameras of its own.
+    """
     names = union.names(data.name)
+    if all(SYNTHETIC.fullmatch(name) for name in names):
+        return merged(data, names, {name: load_synthetic(data, workdir, name) for name in names})
     for name in names:
+        if SYNTHETIC.fullmatch(name):
+            raise ConfigError(
+                f"config.data.name is {data.name!r}: synthetic sets are joined with each other only"
+            )
         if name not in LAYOUTS:
             raise ConfigError(unknown_name(name))
     if data.target:
         union.chosen_set(names, data.target, "target")
-    test = union.chosen_set(names, data.test or data.target, "test")
-    union.check_overlap(names, test, data.target)
+    union.check_overlap(names, union.chosen_set(names, data.test or data.target, "test"), data.target)
     roots = union.per_set(data.root, len(names), ",", "root")
     if "" in roots:
         raise DataError(
@@ -129,18 +139,27 @@ def load_union(data):
         if LAYOUTS[name].form(variant).num_splits == 1:
             options = dataclasses.replace(options, split=0)  # data.split is for the sets that have several
         sets[name] = load_folder(name, root, options)
+    return merged(data, names, sets)
+
+
+def merged(data, names, sets):
+    """The Dataset of sets {name: Dataset} as data.test and data.target say."""
+    test = union.chosen_set(names, data.test or data.target, "test")
     order = sorted(names, key=lambda name: name == data.target)  # what is hidden comes last
-    merged = union.merge([sets[name] for name in order], order.index(test))
-    return dataclasses.replace(merged, name=data.name)
+    joined = union.merge([sets[name] for name in order], order.index(test))
+    return dataclasses.replace(joined, name=data.name)
 
 
-def load_synthetic(data, workdir):
-    """Generates (or finds again) the synthetic set and loads it."""
+def load_synthetic(data, workdir, name="synthetic"):
+    """Generates (or finds again) the synthetic set and loads it; that of number N has a seed of its own."""
     from reid_jax.data import synthetic
 
-    tree = data.synthetic
+    tree, root = data.synthetic, data.root or os.path.join(workdir, "data")
     settings = dict(tree.items()) if hasattr(tree, "items") else dict(vars(tree))
-    return read_synthetic(synthetic.generate(data.root or os.path.join(workdir, "data"), **settings))
+    if number := SYNTHETIC.fullmatch(name)[1]:
+        settings["seed"] += 1000 * (int(number) - 1)  # runs of neighbouring seeds share no people
+        root = os.path.join(root, name)
+    return dataclasses.replace(read_synthetic(synthetic.generate(root, **settings)), name=name)
 
 
 def read_synthetic(root):

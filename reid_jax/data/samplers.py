@@ -15,12 +15,13 @@ class Sampler:
     """Epochs drawn on demand by `_draw`; the last two are kept.
 
     size: rows of a global batch. batches_per_epoch: the same in every epoch. unit: rows that a share of the
-    batch (of a host, of a device) cannot be cut within.
+    batch (of a host, of a device) cannot be cut within. units: what these are, for errors.
     """
 
     size: int
     batches_per_epoch: int
     unit = 1
+    units = "config.data.ids * config.data.instances"
 
     def __init__(self, seed):
         self.seed = seed % 2**64
@@ -273,7 +274,8 @@ class Cameras(Sampler):
         camids = np.asarray(camids)
         kept = np.ones(len(camids), bool) if labels is None else np.asarray(labels) >= 0
         self.ids, self.instances = int(camids.max()) + 1, instances
-        self.size = self.ids * instances
+        self.size, self.unit = self.ids * instances, self.ids
+        self.units = "the number of images of each camera in a batch"
         self._of = [np.flatnonzero(kept & (camids == c)) for c in range(self.ids)]
         empty = [c for c, rows in enumerate(self._of) if not len(rows)]
         if empty:
@@ -304,6 +306,7 @@ class Domains(Sampler):
             raise ValueError(f"samplers of {sorted(sizes)} rows cannot alternate in runs of {instances}")
         self.samplers, self.instances = samplers, instances
         self.size, self.unit = len(samplers) * sizes.pop(), len(samplers) * instances
+        self.units = "the identities of a batch from every domain, config.data.ids,"
         self.batches_per_epoch = steps or max(s.batches_per_epoch for s in samplers)
 
     def batch(self, step):

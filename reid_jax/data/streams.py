@@ -80,10 +80,8 @@ class Stream:
 
     def share(self, shard):
         """slice of a global batch that belongs to shard (i, n); ConfigError when it cannot be cut so."""
-        unit, fields = self.sampler.unit, "config.data.ids * config.data.instances"
-        if unit > 1:
-            fields = "the identities of a batch from every domain, config.data.ids,"
-        whole = share(self.size // unit, shard, fields)
+        unit = self.sampler.unit
+        whole = share(self.size // unit, shard, self.sampler.units)
         return slice(whole.start * unit, whole.stop * unit)
 
 

@@ -134,7 +134,7 @@ class Adapt(Method):
     def step(self, state, batch):
         """One training step; pid i32[B]: clusters from 0 on. Student and teacher i see view i."""
         batch, used, fields = batch["target"], state.memory["used"], self.config.mmt
-        views, pid = [self.view(batch, i) for i in range(2)], batch["pid"]
+        views, pid = (self.view(batch, 0), self.view(batch, 1)), batch["pid"]
         taught, stats = self.forward(state.nets, TEACHERS, views, used)
         new, metrics, _ = self.descend(lambda n: self.loss(n, taught, views, pid, used), state, self.tx)
         decay = _steps.ema_decay(state.step, fields.alpha, fields.ema_ramp)
@@ -145,10 +145,9 @@ class Adapt(Method):
 
     def forward(self, nets, names, views, used):
         """({name: Branches}, {name: batch_stats}) in training; places not in use have no probability."""
-        outs, stats = {}, {}
+        outs, stats, place = {}, {}, jnp.arange(self.config.mmt.clusters)
         for name, view in zip(names, views, strict=True):
             out, stats[name] = self.encoder.apply(nets[name], view, True)
-            place = jnp.arange(self.config.mmt.clusters)
             outs[name] = out._replace(logits=(jnp.where(place < used, out.logits[0], _NEVER),))
         return outs, stats
 

@@ -107,6 +107,19 @@ def max_pool(x):
     return cpu.max_pool(x) if _cpu_form() else cpu.plain_max_pool(x)
 
 
+def maximum(x, axes):
+    """Maximum over neighbouring axes; of equal entries the first in row order gets the gradient.
+
+    Not jnp.max, whose gradient asks which entries equal the maximum: where a compiler computes x twice and
+    rounds it differently, none may, and the gradient is lost or not finite.
+    """
+    first, *_, last = (axis % x.ndim for axis in (axes[0], *axes))
+    x = x.reshape(*x.shape[:first], -1, *x.shape[last + 1 :])
+    place = jnp.expand_dims(jnp.argmax(lax.stop_gradient(x), first), first)
+    here = lax.broadcasted_iota(place.dtype, x.shape, first) == place
+    return jnp.where(here, x, 0).sum(first)
+
+
 def he_normal(rng, shape, dtype=jnp.float32):
     """N(0, sqrt(2 / (kh kw out))), the ResNet initialiser (fan out), for kernels [kh,kw,in,out]."""
     return jax.random.normal(rng, shape, dtype) * (2.0 / (shape[0] * shape[1] * shape[3])) ** 0.5

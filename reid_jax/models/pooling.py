@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from reid_jax.config import choice
 from reid_jax.errors import ConfigError
+from reid_jax.models.layers import maximum
 
 FIELDS = dict(
     gem_p=3.0,  # pool "gem": the exponent that training starts with
@@ -27,7 +28,7 @@ def build(model):
 def spatial_pool(x, pool):
     """[...,H,W,C] -> [...,C]: mean ('avg', 'auto') or maximum ('max') over the map."""
     if choice("model.pool", pool, ("auto", "avg", "max")) == "max":
-        return x.max((-3, -2))
+        return maximum(x, (-3, -2))
     return x.mean((-3, -2))
 
 

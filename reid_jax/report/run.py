@@ -103,7 +103,7 @@ class Run:
     @property
     def synthetic(self):
         """Whether the pictures are computer-made."""
-        return self.config.get("data", {}).get("name") == "synthetic"
+        return self.config.get("data", {}).get("name", "").startswith("synthetic")
 
     def data_root(self, given=None):
         """Folder that the paths of the features are relative to, or None."""

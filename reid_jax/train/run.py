@@ -69,6 +69,7 @@ class Run:
         self.label = name if len(self.names) > 1 else ""
         self.checkpoints = checkpoint.Checkpoints(workdir, name)
         self.evaluator = evaluate.Evaluator(self.config, dataset, self.method, devices)
+        self.embedders = dict(self.evaluator.embedders)
         self.study = evaluate.study(self.config, dataset, self.method, devices)
         self.pending = []  # (step, device metrics) not fetched yet
 
@@ -136,7 +137,7 @@ class Run:
         local, records = self.devices.local_state(state), {"train": self.train_records()}
         vectors = {}
         for net in nets or self.method.nets[:1]:
-            embedder = evaluate.Embedder(self.method, net, self.devices)
+            embedder = self.embedders.setdefault(net, evaluate.Embedder(self.method, net, self.devices))
             vectors[net] = evaluate.feature_set(
                 self.config, embedder, local, records, self.dataset.root, processes.first(), shared=True
             ).feature

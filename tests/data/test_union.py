@@ -112,3 +112,21 @@ def test_attributes_of_identities():
     np.testing.assert_array_equal(held.attributes, d.attributes[rest])
     assert union.merge([dataset("a", tables[0]), dataset("b", None)]).attributes is None
     assert union.merge([dataset("a", tables[0]), dataset("b", np.zeros((3, 5)))]).attributes is None
+
+
+def test_two_synthetic_sets(tmp_path):
+    """Other people before other cameras; one of them can be the target."""
+    data = data_config(name="synthetic+synthetic2", target="synthetic2", root=str(tmp_path))
+    for field, value in dict(train_ids=3, test_ids=2, cameras=2, height=32, width=16).items():
+        setattr(data.synthetic, field, value)
+    data.synthetic.distractors = data.synthetic.junk = 0
+    d = datasets.load(data, None, labels="source")
+    assert [r.domain for r in d.train] == [0] * 12 + [1] * 12 and d.num_train_pids == 3 and d.num_cams == 4
+    assert d.domain_names == ("synthetic", "synthetic2") and d.tested == "synthetic2"
+    assert sorted(set(d.truth.pid.tolist())) == [3, 4, 5] and len(d.query) == 4
+    same = {r.path.rsplit(os.sep, 1)[1]: r.path for r in d.train[:12]}
+    for record in d.train[12:]:
+        with open(record.path, "rb") as f, open(same[record.path.rsplit(os.sep, 1)[1]], "rb") as g:
+            assert f.read() != g.read()
+    with pytest.raises(ConfigError, match="joined with each other only"):
+        datasets.load(data_config(name="synthetic+market1501"), None)

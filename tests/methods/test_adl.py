@@ -58,6 +58,11 @@ def fresh(m):
     return jax.jit(m.init)(jax.random.key(0))
 
 
+def zeros(m):
+    """A State of zeros, which needs no compilation."""
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(m.init, jax.random.key(0)))
+
+
 @pytest.fixture(scope="module")
 def narrow():
     """(method, fresh state)."""
@@ -268,7 +273,7 @@ def test_a_part_begins_with_labels_and_a_fresh_classifier():
     own = config(k1=5, k2=2, rounds=2)
     own.adl.intra.clusters = own.adl.inter.clusters = 4
     m = method(own, camid=camid.astype(np.int32))
-    state = jax.tree.map(np.asarray, fresh(m))
+    state = zeros(m)
     assert state.memory["labels"].shape == (len(x),)
     first = m.part(0).begin(state, x)
     for camera in range(CAMERAS):
@@ -328,22 +333,29 @@ def test_settings_that_cannot_be(field, value):
         method(**{field: value})
 
 
-def test_features_of_mirror_images_are_equal():
-    m = method(adversarial_stages=())
-    state = fresh(m)
-    assert set(state.nets) == {"net", "heads", "joint"} == set(state.opt)
+def test_features_of_mirror_images_are_equal(narrow):
+    m, state = narrow
     image = batch()["image"]
     run = jax.jit(lambda x: m.embed(state, x, "net"))
-    np.testing.assert_allclose(run(image), run(image[:, :, ::-1]), atol=1e-6)
+    f = run(image)
+    np.testing.assert_allclose(f, run(image[:, :, ::-1]), atol=1e-6)
+    assert np.ptp(f, axis=0).min() > 1e-3
+
+
+def test_without_the_game_its_players_are_not_there():
+    m = method(adversarial_stages=())
+    state = zeros(m)
+    assert set(state.nets) == {"net", "heads", "joint"} == set(state.opt)
+    assert (m.camera_net, method().camera_net) == ("", "camera")
 
 
 def test_it_starts_from_weights_of_an_ordinary_resnet():
     """As ImageNet's: all of the backbone is there but FRIFM and AIBN's mixing weights."""
     slim = dict(model__backbone="slim", model__slim_width=4, data__height=64, data__width=32)
-    state = fresh(method(frifm_stages=(), adversarial_stages=(), model__norm="batch", **slim))
+    state = zeros(method(frifm_stages=(), adversarial_stages=(), model__norm="batch", **slim))
     entries = weights.to_torch(jax.tree.map(lambda x: np.full(x.shape, 3, np.float32), state.nets["net"]))
     m = method(adversarial_stages=(), **slim)
-    state, reports = fresh(m), []
+    state, reports = zeros(m), []
 
     def load(name, variables, fallback=None):
         filled, report = weights.load(entries, variables)

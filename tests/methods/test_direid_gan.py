@@ -48,7 +48,8 @@ def computed(paper):
     """(outputs, losses) in test mode.
 
     outputs: of encode, {"self", "cross": {name: array}}. losses: the generator's and the discriminators',
-    weighted, {"self", "cross", "semi": ({term: f[]}, {term: f[]})}; "semi": of the cross phase, x_k being poor, "deg" alone.
+    weighted, {"self", "cross", "semi": ({term: f[]}, {term: f[]})}; "semi": the term "deg" of the cross phase
+    where x_k is known to be poor.
     """
     method, state = paper
     semi = gan.Ddgan(config(pairs="semi", w_pre=0.0, **SMALLER), info())

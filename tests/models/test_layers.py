@@ -192,3 +192,18 @@ def test_initial_kernel_spread():
     kernel = layers.he_normal(jax.random.key(0), (3, 3, 64, 128))
     assert abs(float(kernel.std()) / (2 / (9 * 128)) ** 0.5 - 1) < 0.02
     assert lax.abs(kernel.mean()) < 1e-3
+
+
+@pytest.mark.parametrize("axes", [(1, 2), (-3, -2), (-1,), (1,)])
+def test_maximum_gives_its_gradient_to_the_first_of_equals(axes):
+    x = np.random.default_rng(0).integers(0, 3, (2, 3, 4, 5)).astype(np.float32)  # many are equal
+    value, pull = jax.vjp(lambda x: layers.maximum(x, axes), jnp.asarray(x))
+    np.testing.assert_array_equal(value, x.max(axes))
+    (gradient,) = pull(1 + jnp.arange(value.size, dtype=jnp.float32).reshape(value.shape))
+    want, seen = np.zeros_like(x), {}
+    kept = [a for a in range(4) if a not in {axis % 4 for axis in axes}]
+    for place in np.ndindex(x.shape):
+        group = tuple(place[a] for a in kept)
+        if x[place] == np.asarray(value)[group] and group not in seen:
+            seen[group] = want[place] = 1 + np.ravel_multi_index(group, value.shape)
+    np.testing.assert_array_equal(gradient, want)

@@ -21,7 +21,7 @@ LONG = [  # a minute or more to compile
 ]
 RECORDED = [
     pytest.param(p, marks=[pytest.mark.slow] * (p.stem in LONG), id=p.stem)
-    for p in sorted(p for kind in ("adl", "d*", "e*", "sup") for p in CASES.glob(f"{kind}__*.npz"))
+    for p in sorted(p for kind in ("adl", "d*", "e*", "sup", "uns") for p in CASES.glob(f"{kind}__*.npz"))
 ]
 
 

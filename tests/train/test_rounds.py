@@ -1,139 +1,70 @@
-"""Rounds of pseudo labels: tiny runs, stopped and continued, with useless labels, with other identities."""
+"""Rounds of pseudo labels: tiny runs, with useless labels, with other identities; what a run leaves."""
 
-import contextlib
 import dataclasses
 import json
 import logging
-import signal
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from runs import StopAt, assert_same_run, config_of, lines, load, newest, train
 
-from reid_jax import cli, main, report
-from reid_jax.data import datasets
+from reid_jax import main, report
 from reid_jax.eval import store
 from reid_jax.methods import cluster_contrast
 from reid_jax.methods.adl import labels as adl_labels
-from reid_jax.train import checkpoint, loop, parallel, restore, rounds, stages
+from reid_jax.train import checkpoint, restore, run
+from reid_jax.train.devices import Devices
 
-CONFIGS = Path(__file__).parent.parent.parent / "configs"
 CLUSTER_CONTRAST = "cluster_contrast.py:smoke"
 ADL = "adl.py:smoke-baseline"
 
 
 def settings(variant):
     """A smoke config with a net of one block, logging every step."""
-    config = cli.load_config(f"{CONFIGS}/{variant}")
-    config.data.update({"height": 16, "width": 8})
+    config = config_of(variant, data__height=16, data__width=8, train__log_every=1, report__enabled=False)
     config.model.update({"narrow_widths": (4, 4), "narrow_stripes": 1, "narrow_dim": 8})
-    config.train.update({"log_every": 1, "backend": "jit"})
-    config.report.enabled = False
     return config
 
 
 @pytest.fixture(scope="module")
 def data_root(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def load(data_root):
-    """load(config): the data set that all tests share."""
-
-    def read(config):
-        config.data.root = data_root
-        return datasets.load(config.data, data_root)
-
-    return read
-
-
-class StopAt(loop.StopSignal):
-    """A SIGTERM that comes when `due` is asked for the `call`-th time at `step`."""
-
-    def __init__(self, step=-1, call=1):
-        super().__init__()
-        self.step, self.calls = step, call
-
-    def due(self, step):
-        self.calls -= step == self.step
-        if step == self.step and self.calls == 0:
-            self.requested = signal.SIGTERM
-        return super().due(step)
-
-
-def train(config, dataset, workdir, stop=None):
-    """A run, or the rest of one, to its end or to `stop`; its stage."""
-    workdir.mkdir(exist_ok=True)
-    checkpoint.write_json(str(workdir / "config.json"), checkpoint.plain(config))
-    own, method, when = stages.build(config, dataset, "train", None)
-    job = loop.Job("train", ("train",), config, own, method, when)
-    stage = rounds.RoundStage(job, dataset, str(workdir), parallel.Runner("jit"), stop or StopAt())
-    with contextlib.suppress(loop.Stopped):
-        stage.run()
-    return stage
-
-
-def lines(workdir, kind=None):
-    """metrics.jsonl without seconds."""
-    found = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in x.items() if k != "seconds"} for x in found if kind in (None, x["kind"])]
-
-
-def newest(workdir):
-    """({leaf path: array}, meta) of the newest checkpoint."""
-    checkpoints = checkpoint.Checkpoints(str(workdir), "train")
-    with contextlib.closing(checkpoints):
-        step = checkpoints.steps()[-1]
-        return checkpoints.read_arrays(step), checkpoints.read_meta(step)
-
-
-def assert_same_run(a, b):
-    (arrays, meta), (others, other_meta) = newest(a), newest(b)
-    assert arrays.keys() == others.keys() and "labels" in arrays
-    for name, value in arrays.items():
-        assert np.array_equal(value, others[name]), name
-    drop = ("seconds",)
-    assert {k: v for k, v in meta.items() if k not in drop} == {
-        k: v for k, v in other_meta.items() if k not in drop
-    }
-    assert lines(a) == lines(b)
-    features = [store.load(w / "eval" / "final.npz").feature for w in (a, b)]
-    np.testing.assert_array_equal(*features)
+    """Folder of the pictures that all tests share."""
+    return tmp_path_factory.mktemp("data")
 
 
 @pytest.fixture(scope="module", params=[ADL, CLUSTER_CONTRAST])
-def unbroken(request, load, tmp_path_factory):
-    """(config, data set, workdir, stage) of a run to its end."""
+def unbroken(request, data_root, tmp_path_factory):
+    """(config, data set, workdir, Run) of a run to its end."""
     config = settings(request.param)
-    dataset, workdir = load(config), tmp_path_factory.mktemp("runs") / "unbroken"
+    dataset, workdir = load(config, data_root), tmp_path_factory.mktemp("runs") / "unbroken"
     return config, dataset, workdir, train(config, dataset, workdir)
 
 
+def phases(config):
+    return ["intra", "inter"] if config.method == "adl" else ["train"]
+
+
 def test_a_whole_run(unbroken):
-    """All phases of all rounds trained on their labels; evaluations, labels and checkpoints are there."""
-    config, dataset, workdir, stage = unbroken
-    phases = list(stage.method.phases)
-    found = [(x["round"], x["phase"]) for x in lines(workdir, "labels")]
-    assert found == [(r, p) for r in (1, 2) for p in phases]
+    """All parts of all rounds trained on their labels; evaluations, labels and checkpoints are there."""
+    config, dataset, workdir, last = unbroken
+    made = [(x["round"], x["phase"]) for x in lines(workdir, "labels")]
+    assert made == [(r, p) for r in (1, 2) for p in phases(config)]
     for line in lines(workdir, "labels"):
         assert 0 < line["clusters"] and line["labelled"] > 0 and -100 <= line["ari"] <= line["nmi"] <= 100
     steps = [x["step"] for x in lines(workdir, "train")]
     assert steps == list(range(1, len(steps) + 1)) and len(steps) > 4
     assert [x["epoch"] for x in lines(workdir, "eval")] == [1, 2]
     arrays, meta = newest(workdir)
-    assert (meta["round"], meta["phase"], meta["taken"]) == (2, 0, 0) and meta["step"] == steps[-1]
-    np.testing.assert_array_equal(arrays["labels"], stage.labels)
-    assert stage.done() and len(arrays["labels"]) == len(dataset.train)
+    assert (meta["round"], meta["part"], meta["taken"]) == (2, 2 * len(phases(config)), 0)
+    assert meta["step"] == steps[-1] and last.done() and len(arrays["memory/labels"]) == len(dataset.train)
 
 
 def test_nothing_is_compiled_anew_in_later_rounds(unbroken, tmp_path):
-    """A third and a fourth round compile nothing: neither steps nor what labels and starts phases."""
-    config, dataset, _, stage = unbroken
-    assert [step._cache_size() for step in stage.compiled.values()] == [1] * len(stage.compiled)
-    assert stage.embedder.image._cache_size() == 1
-    compiled = []
+    """A third and a fourth round compile nothing: neither steps nor what labels and starts parts."""
+    config, dataset, _, _ = unbroken
+    compiled = [0]
     longer = settings(ADL if config.method == "adl" else CLUSTER_CONTRAST)
     longer.data.root, longer.train.eval_every = config.data.root, 0
     longer[config.method].rounds = 4
@@ -142,22 +73,19 @@ def test_nothing_is_compiled_anew_in_later_rounds(unbroken, tmp_path):
         if event.endswith("backend_compile_duration"):
             compiled[-1] += 1
 
-    class Counting(rounds.RoundStage):
-        def begin(self, name, phase):
-            if not self.phase:
+    class Counting(run.Run):
+        def begin(self, part, state, at):
+            if at.part % len(phases(config)) == 0:
                 compiled.append(0)
-            super().begin(name, phase)
+            return super().begin(part, state, at)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        own, method, when = stages.build(longer, dataset, "train", None)
-        job = loop.Job("train", ("train",), longer, own, method, when)
-        compiled.append(0)
-        Counting(job, dataset, str(tmp_path), parallel.Runner("jit"), StopAt()).run()
+        train(longer, dataset, tmp_path, kind=Counting)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert len(compiled) == 5 and compiled[1] > 0  # before the first round, then rounds
-    assert compiled[2:4] == [0, 0]
+    assert compiled[3] == 0  # the last one also evaluates
 
 
 def borders(workdir):
@@ -165,45 +93,17 @@ def borders(workdir):
     return [(x["round"], x["step"]) for x in lines(workdir, "labels")]
 
 
-def cases(both, *quick):
-    """[parameters (config, case)] for both configs; those that are not `quick` are slow."""
-    found = []
-    for variant in (ADL, CLUSTER_CONTRAST):
-        for case in both:
-            marks = () if (variant, case) in quick else pytest.mark.slow
-            found.append(pytest.param(variant, case, marks=marks, id=f"{variant.partition('.')[0]}-{case}"))
-    return found
+STOPS = ["phase border", "start"]
 
 
-STOPS = cases(
-    ["middle", "last step", "phase border", "round border", "start"],
-    *((ADL, case) for case in ("middle", "phase border", "start")),
-    *((CLUSTER_CONTRAST, case) for case in ("last step", "round border")),
-)
-
-
-@pytest.mark.parametrize("unbroken, where", STOPS, indirect=["unbroken"])
-def test_a_stopped_run_goes_on_exactly(unbroken, tmp_path, where):
+@pytest.mark.parametrize("unbroken, where", [(ADL, w) for w in STOPS], indirect=["unbroken"])
+def test_a_run_stopped_at_a_border_goes_on_exactly(unbroken, tmp_path, where):
     """Bit for bit, metrics.jsonl included."""
-    config, dataset, workdir, stage = unbroken
-    starts = borders(workdir)
-    second = next(step for r, step in starts if r == 2)
-    step, call = {
-        "middle": (starts[-1][1] + 1, 1),
-        "last step": (lines(workdir, "train")[-1]["step"], 1),
-        "phase border": (starts[-1][1], 1),
-        "round border": (second, 1),
-        "start": (1, 1),
-    }[where]
-    first = train(config, dataset, tmp_path / "run", StopAt(step, call))
-    assert first.step == step
-    arrays, meta = newest(tmp_path / "run")
-    assert meta["step"] == step
-    np.testing.assert_array_equal(arrays["labels"], first.labels)
-    if where == "middle":
-        assert meta["taken"] > 0
-    if where in ("round border", "phase border"):
-        assert meta["taken"] == 0 and (meta["round"] == 1)
+    config, dataset, workdir, _ = unbroken
+    step = borders(workdir)[-1][1] if where == "phase border" else 1
+    train(config, dataset, tmp_path / "run", StopAt(step))
+    _, meta = newest(tmp_path / "run")
+    assert meta["step"] == step and (meta["taken"] == 0) == (where == "phase border")
     train(config, dataset, tmp_path / "run")
     assert_same_run(workdir, tmp_path / "run")
 
@@ -221,13 +121,12 @@ def test_lines_after_the_checkpoint_are_written_again_once(unbroken, tmp_path):
     assert_same_run(workdir, tmp_path / "run")
 
 
-def test_identities_of_the_training_set_are_never_read(unbroken, tmp_path):
-    """Other identities, the same run; only the rating of the labels differs."""
+def test_hidden_identities_are_never_read(unbroken, tmp_path):
+    """Other identities, the same run bit for bit; only the rating of the labels differs."""
     config, dataset, workdir, _ = unbroken
-    rng = np.random.default_rng(0)
-    pids = rng.permutation([r.pid for r in dataset.train])
-    shuffled = tuple(dataclasses.replace(r, pid=int(p)) for r, p in zip(dataset.train, pids, strict=True))
-    train(config, dataclasses.replace(dataset, train=shuffled), tmp_path / "run")
+    assert all(r.pid == -1 for r in dataset.train)
+    pid = np.random.default_rng(0).permutation(dataset.truth.pid)
+    train(config, dataclasses.replace(dataset, truth=dataset.truth._replace(pid=pid)), tmp_path / "run")
     (arrays, _), (others, _) = newest(workdir), newest(tmp_path / "run")
     for name, value in arrays.items():
         assert np.array_equal(value, others[name]), name
@@ -246,14 +145,14 @@ def few_clusters(count):
 
 
 USELESS = {"none": lambda count: np.full(count, -1), "one": one_cluster, "few": few_clusters}
-QUICK = [(ADL, "none"), (CLUSTER_CONTRAST, "none"), (CLUSTER_CONTRAST, "one"), (CLUSTER_CONTRAST, "few")]
+CASES = [(ADL, "none"), (CLUSTER_CONTRAST, "none"), (CLUSTER_CONTRAST, "one"), (CLUSTER_CONTRAST, "few")]
 
 
-@pytest.mark.parametrize("variant, useless", cases(USELESS, *QUICK))
-def test_useless_labels_cost_their_phase_only(load, tmp_path, monkeypatch, caplog, variant, useless):
+@pytest.mark.parametrize("variant, useless", CASES)
+def test_useless_labels_cost_their_phase_only(data_root, tmp_path, monkeypatch, caplog, variant, useless):
     """The run goes on with a warning, and a later round trains."""
     config, calls = settings(variant), []
-    dataset = load(config)
+    dataset = load(config, data_root)
     config.train.eval_every = 0
     module, name = (adl_labels, "inter") if config.method == "adl" else (cluster_contrast, "find_labels")
     real = getattr(module, name)
@@ -272,17 +171,17 @@ def test_useless_labels_cost_their_phase_only(load, tmp_path, monkeypatch, caplo
     assert epochs == {1} and newest(tmp_path)[1]["round"] == 2
 
 
-def test_a_run_is_used_without_its_training_data(unbroken, tmp_path, load):
-    """Config, network and labels restored; embedding, evaluation and report."""
-    config, dataset, workdir, stage = unbroken
-    restored = restore.run(str(workdir), parallel.Runner("jit"), "latest")
-    records = dataset.query[:3]
-    found = restored.features({"query": records}, dataset.root).feature
+def test_a_run_is_used_without_its_training_data(unbroken):
+    """Config, network and memory restored; embedding, evaluation and report."""
+    config, dataset, workdir, _ = unbroken
+    devices = Devices(jax.devices()[:1])
+    restored = restore.run(str(workdir), devices)
+    features = restored.features({"query": dataset.query[:3]}, dataset.root).feature
     final = store.load(workdir / "eval" / "final.npz")
-    np.testing.assert_allclose(found, final.of("query").feature[:3], rtol=1e-4, atol=1e-6)
-    assert main.evaluate(config, dataset, str(workdir), parallel.Runner("jit")) == 0
+    np.testing.assert_allclose(features, final.of("query").feature[:3], rtol=1e-4, atol=1e-6)
+    assert main.evaluate(config, dataset, str(workdir), devices) == 0
     again, final = (json.loads((workdir / f / "final.json").read_text()) for f in ("evaluate", "eval"))
-    assert again["nets"].keys() == final["nets"].keys()
+    assert again["nets"].keys() == final["nets"].keys() and again["checkpoint"] == "last"
     checkpoint.write_json(str(workdir / "summary.json"), {"seconds": 1.0})
     page = Path(report.build(str(workdir), data_root=dataset.root, queries=1)).read_text()
     assert "Pseudo labels" in page and "Adjusted Rand index of the pseudo labels over rounds" in page

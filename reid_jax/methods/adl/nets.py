@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from reid_jax.models import pooling
-from reid_jax.models.layers import BatchNorm, Conv, kernel_uniform, uniform, wide
+from reid_jax.models.layers import BatchNorm, Conv, kernel_uniform, maximum, uniform, wide
 
 _small = nn.initializers.normal(0.001)
 _he = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -40,8 +40,8 @@ class Frifm(nn.Module):
         inner = nn.Dense(width, use_bias=False, kernel_init=_he, name="channel1")
         outer = nn.Dense(channels, use_bias=False, kernel_init=_he, name="channel2")
         mean = x.mean((1, 2))
-        channel = nn.sigmoid(outer(nn.relu(inner(mean))) + outer(nn.relu(inner(x.max((1, 2))))))
-        both = jnp.stack([x.mean(-1), x.max(-1)], -1)
+        channel = nn.sigmoid(outer(nn.relu(inner(mean))) + outer(nn.relu(inner(maximum(x, (1, 2))))))
+        both = jnp.stack([x.mean(-1), maximum(x, (-1,))], -1)
         spatial = nn.sigmoid(Conv(1, 7, padding=3, init=_he, name="spatial")(both)[..., 0])
         refined = channel * mean + (spatial[..., None] * x).mean((1, 2))
         fused = max(channels // self.ratio, self.fuse_floor)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from reid_jax.errors import ConfigError
 from reid_jax.losses import batch
-from reid_jax.models.layers import BatchNorm, Conv, wide
+from reid_jax.models.layers import BatchNorm, Conv, maximum, wide
 
 
 class ChannelExpansion(nn.Module):
@@ -35,8 +35,8 @@ class ChannelExpansion(nn.Module):
         if self.norm:
             y = BatchNorm(axis_name=self.axis_name, name="bn")(y, train)
         y = wide(y)
-        spatial = y.max((2, 3))
-        return y, spatial.max(1) if self.pool == "max" else spatial.mean(1)
+        spatial = maximum(y, (2, 3))
+        return y, maximum(spatial, (1,)) if self.pool == "max" else spatial.mean(1)
 
 
 class Localisation(nn.Module):
@@ -64,13 +64,13 @@ class Localisation(nn.Module):
         both = jnp.concatenate([maps["A_L"], maps["A_R"]], -1)
         z = both + jnp.pad(maps["A_M"], ((0, 0),) * 3 + ((quarter, quarter),))
         y = z[..., None] * x + x
-        left, right = y[:, :, :, :half].max((2, 3)), y[:, :, :, half:].max((2, 3))
+        left, right = maximum(y[:, :, :, :half], (2, 3)), maximum(y[:, :, :, half:], (2, 3))
         out = {"F_t": y, "f_t": jnp.maximum(left, right), "f_tL": left, "f_tR": right}
         return maps | {"Z_attn": z} | out
 
     def attention(self, conv, region):
         """Map [N,T,H,W/2] of a region's positions."""
-        pooled = jnp.stack([region.max(-1), region.mean(-1)], -1)
+        pooled = jnp.stack([maximum(region, (-1,)), region.mean(-1)], -1)
         score = conv(pooled)[..., 0]
         if self.softmax == "width":
             return jax.nn.softmax(score, -1) / score.shape[2]
@@ -94,7 +94,7 @@ class FrameWeights(nn.Module):
 
 def weights_of(loss):
     """Weights of frames by their loss, low losses first [N,T]: (d, w) with d = max - loss, w = softmax(d)."""
-    d = loss.max(1, keepdims=True) - loss
+    d = jax.lax.stop_gradient(loss.max(1, keepdims=True)) - loss  # softmax sees no shift
     return d, jax.nn.softmax(d, 1)
 
 
@@ -145,7 +145,7 @@ class Network(nn.Module):
         if self.tlm:
             out |= Localisation(self.tlm_softmax, name="tlm")(last)
         else:
-            out["f_t"] = last.max((2, 3))
+            out["f_t"] = maximum(last, (2, 3))
         if self.tlm and self.sides:
             out["logits_lr"] = self.side_logits(out, train)
         if self.fwg:

@@ -1,0 +1,206 @@
+"""MMT: who moves whom, its loss against a loop, labels, hidden identities."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import difference, fresh, random_batch
+
+from reid_jax import methods
+from reid_jax.data.records import Dataset, Record
+from reid_jax.data.rows import hide
+from reid_jax.errors import ConfigError, DataError
+from reid_jax.fields import namespace
+from reid_jax.methods import mmt
+from reid_jax.models.heads import Branches
+from reid_jax.train.run import info_of
+
+
+def settings(**fields):
+    tree = methods.defaults("mmt")
+    tree["data"].update(height=16, width=8, ids=2, instances=4)
+    tree["model"].update(backbone="narrow", narrow_widths=(4, 8), neck="bnneck")
+    tree["model"].update(narrow_dim=8, narrow_stripes=1)
+    tree["loss"].update(feature="before_bn", triplet="softmax", margin=0.0, label_smooth=0.1)
+    tree["optim"].update(lr=1e-2, milestones=())
+    tree["mmt"].update(rounds=2, steps=3, clusters=5, restarts=2, k1=6, k2=2, min_samples=2)
+    tree["mmt"].update(fields)
+    return namespace(tree)
+
+
+def dataset(order, seed=0):
+    """Five identities of a source, then those of a target, named in this order."""
+    train = [Record(f"/a/{n}.png", n // 4, n % 3) for n in range(20)]
+    train += [Record(f"/b/{n}.png", 5 + int(p), 3 + n % 4, domain=1) for n, p in enumerate(order)]
+    names = tuple(f"c{c}" for c in range(7))
+    return hide(Dataset("a+b", "/", tuple(train), (), (), names, domain_names=("a", "b")), 20, seed)
+
+
+ORDER = np.arange(24) // 4
+INFO = info_of(dataset(ORDER))
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def adapt():
+    """(Method, its state in a round) of stage "adapt"; 4 of the 5 places are in use."""
+    method = mmt.Adapt(settings(), INFO)
+    state = fresh(method)
+    others = fresh(method, seed=1).nets  # teachers that are no copies
+    nets = state.nets | {teacher: others[student] for student, teacher in mmt.PAIRS}
+    return method, state._replace(nets=nets, step=jnp.int32(4), memory=state.memory | {"used": jnp.int32(4)})
+
+
+def statistics(method):
+    """Function of (variables, images): running statistics after a pass in training."""
+    return jax.jit(lambda net, image: method.encoder.apply(net, image, True)[1])
+
+
+def test_students_by_gradient_teachers_by_their_average(adapt):
+    method, state = adapt
+    batch = {"target": random_batch(size=8) | {"pid": np.arange(8, dtype=np.int32) // 2}}
+    new, metrics = jax.jit(method.step)(state, batch)
+    assert new.opt.keys() == set(mmt.STUDENTS) and int(new.step) == 5
+    assert all(np.isfinite(v) for v in metrics.values())
+    views, after_pass = [method.view(batch["target"], i) for i in range(2)], statistics(method)
+    for (student, teacher), view in zip(mmt.PAIRS, views, strict=True):
+        old, moved = state.nets[teacher], new.nets[teacher]
+        mean = jax.tree.map(lambda t, s: 0.8 * t + 0.2 * s, old["params"], new.nets[student]["params"])
+        assert difference(mean, moved["params"]) < 1e-6  # 1 - 1 / (4 + 1)
+        assert difference(after_pass(old, view), moved["batch_stats"]) < 1e-5
+        assert difference(state.nets[student]["params"], new.nets[student]["params"]) > 1e-3
+
+
+def test_no_gradient_reaches_a_teacher(adapt):
+    method, state = adapt
+    pid, rng = jnp.arange(8) // 2, np.random.default_rng(0)
+    views = [jnp.asarray(rng.normal(size=(8, 16, 8, 3)), jnp.float32) for _ in range(2)]
+
+    def loss(params):
+        nets = {n: {**v, "params": params[n]} for n, v in state.nets.items()}
+        taught, _ = method.forward(nets, mmt.TEACHERS, views, 4)
+        return method.loss(nets, taught, views, pid, 4)[0]
+
+    grads = jax.jit(jax.grad(loss))({n: v["params"] for n, v in state.nets.items()})
+    for name, grad in grads.items():
+        largest = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grad))
+        assert (largest > 0) == (name in mmt.STUDENTS), name
+    unused = grads["student1"]["classifier"]["kernel"][:, 4:]
+    assert unused.shape == (8, 1) and not unused.any()
+
+
+def test_terms_are_the_loops(adapt):
+    """Cross entropies over the places in use, triplets on the student's hardest pairs."""
+    method, rng = adapt[0], np.random.default_rng(0)
+    pid, f, g = np.repeat(np.arange(3), 2), rng.normal(size=(6, 4)), rng.normal(size=(6, 4))
+    x, y = rng.normal(size=(6, 5)), rng.normal(size=(6, 5))
+    x[:, 3:] = y[:, 3:] = mmt._NEVER
+
+    def branches(logits, feature):
+        return Branches((jnp.float32(logits),), (jnp.float32(feature),), (jnp.zeros((6, 4)),), None)
+
+    got = method.terms(branches(x, f), branches(y, g), jnp.asarray(pid))
+    p, q = (np.exp(z) / np.exp(z).sum(1, keepdims=True) for z in (x[:, :3], y[:, :3]))
+    ce = np.mean([-0.9 * np.log(p[i, pid[i]]) - 0.1 * np.log(p[i]).mean() for i in range(6)])
+    soft_ce, hard, soft = -(q * np.log(p)).sum(1).mean(), [], []
+    for i in range(6):
+        near, aims = (np.linalg.norm(z - z[i], axis=1) for z in (f, g))
+        pair = [np.where(pid == pid[i], near, -1).argmax(), np.where(pid != pid[i], near, 99).argmin()]
+        log_p = near[pair] - np.log(np.exp(near[pair]).sum())
+        target = np.exp(aims[pair])
+        hard.append(-log_p[1])
+        soft.append(-(target / target.sum() * log_p).sum())
+    np.testing.assert_allclose(got, [ce, np.mean(hard), soft_ce, np.mean(soft)], rtol=1e-4)
+
+
+@pytest.mark.parametrize("cluster", ["kmeans", "dbscan"])
+def test_a_round_begins_with_centres(adapt, cluster):
+    method, state = mmt.Adapt(settings(cluster=cluster), INFO), adapt[1]
+    rng, people = np.random.default_rng(0), np.arange(24) % 4  # for k-means a fifth person, of one image
+    people[-1] = 4 if cluster == "kmeans" else 3
+    features = np.float32(3 * rng.normal(size=(5, 8))[people] + 0.01 * rng.normal(size=(24, 8)))
+    new = method.begin(jax.tree.map(np.asarray, state), features)
+    labels, used = new.memory["labels"], int(new.memory["used"])
+    pairs = set(zip(labels.tolist(), people.tolist(), strict=True))
+    assert used == len(pairs) == (5 if cluster == "kmeans" else 4)
+    for name, net in new.nets.items():
+        kernel = net["params"]["classifier"]["kernel"]
+        for label in range(used):
+            f = features[labels == label]
+            mean = f.mean(0) if cluster == "kmeans" else unit(f).mean(0)
+            np.testing.assert_allclose(kernel[:, label], unit(mean), atol=1e-5)
+        untouched = state.nets[name]["params"]["classifier"]["kernel"]
+        assert np.array_equal(kernel[:, used:], untouched[:, used:])
+        assert difference(net["params"]["base"], state.nets[name]["params"]["base"]) == 0
+    assert int(new.step) == 4 and method.part(1).round == 2 and method.part(2) is None
+    assert difference(new.opt, method.fresh(new.nets, method.tx).opt) == 0
+    assert new.memory["labels"].dtype == np.int32
+
+
+def test_networks_of_the_source_stages(adapt):
+    method, state = adapt
+    nets = {f"source{i}": jax.tree.map(np.asarray, state.nets[f"teacher{i}"]) for i in (1, 2)}
+    new = method.inherit(state, lambda stage, net: nets[stage], None)
+    for i, pair in enumerate(mmt.PAIRS, 1):
+        for name in pair:
+            got, want = new.nets[name], nets[f"source{i}"]
+            for module in ("base", "neck"):
+                assert difference(got["params"][module], want["params"][module]) == 0
+            assert difference(got["batch_stats"], want["batch_stats"]) == 0
+            fresh_ = state.nets[pair[0]]["params"]["classifier"]
+            assert difference(got["params"]["classifier"], fresh_) == 0
+
+
+def test_the_target_moves_running_statistics_alone():
+    batch = {"source": random_batch(size=8), "target": random_batch(1, size=8)}
+    results = []
+    for sees in (False, True):
+        method = mmt.Source(settings(source_sees_target=sees), INFO)
+        results.append((jax.jit(method.step)(fresh(method), batch)[0], method))
+    (without, _), (seen, method) = results
+    without, seen = without.nets["net"], seen.nets["net"]
+    assert difference(without["params"], seen["params"]) == 0
+    before = fresh(method).nets["net"] | {"batch_stats": without["batch_stats"]}
+    want = statistics(method)(before, method.view(batch["target"]))
+    assert difference(want, seen["batch_stats"]) < 1e-5 < difference(without["batch_stats"], want)
+
+
+def what_is_seen(data):
+    """All that the stages read of a data set: Info, batches, and those of some labels."""
+    info = info_of(data)
+    source, target = mmt.Source(settings(), info), mmt.Adapt(settings(), info)
+    memory = {"labels": np.arange(24, dtype=np.int32) % 5 - 1}
+    streams = [*source.streams(None).items()]
+    streams += target.part(1).streams(methods.State(0, {}, {}, memory)).items()
+    seen = [*info.labelled[:4], *info.unlabelled[:4], info.num_pids, info.num_cams, info.num_images]
+    for _, stream in streams:
+        seen += [stream.sampler.epoch(e) for e in range(2)] + list(stream.columns.values())
+        seen += [stream.start, stream.seed, len(stream.views)]
+    return seen + [r.path for r in data.train]
+
+
+def test_identities_of_the_target_are_never_read():
+    plain, permuted = dataset(ORDER), dataset(np.random.default_rng(0).permutation(ORDER))
+    assert plain.truth.pid.tolist() != permuted.truth.pid.tolist()
+    for a, b in zip(what_is_seen(plain), what_is_seen(permuted), strict=True):
+        assert np.array_equal(a, b)
+    streams = mmt.Source(settings(), INFO).streams(None)
+    assert set(streams["target"].columns["pid"].tolist()) == {-1}
+    assert streams["source"].columns["pid"].max() == 4 and streams["target"].start == 20
+
+
+def test_what_cannot_be():
+    with pytest.raises(ConfigError, match="config.data.target=TARGET"):
+        mmt.Source(settings(), INFO._replace(labelled=None))
+    with pytest.raises(ConfigError, match="mmt.cluster is 'spectral'"):
+        mmt.Adapt(settings(cluster="spectral"), INFO)
+    with pytest.raises(ConfigError, match="mmt.clusters is 5; the target has 3 images"):
+        mmt.find_labels(np.eye(3), settings().mmt, 0)
+    method = mmt.Adapt(settings(cluster="dbscan", min_samples=25), INFO)
+    labels, centres = mmt.find_labels(np.eye(24), method.config.mmt, 0)  # outliers only
+    assert set(labels.tolist()) == {-1} and centres.shape == (0, 24)
+    with pytest.raises(DataError):
+        method.part(0).streams(methods.State(0, {}, {}, {"labels": labels}))

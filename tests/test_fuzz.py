@@ -20,7 +20,7 @@ from report.arrays import study_arrays
 from scipy import io as matlab
 
 from reid_jax import config as c
-from reid_jax import main, report
+from reid_jax import main, methods, presets, report
 from reid_jax.data import datasets, decode, images, pipeline, synthetic
 from reid_jax.data.loaders import common
 from reid_jax.errors import DataError, ReidError
@@ -274,8 +274,8 @@ def run(tmp_path, monkeypatch):
     """The files of a finished run with six queries, without pictures."""
     monkeypatch.setattr(sections, "tsne", lambda *given: None)  # takes long, and sees arrays only
     monkeypatch.setattr(figures, "_svg", lambda figure, *given: "")  # the same
-    tree = c.defaults() | {"method": "baseline"}
-    c.smoke(tree)
+    tree = methods.defaults("baseline")
+    presets.smoke(tree)
     folder, rng = tmp_path / "run", np.random.default_rng(0)
     (folder / "eval").mkdir(parents=True)
     pid, camid = np.repeat(np.arange(1, 7), 2), np.tile([0, 1], 6)
@@ -284,7 +284,7 @@ def run(tmp_path, monkeypatch):
     features = store.FeatureSet(rng.standard_normal((12, 4), np.float32), pid, camid, names, split)
     store.save(str(folder / "eval" / "final.npz"), features)
     result = evaluate.score(c.namespace(tree), features)
-    evaluate.save_final(c.namespace(tree), str(folder), 12, {"net": result})
+    evaluate.save_final(c.namespace(tree), str(folder), 12, {("", "net"): result})
     lines = [
         {"kind": "train", "step": s, "epoch": s / 3, "seconds": 1.0, "loss": 1 / s, "lr": 0.1}
         for s in (1, 2, 3)
@@ -328,7 +328,7 @@ def use(folder):
         *("eval/final.npz", "eval/study.npz"),
     ],
 )
-@many(12, 1000)
+@many(6, 1000)
 def test_files_of_a_run(run, name, count):
     use(run)
     path = run / name
@@ -449,7 +449,7 @@ LISTS = ((), (0,), (-1, 1), (1, 0), (1, 2, 3, 4, 5), (float("nan"),) * 3)
 def test_values_of_data_fields(pictures):
     """Loading a set and making batches of it with one field that is out of its range, or just odd."""
     tree, seen = c.defaults(), {"read": 0, "errors": 0}
-    c.smoke(tree)
+    presets.smoke(tree)
     tree["data"].update(name="market1501", root=pictures, threads=1, height=16, width=8)
     values = {bool: (True, False), int: NUMBERS[:4], float: NUMBERS, str: TEXTS, tuple: LISTS, list: LISTS}
 

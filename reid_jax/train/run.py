@@ -13,7 +13,18 @@ from reid_jax.data import pipeline, prefetch, rows
 from reid_jax.errors import CheckpointError, DataError, TrainingError
 from reid_jax.eval import cluster, embed, store
 from reid_jax.fields import plain
-from reid_jax.train import checkpoint, evaluate, loop, pictures, processes, signals, stages, titles, warm, writer
+from reid_jax.train import (
+    checkpoint,
+    evaluate,
+    loop,
+    pictures,
+    processes,
+    signals,
+    stages,
+    titles,
+    warm,
+    writer,
+)
 from reid_jax.train.timing import Rate
 
 log = logging.getLogger(__name__)
@@ -77,7 +88,11 @@ class Run:
         """Whether an earlier start finished this stage."""
         steps = self.checkpoints.steps()
         final = os.path.join(self.workdir, self.folder, "final.json")
-        return bool(steps) and self.at_end(position(self.checkpoints.read_meta(steps[-1]))) and os.path.exists(final)
+        return (
+            bool(steps)
+            and self.at_end(position(self.checkpoints.read_meta(steps[-1])))
+            and os.path.exists(final)
+        )
 
     def at_end(self, at):
         """Whether no part is left."""
@@ -146,7 +161,7 @@ class Run:
     # ---- parts
 
     def begin(self, part, state, at):
-        """The state that a part starts from; process 0 makes it: another's rounding could tip a cluster over."""
+        """The state that a part starts from, by process 0: another's rounding could tip a cluster over."""
         log.info("%s: features of %d training images", self.where(part, at), len(self.train_records()))
         features, host, kept = self.features(state, part.features), self.devices.fetch(state), []
         processes.from_first(lambda: kept.append(jax.tree.map(np.asarray, part.begin(host, features))))
@@ -191,7 +206,11 @@ class Run:
     def bar(self, part, at, length):
         """Progress bar of a part."""
         several = self.method.rounds or self.method.part(1) is not None
-        title = f"{self.name} {part.name} {at.round + 1}/{self.method.rounds}" if self.method.rounds else self.name
+        title = (
+            f"{self.name} {part.name} {at.round + 1}/{self.method.rounds}"
+            if self.method.rounds
+            else self.name
+        )
         return tqdm(
             total=length,
             initial=at.taken,
@@ -278,8 +297,9 @@ class Run:
         weights = ", ".join(f"config.{x}" for x in (method, "loss") if hasattr(self.config, x))
         return TrainingError(
             f"{shown} at step {step} is not finite. The last good checkpoint (step "
-            f"{kept[-1] if kept else 'none'}) is kept in {self.checkpoints.folder}. Lower config.optim.lr or the "
-            f"weights of the losses ({weights}), or train in float32 (config.model.dtype), in a new --workdir."
+            f"{kept[-1] if kept else 'none'}) is kept in {self.checkpoints.folder}. Lower config.optim.lr or "
+            f"the weights of the losses ({weights}), or train in float32 (config.model.dtype), in a new "
+            "--workdir."
         )
 
     def write(self, kind, at, values):
@@ -289,7 +309,7 @@ class Run:
     # ---- evaluation and files
 
     def evaluate(self, at, state):
-        """Evaluates every network asked for, on every test set; returns the first one's figures on the run's own."""
+        """Evaluates every network asked for on every test set; the figures of the first on the run's own."""
         self.rate.pause()
         results = self.evaluator(state)
         for (test, net), result in results.items():

@@ -171,7 +171,8 @@ def build(config, name, info):
     if stage_config.train.accumulate != 1 and not method.accumulates:
         raise ConfigError(
             f"config.train.accumulate is {stage_config.train.accumulate}, and {config.method} does not "
-            "accumulate gradients: leave it at 1; to save memory use config.model.remat, bfloat16 or more devices"
+            "accumulate gradients: leave it at 1; to save memory use config.model.remat, bfloat16 or more "
+            "devices"
         )
     return stage_config, method
 

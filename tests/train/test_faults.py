@@ -6,7 +6,6 @@ nothing happened: bit for bit, but for the number of devices, which changes the 
 
 import errno
 import itertools
-import os
 import random
 import resource
 import shutil

@@ -4,8 +4,8 @@ A module has TITLE (its name in tables), FIELDS (its own fields, config.NAME, wi
 (readable titles of what its steps report), LABELS (which identities it may read) and STAGES, its stages by
 name in order. A stage is a subclass of `Method`: settings and modules in the object, arrays in the `State`;
 its functions are pure, and know nothing of files, loops or devices but the name of the device axis. Each
-stage has its own checkpoints, its own settings (config.stages.NAME, laid over the config it is built from) and
-may take over networks of earlier ones (`inherit`).
+stage has its own checkpoints, its own settings (config.stages.NAME, laid over the config it is built from)
+and may take over networks of earlier ones (`inherit`).
 """
 
 import copy

@@ -246,8 +246,8 @@ class Checkpoints:
         if wrong and self.read_meta(step).get("layout", 1) < LAYOUT:
             raise CheckpointError(
                 f"checkpoint {step} in {self.folder} was written by an earlier version of reid_jax, which "
-                "laid out this method's networks and memories otherwise: use that version, or train again in a "
-                "new --workdir"
+                "laid out this method's networks and memories otherwise: use that version, or train again in "
+                "a new --workdir"
             )
         if wrong:
             shown = "\n".join(f"  {k}: {have.get(k)} there, {want.get(k)} now" for k in wrong[:8])

@@ -38,7 +38,7 @@ def fit(run, method, state, at):
                     at = at.after_step()
                     run.note(at, metrics, bar)
                     if at.taken < length:
-                        run.between_steps(at, part, state, bar)
+                        run.between_steps(at, state)
             run.flush(at)
         at = at.after_part(part.round)
         run.after_part(at, part, state)

@@ -229,9 +229,8 @@ class Run:
         if at.step % self.intervals.log == 0:
             self.flush(at, bar)
 
-    def between_steps(self, at, part, state, bar):
+    def between_steps(self, at, state):
         """Evaluation, checkpoint and stop inside a part, as far as they are due."""
-        del part
         steps = not self.method.rounds
         evaluation = steps and self.intervals.evaluate and at.step % self.intervals.evaluate == 0
         save = steps and at.step % self.intervals.checkpoint == 0

@@ -76,12 +76,12 @@ def end(process, timeout=120):
     return process.exitcode
 
 
-def wait_until(happens, processes, seconds=120):
-    """Polls without a pause, as a moment is meant; also returns when one of the processes is at its end."""
+def wait_until(happens, processes, seconds=120, pause=0.02):
+    """Polls until it happens; also returns when one of the processes is at its end."""
     deadline = time.monotonic() + seconds
     while not happens() and all(p.exitcode is None for p in processes):
         assert time.monotonic() < deadline
-        time.sleep(0.0005)
+        time.sleep(pause)
 
 
 class Run:

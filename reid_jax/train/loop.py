@@ -21,7 +21,7 @@ class At(NamedTuple):
 
 
 def fit(run, method, state, at):
-    """Trains a stage from `at` to its end; returns its State, on the devices.
+    """Trains a stage from `at` to its end; returns its State, on the devices, and where it is then.
 
     run: a run.Run; state: host arrays. Raises signals.Stopped when it was asked to stop and has saved.
     """
@@ -42,4 +42,4 @@ def fit(run, method, state, at):
             run.flush(at)
         at = at.after_part(part.round)
         run.after_part(at, part, state)
-    return state
+    return state, at

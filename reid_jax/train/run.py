@@ -109,8 +109,7 @@ class Run:
             titles.write(self.workdir, self.run_config, {self.name: self.method.nets})
             self.writer = writer.Writer(self.workdir, self.label, meta)
         try:
-            state = loop.fit(self, self.method, state, at)
-            return self.finish(state)
+            return self.finish(*loop.fit(self, self.method, state, at))
         finally:
             self.writer.close()
             self.checkpoints.close()
@@ -354,12 +353,11 @@ class Run:
         }
         self.checkpoints.save(at.step, self.devices.fetch(state), meta, figures)
 
-    def finish(self, state):
+    def finish(self, state, at):
         """Everything on the disk; what the report needs to know of the run."""
         self.checkpoints.wait()
         seconds = self.elapsed()
         final = os.path.join(self.workdir, self.folder, "final.json")
-        at = position(self.checkpoints.read_meta(self.checkpoints.steps()[-1]))
         if processes.from_first(lambda: not os.path.exists(final)):  # killed before they were written
             self.evaluate(at, state)
         if self.config.report.enabled and self.name == self.names[-1] and processes.first():

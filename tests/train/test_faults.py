@@ -58,7 +58,7 @@ def kill_at(run, moment, step, rng):
         step = -(-step // EVALUATE) * EVALUATE
     wait_until(lambda: run.step() >= step, [process])
     if moment == "write":
-        wait_until(lambda: run.unfinished() - earlier, [process])
+        wait_until(lambda: run.unfinished() - earlier, [process], pause=0.0005)  # a moment is meant
         time.sleep(rng.uniform(0, 0.02))
     if moment == "any":
         time.sleep(rng.uniform(0, 0.05))

@@ -1,7 +1,7 @@
 """The fields that all methods share, with their defaults.
 
-A method's own fields stand in its module, a backbone's in its own; `reid_jax.methods.defaults(NAME)` is all of
-them together, and a file in `configs/` starts from that. Plain dictionaries here, so that models, losses
+A method's own fields stand in its module, a backbone's in its own; `reid_jax.methods.defaults(NAME)` is all
+of them together, and a file in `configs/` starts from that. Plain dictionaries here, so that models, losses
 and steps can be used without ml_collections.
 """
 
@@ -19,11 +19,11 @@ from reid_jax.fields import (  # noqa: F401
 
 
 def defaults():
-    """All fields with their defaults, as a nested dict (see README, "Config fields")."""
+    """All fields with their defaults, as a nested dict (see configs/README.md)."""
     from reid_jax import models  # which reads choice from here
 
     return dict(
-        method="baseline",  # a module of reid_jax.methods
+        method="",  # a module of reid_jax.methods
         seed=0,
         data=dict(
             # A key of data.loaders.LAYOUTS (market1501, mars, folder, ...) or synthetic; several joined by
@@ -144,7 +144,7 @@ def defaults():
             steps=0,  # > 0: train this many steps instead of whole epochs
             only="",  # a stage of the method: train this one alone; "" = all, in order
             skip=(),  # stages left out, where the method can do without
-            accumulate=1,  # baseline, efl: parts of a device's batch that go through a network in turn
+            accumulate=1,  # parts of a device's batch that go through a network in turn, where a method can
             log_every=20,  # steps
             eval_every=20,  # epochs; 0 = only at the end
             checkpoint_every=1,  # epochs

@@ -93,7 +93,7 @@ def split_row(config, variant, variants, rows):
 
 
 def split_label(text):
-    """'EFL=runs/efl' -> ('EFL', 'runs/efl'); without a label ('', text)."""
+    """'A=runs/a' -> ('A', 'runs/a'); without a label ('', text)."""
     label, equals, rest = text.partition("=")
     return (label, rest) if equals and not set(label) & set("/\\:") else ("", text)
 

@@ -1,4 +1,4 @@
-"""`python -m reid_jax.main` in processes that are forked from one that has imported everything: quick to start."""
+"""`python -m reid_jax.main` in processes forked from one that has imported everything: quick to start."""
 
 import json
 import multiprocessing
@@ -15,7 +15,8 @@ from reid_jax import errors
 from reid_jax.eval import store
 
 ROOT = Path(__file__).parent.parent
-# A run whose program is the same whatever its length, so that it is compiled once for all tests that start it.
+# A run whose program is the same whatever its length, so that it is compiled once for all tests that start
+# it.
 # Small steps, and none that follows only the sign of a gradient: what differs by rounding stays close.
 FLAGS = [
     "--config=configs/baseline.py:smoke", "--config.optim.schedule=step", "--config.optim.lr=3e-4",
@@ -53,7 +54,8 @@ def start(argv, log, devices=1, reads=None):
     """A multiprocessing.Process of the command on simulated devices; what it says is appended to `log`."""
     import jax
 
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    folders = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(folders)
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     settings = {name: getattr(jax.config, f"jax_{name}") for name in SETTINGS}
     environment = {"XLA_FLAGS": flags, "PYTHONWARNINGS": "ignore"}

@@ -29,7 +29,8 @@ class Run(command.Run):
     """A run on the data set `tree`."""
 
     def __init__(self, workdir, tree, *flags):
-        every = ["--config.train.eval_every=4", "--config.train.checkpoint_every=2", f"--config.train.steps={STEPS}"]
+        every = ["--config.train.eval_every=4", "--config.train.checkpoint_every=2"]
+        every.append(f"--config.train.steps={STEPS}")
         data = ["--config.data.name=market1501", f"--config.data.root={tree}"]
         super().__init__(workdir, *every, *data, *flags)
 

@@ -8,8 +8,8 @@ from jax import lax
 def centroids(features, labels, places):
     """Unit means f32[places,D] of the unit features of every label; host arrays.
 
-    features f[N,D], labels i[N] from 0 (-1: left out). Places beyond the labels are 0. ValueError when there are
-    more labels than places.
+    features f[N,D], labels i[N] from 0 (-1: left out). Places beyond the labels are 0. ValueError when there
+    are more labels than places.
     """
     features, labels = np.asarray(features, np.float32), np.asarray(labels)
     if labels.max(initial=-1) >= places:

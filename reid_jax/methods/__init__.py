@@ -1,11 +1,11 @@
 """The method contract: a method is a module of this package, found by its name.
 
 A module has TITLE (its name in tables), FIELDS (its own fields, config.NAME, with their defaults), METRICS
-(readable titles of what its steps report), LABELS (which identities it may read) and STAGES, its stages by name
-in order. A stage is a subclass of `Method`: settings and modules in the object, arrays in the `State`; its
-functions are pure, and know nothing of files, loops or devices but the name of the device axis. Each stage has
-its own checkpoints, its own settings (config.stages.NAME, laid over the config it is built from) and may take
-over networks of earlier ones (`inherit`).
+(readable titles of what its steps report), LABELS (which identities it may read) and STAGES, its stages by
+name in order. A stage is a subclass of `Method`: settings and modules in the object, arrays in the `State`;
+its functions are pure, and know nothing of files, loops or devices but the name of the device axis. Each
+stage has its own checkpoints, its own settings (config.stages.NAME, laid over the config it is built from)
+and may take over networks of earlier ones (`inherit`).
 """
 
 import copy
@@ -24,7 +24,7 @@ from reid_jax import config as common
 from reid_jax.errors import ConfigError
 from reid_jax.methods import _steps
 
-LABELS = ("all", "source", "none")  # what a method may read: identities of all sets, of the labelled ones, none
+LABELS = ("all", "source", "none")  # whose identities a method may read: of all sets, of the labelled ones
 
 
 class Info(NamedTuple):
@@ -55,8 +55,8 @@ class Part(NamedTuple):
     """Steps of one sort. A stage is a list of them; an ordinary one has a single part.
 
     step:     (State, {stream: batch}) -> (State, {metric: f32[]}), pure, per device
-    streams:  State (numpy) -> {name: data.streams.Stream}, the same after a resume; DataError when these labels
-              allow no training, and then the part has no steps
+    streams:  State (numpy) -> {name: data.streams.Stream}, the same after a resume; DataError when these
+              labels allow no training, and then the part has no steps
     steps:    0: `epochs` epochs of the first stream
     begin:    (State, features) -> State, on the host, before the first step: labels, memories, fresh heads
     features: networks (names of `Method.nets`) whose features of the training rows `begin` gets as
@@ -84,14 +84,14 @@ class Method:
     `network`, a models.heads net, in state.nets under the first name of `nets`.
 
     inherit: (State, load, extract) -> State, on the host, after `warm_start`: takes over networks of earlier
-             stages, load(stage, net) -> variables as numpy. extract(f, variables) -> f(variables, image) of the
-             training rows (those with hidden identities, if there are any), numpy [N,D]
-    study:   (dataset, over) -> (State -> ({name: figure}, {name: array})): measurements of its own on the test
-             images, taken at every evaluation. over(f) makes a pure function (State, arrays of B rows) -> tree
-             into one for any number of rows, run in batches. Arrays called grid/TITLE u8[R,C,H,W,3] become
-             pictures
-    look:    (State, clips) -> {"map/TITLE": f32[B,T,h,w], "weight": f32[B,T]}: where the network looks and how
-             much it trusts each frame, for pictures
+             stages, load(stage, net) -> variables as numpy. extract(f, variables) -> f(variables, image) of
+             the training rows (those with hidden identities, if there are any), numpy [N,D]
+    study:   (dataset, over) -> (State -> ({name: figure}, {name: array})): measurements of its own on the
+             test images, taken at every evaluation. over(f) makes a pure function (State, arrays of B rows)
+             -> tree into one for any number of rows, run in batches. Arrays called grid/TITLE u8[R,C,H,W,3]
+             become pictures
+    look:    (State, clips) -> {"map/TITLE": f32[B,T,h,w], "weight": f32[B,T]}: where the network looks and
+             how much it trusts each frame, for pictures
     """
 
     nets = ("net",)  # what embed knows, the default first
@@ -113,7 +113,9 @@ class Method:
             return info
         epoch = next(iter(self.streams(None).values())).sampler.batches_per_epoch
         train = self.config.train
-        return info._replace(steps_per_epoch=epoch, total_steps=train.steps or math.ceil(train.epochs * epoch))
+        return info._replace(
+            steps_per_epoch=epoch, total_steps=train.steps or math.ceil(train.epochs * epoch)
+        )
 
     def init(self, key):
         """Fresh State from a key; to be called under jit."""
@@ -150,7 +152,8 @@ class Method:
     def warm_start(self, state, load):
         """State with pretrained networks, on the host.
 
-        load(name, variables, fallback=None): the variables of network `name` with pretrained weights filled in
+        load(name, variables, fallback=None): the variables of network `name` with pretrained weights filled
+        in
         (those of network `fallback` when the source has none of that name).
         """
         name = self.nets[0]

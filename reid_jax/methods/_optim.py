@@ -13,6 +13,7 @@ import optax
 from reid_jax.config import choice
 from reid_jax.errors import ConfigError
 
+
 def schedule(optim, info, lr):
     """Learning rate as a function of the optimiser's step count.
 

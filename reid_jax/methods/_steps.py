@@ -167,7 +167,11 @@ def joined(loss, values):
 
 def accuracy(branches, labels):
     """Share of images whose class all branches together name right, f32[]."""
-    scores = sum(jax.nn.log_softmax(x) for x in branches.logits) if len(branches.logits) > 1 else branches.logits[0]
+    scores = (
+        sum(jax.nn.log_softmax(x) for x in branches.logits)
+        if len(branches.logits) > 1
+        else branches.logits[0]
+    )
     return jnp.mean(scores.argmax(-1) == labels)
 
 

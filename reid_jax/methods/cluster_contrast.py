@@ -46,8 +46,8 @@ class ClusterContrast(Method):
         super().__init__(config, info)
         if not (fields.temperature > 0 and 0 <= fields.momentum <= 1):
             raise ConfigError(
-                f"config.cluster_contrast.temperature is {fields.temperature} and momentum {fields.momentum}; the "
-                "one must lie above 0, the other between 0 and 1"
+                f"config.cluster_contrast.temperature is {fields.temperature} and momentum "
+                f"{fields.momentum}; the one must lie above 0, the other between 0 and 1"
             )
         self.network = heads.build(config.model, 0, info.axis_name)
         self.encoder = heads.encoder(self.network)

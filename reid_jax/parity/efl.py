@@ -1,6 +1,5 @@
 """Runners of the cases `efl__*`: function name = case name; the docstring's first line is shown."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +12,7 @@ from reid_jax.losses import distill, identity, mutual_info
 from reid_jax.losses import triplet as triplets
 from reid_jax.methods import Info, State, efl, parts
 from reid_jax.models import club as club_net
-from reid_jax.models import heads, layers, pooling
+from reid_jax.models import heads, pooling
 from reid_jax.models.backbones import ap3d, resnest
 from reid_jax.parity import nets
 from reid_jax.parity.nets import net_results, net_variables, out
@@ -281,20 +280,6 @@ ap3dnl_resnet50 = c2d_resnet50
 # ---- whole training steps
 
 
-class TinyTrunk(nn.Module):
-    """The backbone of the recorded training steps: two strided 3x3 convolutions."""
-
-    width: int
-    dim: int
-
-    @nn.compact
-    def __call__(self, x, train):
-        for i, features in ((1, self.width), (2, self.dim)):
-            x = layers.Conv(features, 3, 2, 1, name=f"conv{i}")(x)
-            x = nn.relu(layers.BatchNorm(name=f"bn{i}")(x, train))
-        return x
-
-
 LOSSES = ("ce", "triplet", "kl", "loss_id", "mi", "cam_ce", "cam_triplet")
 
 
@@ -336,7 +321,7 @@ def step_models(m, config):
 
     def encoder(classes):
         head = heads.GlobalHead(classes, neck=neck)
-        return heads.encoder(heads.ReIDNet(TinyTrunk(m.width, m.dim), head))
+        return heads.encoder(heads.ReIDNet(nets.TinyTrunk(m.width, m.dim), head))
 
     models = efl.build_models(config, Info(m.classes, m.cameras, 1000, 1000))
     return models._replace(

@@ -2,13 +2,28 @@
 
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from reid_jax.config import defaults, namespace
 from reid_jax.errors import WeightsError
-from reid_jax.models import heads, weights
+from reid_jax.models import heads, layers, weights
+
+
+class TinyTrunk(nn.Module):
+    """The backbone of the recorded training steps: two strided 3x3 convolutions."""
+
+    width: int
+    dim: int
+
+    @nn.compact
+    def __call__(self, x, train):
+        for i, features in ((1, self.width), (2, self.dim)):
+            x = layers.Conv(features, 3, 2, 1, name=f"conv{i}")(x)
+            x = nn.relu(layers.BatchNorm(name=f"bn{i}")(x, train))
+        return x
 
 
 def channels_last(x):

@@ -1,6 +1,5 @@
 """Runners of the cases `uns__*`: function name = case name; the docstring's first line is shown."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +7,7 @@ import numpy as np
 from reid_jax.fields import namespace
 from reid_jax.losses import contrast, identity
 from reid_jax.methods import Info, _steps, cluster_contrast, defaults, mmt
-from reid_jax.models import heads, layers
+from reid_jax.models import heads
 from reid_jax.parity import nets
 from reid_jax.parity.compare import Partition
 
@@ -33,20 +32,6 @@ def cc_memory(case):
 
 
 # ---- mutual mean teaching
-
-
-class _Tiny(nn.Module):
-    """The backbone of the recorded steps: two strided 3x3 convolutions."""
-
-    width: int
-    dim: int
-
-    @nn.compact
-    def __call__(self, x, train):
-        for i, features in ((1, self.width), (2, self.dim)):
-            x = layers.Conv(features, 3, 2, 1, name=f"conv{i}")(x)
-            x = nn.relu(layers.BatchNorm(name=f"bn{i}")(x, train))
-        return x
 
 
 def mmt_source_step(case):
@@ -127,7 +112,7 @@ def _tiny(case, method, classes):
     """The method on the recorded encoder; a batch's "image" is its list of views."""
     m = case.config
     head = heads.GlobalHead(classes, neck="bnneck")
-    method.encoder = heads.encoder(heads.ReIDNet(_Tiny(m.width, m.dim), head))
+    method.encoder = heads.encoder(heads.ReIDNet(nets.TinyTrunk(m.width, m.dim), head))
     method.view = lambda batch, i=0: batch["image"][i]
     method.blank = lambda: jnp.zeros((1, 16, 16, 3), case.dtype)
     return method

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from reid_jax.config import defaults
-from reid_jax.fields import misfit
 from reid_jax.errors import DataError
 from reid_jax.eval import protocols, ranking, store
+from reid_jax.fields import misfit
 
 TOP = 10  # gallery images in a retrieval strip
 _BOOKKEEPING = ("kind", "step", "epoch", "seconds", "net", "set")

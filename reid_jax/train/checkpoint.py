@@ -41,8 +41,8 @@ log = logging.getLogger(__name__)
 def differences(old, new):
     """[(field, old value, new value)] of two nested config dicts, runtime fields left out.
 
-    A field that `old`, made by an earlier version, does not have counts as its default; one that only `old` has
-    is gone and counts for nothing.
+    A field that `old`, made by an earlier version, does not have counts as its default; one that only `old`
+    has is gone and counts for nothing.
     """
     old, new, known = flatten(old), flatten(new), flatten(methods.defaults(new["method"]))
     fields = sorted(f for f in new if not f.startswith(RUNTIME_FIELDS))
@@ -245,9 +245,9 @@ class Checkpoints:
         wrong = sorted(k for k in {*have, *want} if have.get(k) != want.get(k))
         if wrong and self.read_meta(step).get("layout", 1) < LAYOUT:
             raise CheckpointError(
-                f"checkpoint {step} in {self.folder} was written by an earlier version of reid_jax, which laid out "
-                "this method's networks and memories otherwise: use that version, or train again in a new "
-                "--workdir"
+                f"checkpoint {step} in {self.folder} was written by an earlier version of reid_jax, which "
+                "laid out this method's networks and memories otherwise: use that version, or train again in "
+                "a new --workdir"
             )
         if wrong:
             shown = "\n".join(f"  {k}: {have.get(k)} there, {want.get(k)} now" for k in wrong[:8])

@@ -1,7 +1,7 @@
 """One step on any number of devices, by pmap.
 
-A step is written per device and takes part in collectives over `AXIS`. `Devices` hides where the state lives: it
-replicates a state, splits a batch, compiles a step and brings results back.
+A step is written per device and takes part in collectives over `AXIS`. `Devices` hides where the state lives:
+it replicates a state, splits a batch, compiles a step and brings results back.
 """
 
 import jax
@@ -31,8 +31,8 @@ class Devices:
         """Raises ConfigError when a global batch of `size` images cannot be split over the devices."""
         if size % len(self.devices):
             raise ConfigError(
-                f"the batch of {size} images ({fields}) cannot be split over {len(self.devices)} devices: change "
-                "data.ids or data.instances, or use fewer devices (CUDA_VISIBLE_DEVICES)"
+                f"the batch of {size} images ({fields}) cannot be split over {len(self.devices)} devices: "
+                "change data.ids or data.instances, or use fewer devices (CUDA_VISIBLE_DEVICES)"
             )
 
     def replicate(self, tree):
@@ -59,7 +59,7 @@ class Devices:
         return jax.tree.map(split, batch)
 
     def compile(self, step, donate=True):
-        """(state, batch) -> (state, metrics), compiled for all devices, once for each step; donates the state."""
+        """(state, batch) -> (state, metrics), compiled for all devices, once a step; donates the state."""
         if (step, donate) not in self._steps:
             donated = (0,) if donate else ()
             mapped = jax.pmap(step, axis_name=AXIS, devices=self.devices, donate_argnums=donated)

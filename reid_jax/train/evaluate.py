@@ -41,7 +41,7 @@ def split_records(config, dataset):
 
 
 class Evaluator:
-    """Evaluates states of one method on the run's own test set and on others; each network is compiled once."""
+    """Evaluates states of a method on the run's own test set and on others; compiles each network once."""
 
     def __init__(self, config, dataset, method, devices):
         self.config, self.devices = config, devices
@@ -53,7 +53,7 @@ class Evaluator:
         self.embedders = {net: Embedder(method, net, devices) for net in nets}
 
     def __call__(self, state):
-        """{(test, net): Result} of `state`, as the compiled step returns it; test "" is the run's own, first."""
+        """{(test, net): Result} of `state` as the compiled step returns it; "" is the run's own test."""
         state = self.devices.local_state(state)
         return {
             (name, net): score(self.config, self.features(embedder, state, test), test.protocol)
@@ -229,7 +229,8 @@ def line(title, figures):
 
 
 def save_final(config, workdir, step, results, folder="eval", checkpoint="last"):
-    """Writes WORKDIR/eval/final.json and final.npz; checkpoint: last, best (by figures of config.eval.split) or a step.
+    """Writes WORKDIR/eval/final.json and final.npz; checkpoint: last, best (by figures of config.eval.split)
+    or a step.
 
     results: {(test, net): Result} as `Evaluator` gives them.
     """

@@ -1,6 +1,5 @@
 """The training loop: every stage of every method goes through it. It knows parts, streams and states."""
 
-import contextlib
 from typing import NamedTuple
 
 
@@ -32,21 +31,15 @@ def fit(run, method, state, at):
             state = run.begin(part, state, at)
         length, streams = run.length(part, state, at)
         if at.taken < length:
-            state, at = train_part(run, part, state, at, length, streams)
+            step = run.devices.compile(part.step)
+            with run.batches(streams, at.taken) as batches, run.bar(part, at, length) as bar:
+                while at.taken < length:
+                    state, metrics = step(state, next(batches))
+                    at = at.after_step()
+                    run.note(at, metrics, bar)
+                    if at.taken < length:
+                        run.between_steps(at, state)
+            run.flush(at)
         at = at.after_part(part.round)
         run.after_part(at, part, state)
-    return state, at
-
-
-def train_part(run, part, state, at, length, streams):
-    """The steps that are left of a part: (state, at)."""
-    step = run.devices.compile(part.step)
-    with contextlib.closing(run.batches(streams, at.taken)) as batches, run.bar(part, at, length) as bar:
-        while at.taken < length:
-            state, metrics = step(state, next(batches))
-            at = at.after_step()
-            run.note(at, metrics, bar)
-            if at.taken < length:
-                run.between_steps(at, part, state, bar)
-    run.flush(at)
     return state, at

@@ -13,7 +13,18 @@ from reid_jax.data import pipeline, prefetch, rows
 from reid_jax.errors import CheckpointError, DataError, TrainingError
 from reid_jax.eval import cluster, embed, store
 from reid_jax.fields import plain
-from reid_jax.train import checkpoint, evaluate, loop, pictures, processes, signals, stages, titles, warm, writer
+from reid_jax.train import (
+    checkpoint,
+    evaluate,
+    loop,
+    pictures,
+    processes,
+    signals,
+    stages,
+    titles,
+    warm,
+    writer,
+)
 from reid_jax.train.timing import Rate
 
 log = logging.getLogger(__name__)
@@ -77,7 +88,11 @@ class Run:
         """Whether an earlier start finished this stage."""
         steps = self.checkpoints.steps()
         final = os.path.join(self.workdir, self.folder, "final.json")
-        return bool(steps) and self.at_end(position(self.checkpoints.read_meta(steps[-1]))) and os.path.exists(final)
+        return (
+            bool(steps)
+            and self.at_end(position(self.checkpoints.read_meta(steps[-1])))
+            and os.path.exists(final)
+        )
 
     def at_end(self, at):
         """Whether no part is left."""
@@ -145,7 +160,7 @@ class Run:
     # ---- parts
 
     def begin(self, part, state, at):
-        """The state that a part starts from; process 0 makes it: another's rounding could tip a cluster over."""
+        """The state that a part starts from, by process 0: another's rounding could tip a cluster over."""
         log.info("%s: features of %d training images", self.where(part, at), len(self.train_records()))
         features, host, kept = self.features(state, part.features), self.devices.fetch(state), []
         processes.from_first(lambda: kept.append(jax.tree.map(np.asarray, part.begin(host, features))))
@@ -190,7 +205,11 @@ class Run:
     def bar(self, part, at, length):
         """Progress bar of a part."""
         several = self.method.rounds or self.method.part(1) is not None
-        title = f"{self.name} {part.name} {at.round + 1}/{self.method.rounds}" if self.method.rounds else self.name
+        title = (
+            f"{self.name} {part.name} {at.round + 1}/{self.method.rounds}"
+            if self.method.rounds
+            else self.name
+        )
         return tqdm(
             total=length,
             initial=at.taken,
@@ -209,9 +228,8 @@ class Run:
         if at.step % self.intervals.log == 0:
             self.flush(at, bar)
 
-    def between_steps(self, at, part, state, bar):
+    def between_steps(self, at, state):
         """Evaluation, checkpoint and stop inside a part, as far as they are due."""
-        del part
         steps = not self.method.rounds
         evaluation = steps and self.intervals.evaluate and at.step % self.intervals.evaluate == 0
         save = steps and at.step % self.intervals.checkpoint == 0
@@ -277,8 +295,9 @@ class Run:
         weights = ", ".join(f"config.{x}" for x in (method, "loss") if hasattr(self.config, x))
         return TrainingError(
             f"{shown} at step {step} is not finite. The last good checkpoint (step "
-            f"{kept[-1] if kept else 'none'}) is kept in {self.checkpoints.folder}. Lower config.optim.lr or the "
-            f"weights of the losses ({weights}), or train in float32 (config.model.dtype), in a new --workdir."
+            f"{kept[-1] if kept else 'none'}) is kept in {self.checkpoints.folder}. Lower config.optim.lr or "
+            f"the weights of the losses ({weights}), or train in float32 (config.model.dtype), in a new "
+            "--workdir."
         )
 
     def write(self, kind, at, values):
@@ -288,7 +307,7 @@ class Run:
     # ---- evaluation and files
 
     def evaluate(self, at, state):
-        """Evaluates every network asked for, on every test set; returns the first one's figures on the run's own."""
+        """Evaluates every network asked for on every test set; the figures of the first on the run's own."""
         self.rate.pause()
         results = self.evaluator(state)
         for (test, net), result in results.items():

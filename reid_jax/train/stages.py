@@ -26,8 +26,8 @@ def settings(config, name):
     """The config of one stage: config.stages.NAME laid over the rest.
 
     config: ConfigDict or nested namespace; returned as it is when the stage has no settings of its own.
-    Raises ConfigError for a field that there is not or that has no effect in one stage alone, or for a stage that
-    the method does not have.
+    Raises ConfigError for a field that there is not or that has no effect in one stage alone, or for a stage
+    that the method does not have.
     """
     tree = plain(config)
     known = methods.stage_names(tree["method"])
@@ -65,8 +65,8 @@ def to_train(config):
     left = [n for n in names if n == only or (not only and n not in taken)]
     if not left:
         raise ConfigError(
-            f"config.init.stages={config.init.stages} names every stage of this run ({', '.join(names)}): there "
-            "is nothing to train; leave one out, or evaluate the other run itself with --mode=evaluate"
+            f"config.init.stages={config.init.stages} names every stage of this run ({', '.join(names)}): "
+            "there is nothing to train; leave one out, or evaluate the other run itself with --mode=evaluate"
         )
     return left
 
@@ -170,8 +170,9 @@ def build(config, name, info):
     method = methods.build(stage_config, name, info)
     if stage_config.train.accumulate != 1 and not method.accumulates:
         raise ConfigError(
-            f"config.train.accumulate is {stage_config.train.accumulate}, and {config.method} does not accumulate "
-            "gradients: leave it at 1; to save memory use config.model.remat, bfloat16 or more devices"
+            f"config.train.accumulate is {stage_config.train.accumulate}, and {config.method} does not "
+            "accumulate gradients: leave it at 1; to save memory use config.model.remat, bfloat16 or more "
+            "devices"
         )
     return stage_config, method
 

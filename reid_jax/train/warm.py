@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 def start(config, method, state, needed=True):
     """`state` with the starting values that config.init names; says what was used and what was not.
 
-    Classifiers of another number of identities or cameras stay fresh. Raises WeightsError or
-    CheckpointError when the source does not fit, ConfigError when both sources are given, or when the method
-    takes none and `needed` is set.
+    Classifiers of a run stay fresh, they are of its identities; those of a file that are of another size too.
+    Raises WeightsError or CheckpointError when the source does not fit, ConfigError when both sources are
+    given, or when the method takes none and `needed` is set.
     """
     init = config.init
     if init.weights and init.run:
@@ -32,7 +32,7 @@ def start(config, method, state, needed=True):
         raise ConfigError(
             f"method {config.method!r} cannot start from config.init.weights or config.init.run"
         )
-    load = from_file(init.weights) if init.weights else from_run(init.run)
+    load = from_file(init.weights) if init.weights else from_run(init.run, classifiers_of(method))
     return method.warm_start(state, load)
 
 
@@ -91,12 +91,17 @@ def default_nets(workdir, stage, arrays):
     return known or (names if len(names) == 1 else [])
 
 
-def from_run(workdir):
+def classifiers_of(method):
+    """Names of a method's modules that belong to the training identities, as its head says."""
+    return ("classifier", *getattr(getattr(method.network, "top", None), "classifiers", ()))
+
+
+def from_run(workdir, classifiers=("classifier",)):
     """load(name, variables, fallback) from the best checkpoint of a finished run.
 
     `fallback` names the network to read when the run has none called `name`; without that too it is the one
-    that stands for the run. Leaves of classifiers of another size (another number of identities or cameras)
-    stay fresh; any other leaf of another size is a WeightsError.
+    that stands for the run. Leaves of classifiers (modules with one of `classifiers` in their name) stay
+    fresh. Any other leaf of another size is a WeightsError.
     """
     try:
         stage, arrays = best_of(workdir)
@@ -109,25 +114,24 @@ def from_run(workdir):
         if source is None:
             raise WeightsError(f"{workdir} has no network {name!r} to start from")
         leaves = traverse_util.flatten_dict(variables)
-        stored = {path: arrays.get("/".join(("nets", source, *path))) for path in leaves}
-        misfits = {p for p, v in stored.items() if v is not None and v.shape != leaves[p].shape}
-        for path in misfits:
-            if not of_classifier(path):
+        kept = [path for path in leaves if of_classifier(path, classifiers)]
+        stored = {p: arrays.get("/".join(("nets", source, *p))) for p in leaves if p not in kept}
+        for path, value in stored.items():
+            if value is not None and value.shape != leaves[path].shape:
                 raise WeightsError(
-                    f"{workdir}: {'/'.join(path)} is {stored[path].shape}, this model needs "
-                    f"{leaves[path].shape}"
+                    f"{workdir}: {'/'.join(path)} is {value.shape}, this model needs {leaves[path].shape}"
                 )
-        used = [p for p, v in stored.items() if v is not None and p not in misfits]
+        used = [p for p, v in stored.items() if v is not None]
         absent = [p for p, v in stored.items() if v is None]
-        log_origin(name, f"{workdir} ({source})", *map(dotted, (used, absent)), misfits=dotted(misfits))
+        log_origin(name, f"{workdir} ({source})", *map(dotted, (used, absent)), classifiers=dotted(kept))
         return traverse_util.unflatten_dict({**leaves, **{p: jnp.asarray(stored[p]) for p in used}})
 
     return load
 
 
-def of_classifier(path):
-    """Whether a leaf belongs to a classifier: some module on its path has "classifier" in its name."""
-    return any("classifier" in module for module in path[:-1])
+def of_classifier(path, classifiers):
+    """Whether a leaf belongs to a classifier: some module on its path has one of the names in its own."""
+    return any(name in module for module in path[:-1] for name in classifiers)
 
 
 def dotted(paths):
@@ -135,11 +139,11 @@ def dotted(paths):
     return sorted("/".join(path) for path in paths)
 
 
-def log_origin(name, source, used, absent, unused=(), misfits=()):
+def log_origin(name, source, used, absent, unused=(), classifiers=()):
     """One line on what came from where; nothing is dropped in silence."""
     text = f"{name} starts from {source}: {len(used)} arrays used"
     text += f"; {len(absent)} not in it, left fresh: {weights.tell(absent)}" if absent else ""
-    size = "of classifiers of another size, left fresh"
-    text += f"; {len(misfits)} {size}: {weights.tell(misfits)}" if misfits else ""
+    fresh = f"; {len(classifiers)} of classifiers, left fresh: {weights.tell(classifiers)}"
+    text += fresh if classifiers else ""
     text += f"; {len(unused)} in it, not used: {weights.tell(unused)}" if unused else ""
     log.info("%s", text)

@@ -100,7 +100,7 @@ def test_update_moves_what_it_should():
 
 
 def test_one_program_of_the_step():
-    """Teachers after a ramp's first steps; replicas stay equal; the old state's buffers are given to the new."""
+    """Teachers after a ramp's first steps; the old state's buffers are given to the new."""
     method, state = start(small())
     step = Stepping(method.step)
     new, _ = step(state, batches())

@@ -1,7 +1,7 @@
 """Properties that every stage of every method must have, whatever it is.
 
-Found by name, one compile, a state that keeps its structure, eight devices as one, resumed runs equal to unbroken
-ones bit for bit.
+Found by name, one compile, a state that keeps its structure, eight devices as one, resumed runs equal to
+unbroken ones bit for bit.
 """
 
 import jax
@@ -107,9 +107,7 @@ def test_padding_rows_never_change_an_embedding(stage):
         np.testing.assert_allclose(embed(state, padded)[:3], alone, rtol=1e-3, atol=1e-4)
 
 
-RUNS = [
-    pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_RUNS)) for name in methods.names()
-]
+RUNS = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_RUNS)) for name in methods.names()]
 
 
 @pytest.mark.parametrize("name", RUNS)

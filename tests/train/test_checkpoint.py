@@ -147,7 +147,12 @@ def test_another_model_is_refused(saved):
 
 
 def config(**fields):
-    tree = {"method": "baseline", "seed": 0, "data": {"root": "x", "ids": 4, "area": (0.1, 0.2)}, "report": {"queries": 3}}
+    tree = {
+        "method": "baseline",
+        "seed": 0,
+        "data": {"root": "x", "ids": 4, "area": (0.1, 0.2)},
+        "report": {"queries": 3},
+    }
     for name, value in fields.items():
         section, field = name.split("__")
         tree[section][field] = value
@@ -194,7 +199,7 @@ def test_full_disk_is_said_and_earlier_checkpoints_stay(saved, monkeypatch):
 
 
 def test_fields_that_only_one_version_has():
-    """A field newer than a run counts as its default, a method's own too; one that is gone counts for nothing."""
+    """A field newer than a run counts as its default, a method's too; one that is gone for nothing."""
     tree = methods.defaults("efl")
     older = json.loads(json.dumps(tree))
     del older["model"]["norm"], older["efl"]["alpha"]

@@ -1,12 +1,11 @@
 """What may befall a run: kills at any moment, damaged checkpoints, a full disk, other devices, a NaN.
 
-The runs are the command itself. Whatever happened, the same command goes on and ends as a run to which nothing
-happened: bit for bit, but for the number of devices, which changes the order of sums.
+The runs are the command itself. Whatever happened, the same command goes on and ends as a run to which
+nothing happened: bit for bit, but for the number of devices, which changes the order of sums.
 """
 
 import errno
 import itertools
-import os
 import random
 import resource
 import shutil
@@ -31,7 +30,10 @@ class Run(command.Run):
     """Of some steps; evaluations and checkpoints as above."""
 
     def __init__(self, workdir, steps=STEPS, devices=1):
-        every = [f"--config.train.eval_every={EVALUATE // 3}", f"--config.train.checkpoint_every={CHECKPOINT // 3}"]
+        every = [
+            f"--config.train.eval_every={EVALUATE // 3}",
+            f"--config.train.checkpoint_every={CHECKPOINT // 3}",
+        ]
         super().__init__(workdir, f"--config.train.steps={steps}", *every, devices=devices)
 
 

@@ -229,7 +229,7 @@ def test_efl_trains_and_tests_on_a_mars_tree(tmp_path):
 
 
 def test_baseline_run_embeds_tracklets(tmp_path):
-    """`embed` gives the features of the run's own test, of a run that is older than the fields of tracklets too."""
+    """`embed` gives the features of the run's own test, also of runs older than the fields of tracklets."""
     root, workdir = mars(tmp_path), tmp_path / "run"
     fields = {f"data__{k}": v for k, v in fields_of(root).items() if k != "root"}
     config = runs.tiny("baseline", train__steps=2, train__eval_every=0, **fields)

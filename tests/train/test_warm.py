@@ -51,7 +51,7 @@ def test_run_with_other_identities(run, caplog):
 
 
 def test_classifiers_are_known_by_their_names_at_any_depth(tmp_path, caplog):
-    """Of another size they stay fresh, of the same size they are taken; another leaf must fit."""
+    """They stay fresh, of the same size too: they are of other identities; another leaf must fit."""
 
     def tree(classes, width, value):
         leaf = lambda *shape: np.full(shape, value, np.float32)  # noqa: E731
@@ -67,9 +67,11 @@ def test_classifiers_are_known_by_their_names_at_any_depth(tmp_path, caplog):
     assert (
         filled["head"]["id_classifier_0"]["kernel"].min() == 9 and filled["head"]["norm"]["scale"].max() == 2
     )
-    assert filled["classifiers"]["cam"]["kernel"].max() == 2
-    said = "1 of classifiers of another size, left fresh: params/head/id_classifier_0/kernel"
-    assert "2 arrays used" in caplog.text and said in caplog.text
+    assert filled["classifiers"]["cam"]["kernel"].min() == 9
+    said = "2 of classifiers, left fresh: params/classifiers/cam/kernel, params/head/id_classifier_0/kernel"
+    assert "1 arrays used" in caplog.text and said in caplog.text
+    with pytest.raises(WeightsError, match=r"id_classifier_0/kernel is \(4, 5\), this model needs \(4, 7\)"):
+        warm.from_run(str(tmp_path), ("cam",))("net", tree(7, 4, 9))
     with pytest.raises(WeightsError, match=r"params/head/norm/scale is \(4,\), this model needs \(6,\)"):
         warm.from_run(str(tmp_path))("net", tree(5, 6, 9))
 

@@ -66,11 +66,17 @@ def start(argv, log, devices=1, reads=None):
     return process
 
 
+def send(process, number):
+    """A signal, if the process is still there: the number of one that has ended may be another's by now."""
+    if process.exitcode is None:
+        os.kill(process.pid, number)
+
+
 def end(process, timeout=120):
     """The exit code; the process does not outlive the timeout."""
     process.join(timeout)
     if process.exitcode is None:
-        process.kill()
+        send(process, signal.SIGKILL)
         process.join()
         raise AssertionError(f"still running after {timeout} s")
     return process.exitcode
@@ -111,7 +117,7 @@ class Run:
         """SIGTERM after `step`; the run has to save and to leave."""
         process = self.start()
         wait_until(lambda: self.step() >= step, [process])
-        os.kill(process.pid, signal.SIGTERM)
+        send(process, signal.SIGTERM)
         assert end(process) == errors.STOPPED, self.said()
 
     def said(self):

@@ -62,7 +62,7 @@ def kill_at(run, moment, step, rng):
         time.sleep(rng.uniform(0, 0.02))
     if moment == "any":
         time.sleep(rng.uniform(0, 0.05))
-    process.kill()
+    command.send(process, signal.SIGKILL)
     assert command.end(process) == -signal.SIGKILL, run.said()
     last = run.lines()[-1]
     evaluating = last["kind"] == "train" and last["step"] % EVALUATE == 0
@@ -169,6 +169,7 @@ def test_file_that_cannot_grow(tmp_path):
     run = Run(tmp_path / "run")
     process = run.start()
     wait_until(run.checkpoints, [process])
+    assert process.exitcode is None, run.said()
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
     code = command.end(process)
     assert_full(run, code, run.said(), str(run.workdir))

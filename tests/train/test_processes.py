@@ -1,7 +1,6 @@
 """Two processes with one CPU device each: one run, the same as that of one process with two devices."""
 
 import json
-import os
 import signal
 import socket
 import time
@@ -49,7 +48,7 @@ def ends(started, timeout=200):
         return [command.end(p, max(deadline - time.monotonic(), 0.1)) for p in started]
     finally:
         for p in started:
-            p.kill()
+            command.send(p, signal.SIGKILL)
 
 
 def said(workdir):
@@ -115,7 +114,7 @@ def two(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("two") / "run"
     started = start(workdir, 2)
     wait_for_step(workdir, 8, started)
-    os.kill(started[1].pid, signal.SIGTERM)
+    command.send(started[1], signal.SIGTERM)
     assert ends(started) == [errors.STOPPED] * 2, said(workdir)
     stopped = lines(workdir)[-1]["step"]
     assert not (workdir / "summary.json").exists() and stopped < STEPS
@@ -162,18 +161,18 @@ def test_a_lost_process_ends_the_other(how, tmp_path):
     workdir = tmp_path / "run"
     started = start(workdir, 2, *LONG)
     wait_for_step(workdir, 4, started)
-    os.kill(started[1].pid, how)
+    command.send(started[1], how)
     try:
         code = command.end(started[0], 90)
     finally:
-        started[1].kill()
+        command.send(started[1], signal.SIGKILL)
     assert code not in (0, errors.USER_ERROR, errors.STOPPED), said(workdir)
 
 
 def test_a_process_that_never_comes(tmp_path):
     workdir = tmp_path / "run"
     started = start(workdir, 2, "--join_timeout=3")
-    started[1].kill()
+    command.send(started[1], signal.SIGKILL)
     assert ends(started, timeout=60)[0] == 1, said(workdir)
     assert "did not find each other within 3 s" in said(workdir)
 

@@ -27,8 +27,8 @@ def parsed_flags():
 
 
 HEAVY = (
-    *("test_efl", "test_main", "test_faults", "test_parity"),
-    *("test_dsanet", "test_warm", "test_rounds", "test_adl"),
+    *("test_properties", "test_parity", "test_direid_gan", "test_efl", "test_faults", "test_processes"),
+    *("test_main", "test_rounds", "test_adl", "test_dsanet", "test_metabin", "test_mmt"),
 )
 
 

@@ -108,8 +108,12 @@ class Method:
         self.info = self.measured(info)
 
     def measured(self, info):
-        """info with the steps of an epoch and of the stage, where the training rows are at hand."""
-        if info.labelled is None and info.unlabelled is None:
+        """info with the steps of an epoch and of the stage, where the training rows are at hand.
+
+        Called before a subclass has set anything: `streams` may use self.config and self.info. Stages with
+        rounds, whose streams need labels, have schedules of their own.
+        """
+        if self.rounds or (info.labelled is None and info.unlabelled is None):
             return info
         epoch = next(iter(self.streams(None).values())).sampler.batches_per_epoch
         train = self.config.train

@@ -86,7 +86,7 @@ def test_scaling(capsys):
     figures = scaling.main(["--size", "narrow", "--batch", "8", "--devices", "1,4,16"])
     options = types.SimpleNamespace(step="efl", size="narrow", batch=8, bn="device")
     method, batch = scaling.stage_of(options, None)
-    nets = jax.eval_shape(method.init, jax.random.key(0), batch).nets
+    nets = jax.eval_shape(method.init, jax.random.key(0)).nets
     trained = [nets[n]["params"] for n in ("phi1", "phi2", "cam")]
     moved = [nets[n]["batch_stats"] for n in ("phi1", "phi2", "cam", "m1", "m2")]
     want = sum(4 * x.size for x in jax.tree.leaves((trained, moved))) / 1e6

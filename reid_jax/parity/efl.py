@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reid_jax import config as c
+from reid_jax import methods
 from reid_jax.data import clips
 from reid_jax.errors import ConfigError
 from reid_jax.eval import ranking
+from reid_jax.fields import namespace
 from reid_jax.losses import distill, identity, mutual_info
 from reid_jax.losses import triplet as triplets
-from reid_jax.methods import Info, State, efl, parts
+from reid_jax.methods import Info, _steps, efl
 from reid_jax.models import club as club_net
 from reid_jax.models import heads, pooling
 from reid_jax.models.backbones import ap3d, resnest
@@ -122,8 +123,8 @@ def ema(case):
     trained = [k for k in mean if "running" not in k and not k.endswith("num_batches_tracked")]
     results = {}
     for step in case.config.steps:
-        decay = parts.ema_decay(jnp.int32(step), case.config.alpha, True)
-        new = parts.ema({k: jnp.asarray(mean[k]) for k in trained}, {k: student[k] for k in trained}, decay)
+        decay = _steps.ema_decay(jnp.int32(step), case.config.alpha, True)
+        new = _steps.ema({k: jnp.asarray(mean[k]) for k in trained}, {k: student[k] for k in trained}, decay)
         results |= {f"out/step{step}/{k}": v for k, v in (mean | new).items()}
     return results
 
@@ -285,12 +286,11 @@ LOSSES = ("ce", "triplet", "kl", "loss_id", "mi", "cam_ce", "cam_triplet")
 
 def train_step_a(case):
     """whole EFL iterations: losses, first gradients, all states of six networks"""
-    m, config = case.config, step_config(case.config)
-    models = step_models(m, config)
-    state = start_state(case, models)
+    m, method = case.config, step_method(case.config)
+    state = start_state(case, method)
     begin = {n: step_entries(v) for n, v in state.nets.items()}
-    results = first_gradients(case, state, models, config)
-    step = jax.jit(lambda s, v, p, k: efl.update(s, v, p, k, models=models, config=config))
+    results = first_gradients(case, state, method)
+    step = jax.jit(method.update)
     for i in range(m.iterations):
         state, metrics = step(state, step_views(case, i), case.input("pid"), case.input("camid"))
         results[f"out/loss_{i}"] = np.array([metrics[n] for n in LOSSES])
@@ -307,40 +307,40 @@ train_step_b = train_step_a
 
 def step_config(m):
     """This library's config of a case's."""
-    tree = c.defaults() | {"efl": c.efl_defaults()}
+    tree = methods.defaults("efl")
+    tree["model"].update(neck="ap3d" if m.neck_bias_trained else "bnneck")
     tree["loss"].update(feature=m.feature, triplet=m.triplet, margin=m.margin, label_smooth=m.label_smooth)
     tree["optim"].update(lr=m.lr, weight_decay=m.weight_decay, eps=m.adam_eps, milestones=())
     tree["efl"].update(lambda_kl=m.lambda_kl, lambda_mi=m.lambda_mi, alpha=m.alpha, ema_ramp=m.ema_ramp)
     tree["efl"].update(n_mi=m.n_mi, mi_lr=m.mi_lr, mi_weight_decay=m.weight_decay, mi_hidden=m.hidden_size)
-    return c.namespace(tree)
+    return namespace(tree)
 
 
-def step_models(m, config):
-    """EFL's models over the tiny trunk."""
-    neck = "ap3d" if m.neck_bias_trained else "bnneck"
+def step_method(m):
+    """EFL over the tiny trunk."""
+    method = efl.Efl(step_config(m), Info(m.classes, m.cameras, 1000, 1000))
 
     def encoder(classes):
-        head = heads.GlobalHead(classes, neck=neck)
+        head = heads.GlobalHead(classes, neck=method.config.model.neck)
         return heads.encoder(heads.ReIDNet(nets.TinyTrunk(m.width, m.dim), head))
 
-    models = efl.build_models(config, Info(m.classes, m.cameras, 1000, 1000))
-    return models._replace(
-        identity=encoder(m.classes), camera=encoder(m.cameras), q=club_net.Club(hidden_size=m.hidden_size)
-    )
+    method.encoder, method.camera = encoder(m.classes), encoder(m.cameras)
+    method.q = club_net.Club(hidden_size=m.hidden_size)
+    return method
 
 
-def start_state(case, models):
+def start_state(case, method):
     """State with the recorded weights of all six networks."""
-    image = step_views(case, 0)["phi1"]
-    state = jax.eval_shape(lambda: efl.init_state(jax.random.key(0), image, models=models, mode="full"))
+    image = jnp.asarray(step_views(case, 0)["phi1"][:1])
+    method.blank = lambda: image
+    shapes = jax.eval_shape(method.init, jax.random.key(0))
     nets_ = {}
-    for name, shapes in state.nets.items():
+    for name, net in shapes.nets.items():
         entries = case.weights(f"{name}.")
         if name != "q" and "bn.bias" not in entries:  # frozen at 0
             entries["bn.bias"] = np.zeros_like(entries["bn.weight"])
-        nets_[name] = nets.fill(shapes, {_to_ours(k): v for k, v in entries.items()}, case.dtype)
-    nets_ = jax.tree.map(jnp.asarray, nets_)
-    return State(jnp.int32(0), nets_, {n: tx.init(nets_[n]["params"]) for n, tx in models.tx.items()})
+        nets_[name] = nets.fill(net, {_to_ours(k): v for k, v in entries.items()}, case.dtype)
+    return method.fresh(jax.tree.map(jnp.asarray, nets_), method.tx)
 
 
 def _to_ours(key):
@@ -357,27 +357,25 @@ def step_views(case, i):
     return {f"phi{v}": nets.channels_last(case.input(f"x{v}_{i}")) for v in (1, 2)}
 
 
-def first_gradients(case, state, models, config):
+def first_gradients(case, state, method):
     """Gradients of iteration 0, without weight decay; q's those of its first inner step."""
     views, pid, camid = step_views(case, 0), case.input("pid"), case.input("camid")
-    shared = dict(models=models, config=config, axis_name=None)
 
-    def gradients(state):
-        f_cam, cam_grad, _, _ = efl.camera_step(state, views["phi1"], camid, **shared)
+    def gradients(nets_):
+        f_cam, cam_grads, _, _ = method.camera_gradient(nets_, views["phi1"], camid)
         fixed = {
-            "teacher_logits": efl.teacher_logits(state, views, models=models)[0],
+            "teacher_logits": method.teacher_logits(nets_, views)[0],
             "f_cam": f_cam,
-            "q": state.nets["q"]["params"],
-            "lambda_mi": config.efl.lambda_mi,
+            "q": nets_["q"]["params"],
+            "lambda_mi": method.config.efl.lambda_mi,
             "key": jax.random.key(0),
         }
-        grads, aux = efl.student_grads(state, fixed, views, pid, **shared)
-        features = {n: a["feature"] for n, a in aux.items()}
-        q_grad = jax.grad(efl.estimator_loss)(state.nets["q"]["params"], features, f_cam, models=models)
-        return {**grads, "cam": cam_grad, "q": q_grad}
+        grads, _, features, _ = method.student_gradients(nets_, fixed, views, pid, cam_grads)
+        q_grad = jax.grad(method.estimator_loss)(nets_["q"]["params"], features, f_cam)
+        return grads | cam_grads | {"q": q_grad}
 
     return {
         f"grad/{net}.{key}": value
-        for net, grad in jax.jit(gradients)(state).items()
+        for net, grad in jax.jit(gradients)(state.nets).items()
         for key, value in step_entries({"params": grad}).items()
     }

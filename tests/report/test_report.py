@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from report.arrays import study_arrays
 
-from reid_jax import cli, report
-from reid_jax import config as config_module
+from reid_jax import cli, methods, report
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval import store
+from reid_jax.fields import namespace
 from reid_jax.methods.direid import STUDY
 from reid_jax.report import __main__ as command
 from reid_jax.report import figures, sections, strips
@@ -80,11 +80,11 @@ def write_lines(path, lines):
 def make_run(workdir, data, camera_share=0.1, method="efl", steps=60):
     """A finished run's files."""
     (workdir / "eval").mkdir(parents=True)
-    tree = config_module.defaults() | {"method": method, "efl": config_module.efl_defaults()}
+    tree = methods.defaults("efl") | {"method": method}
     tree["data"].update(name="synthetic", root=str(data))
     tree["efl"]["lambda_mi"] = 0.125
     (workdir / "config.json").write_text(json.dumps(tree))
-    titles.write(str(workdir), config_module.namespace(tree), {"train": ("m1", "m2")})
+    titles.write(str(workdir), namespace(tree), {"train": ("m1", "m2")})
     last, first = runs.rank(feature_set(camera_share)), runs.rank(feature_set(3.0))
     store.save(workdir / "eval" / "final.npz", last.features)
     store.save(workdir / "eval" / "first.npz", first.features)
@@ -553,7 +553,7 @@ def test_tsne_rows_prefer_the_largest_identities():
 
 
 def test_settings_mark_what_differs():
-    tree = config_module.defaults() | {"method": "efl", "efl": config_module.efl_defaults()}
+    tree = methods.defaults("efl")
     tree = json.loads(json.dumps(tree))
     tree["optim"]["lr"], tree["efl"]["mode"], tree["model"]["unheard_of"] = 1.0, "mmt", 3
 
@@ -561,10 +561,10 @@ def test_settings_mark_what_differs():
         shown = [(s, *row) for s, rows in sections.settings(tree, defaults) for row in rows]
         return {f"{s}.{f}": (v, d) for s, f, v, d, changed in shown if changed}
 
-    own = {"method": "efl", "efl": config_module.efl_defaults()}
+    own = {k: v for k, v in methods.defaults("efl").items() if k in ("method", "efl")}
     want = {"optim.lr": ("1.0", "0.0003"), "efl.mode": ("mmt", "full")}
-    assert marked(config_module.defaults() | own) == want
-    assert marked({}) == {"run.method": ("efl", "baseline"), "optim.lr": ("1.0", "0.0003")}  # an older run
+    assert marked(methods.defaults("efl") | own) == want
+    assert marked({}) == {"run.method": ("efl", ""), "optim.lr": ("1.0", "0.0003")}  # an older run
 
 
 def test_study_of_degradation(workdir, no_tsne):

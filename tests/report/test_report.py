@@ -564,7 +564,7 @@ def test_settings_mark_what_differs():
     own = {k: v for k, v in methods.defaults("efl").items() if k in ("method", "efl")}
     want = {"optim.lr": ("1.0", "0.0003"), "efl.mode": ("mmt", "full")}
     assert marked(methods.defaults("efl") | own) == want
-    assert marked({}) == {"run.method": ("efl", ""), "optim.lr": ("1.0", "0.0003")}  # an older run
+    assert marked({}) == {"run.method": ("efl", "(empty)"), "optim.lr": ("1.0", "0.0003")}  # an older run
 
 
 def test_study_of_degradation(workdir, no_tsne):

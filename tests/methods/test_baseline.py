@@ -4,21 +4,22 @@ import jax
 import numpy as np
 import pytest
 
-from reid_jax import config as c
 from reid_jax import methods
+from reid_jax.fields import namespace
+from reid_jax.methods import baseline
 
 INFO = methods.Info(num_pids=4, num_cams=3, steps_per_epoch=5, total_steps=50)
 
 
 def settings(**fields):
-    tree = c.defaults()
+    tree = methods.defaults("baseline")
     tree["data"].update(height=16, width=8)
     tree["model"].update(backbone="narrow", narrow_widths=(4, 8), narrow_stripes=1, narrow_dim=8)
     tree["optim"].update(lr=1e-2, milestones=())
     for name, value in fields.items():
         section, field = name.split("__")
         tree[section][field] = value
-    return c.namespace(tree)
+    return namespace(tree)
 
 
 def fixed_batch():
@@ -44,13 +45,13 @@ STYLES = {
 
 @pytest.mark.parametrize("style", STYLES)
 def test_learns_a_fixed_batch(style):
-    method = methods.find("baseline").stages(settings(**STYLES[style]), INFO)["train"]
+    method = baseline.Baseline(settings(**STYLES[style]), INFO)
     batch = fixed_batch()
-    state = first = jax.jit(method.init)(jax.random.key(0), batch)
+    state = first = jax.jit(method.init)(jax.random.key(0))
     step = jax.jit(method.step)
     losses = []
     for _ in range(40):
-        state, metrics = step(state, batch)
+        state, metrics = step(state, {"train": batch})
         losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.5 * losses[0]
     assert metrics["accuracy"] == 1.0
@@ -61,10 +62,10 @@ def test_learns_a_fixed_batch(style):
 
 def test_test_feature_is_the_neck_output_with_running_statistics():
     """A picture's feature does not depend on the others in its batch."""
-    method = methods.find("baseline").stages(settings(), INFO)["train"]
+    method = baseline.Baseline(settings(), INFO)
     batch = fixed_batch()
-    state = jax.jit(method.init)(jax.random.key(0), batch)
-    state, _ = jax.jit(method.step)(state, batch)
+    state = jax.jit(method.init)(jax.random.key(0))
+    state, _ = jax.jit(method.step)(state, {"train": batch})
     together = method.embed(state, batch["image"], "net")
     alone = method.embed(state, batch["image"][:1], "net")
     np.testing.assert_allclose(together[:1], alone, rtol=1e-4, atol=1e-5)

@@ -51,6 +51,29 @@ LOST_TIMEOUT = flags.DEFINE_integer(
 
 def main(argv):
     """Entry point after the flags are parsed."""
+    config, workdir, devices = prepare(argv)
+    from reid_jax.train import processes, signals
+    from reid_jax.train import run as runs
+
+    dataset, began, code = load(config, workdir), time.monotonic(), 0
+    if MODE.value == "evaluate":
+        evaluate(config, dataset, workdir, devices)
+    else:
+        log.info("%s", describe(dataset))
+        try:
+            result = runs.train(config, dataset, workdir, devices)
+            finish(config, dataset, workdir, devices, result, time.monotonic() - began)
+        except signals.Stopped as stop:
+            stage, step = stop.args
+            text = "stopped on request at step %d of stage %r, saved; the same command goes on"
+            log.info(text, step, stage)
+            code = STOPPED
+    processes.leave()
+    return code
+
+
+def prepare(argv):
+    """(config, workdir, Devices), after all processes have joined and what can be known by now is checked."""
     absl_logging.set_verbosity(absl_logging.WARNING)  # orbax tells of every file it writes
     if len(argv) > 1:
         raise ConfigError(f"unexpected argument {argv[1]!r}; fields are set as --config.data.root=DIR")
@@ -71,15 +94,12 @@ def main(argv):
     devices = Devices()
     if MODE.value == "evaluate":
         checkpoint.check_config(workdir, settings)
-        code = evaluate(config, load(config, workdir), workdir, devices)
     else:
         for name in stages.to_train(config):
             stages.check_batch(stages.settings(config, name), devices)
         processes.from_first(lambda: checkpoint.claim_workdir(workdir, settings))
         processes.check_shared(os.path.join(workdir, "config.json"))
-        code = train(config, load(config, workdir), workdir, devices)
-    processes.leave()
-    return code
+    return config, workdir, devices
 
 
 def join():
@@ -118,28 +138,12 @@ def default_workdir():
     return os.path.join("runs", f"{name}_{variant}" if variant else name)
 
 
-def train(config, dataset, workdir, devices):
-    """Trains to the end, then writes the summary and the report."""
-    from reid_jax.train import processes, signals
-    from reid_jax.train import run as run_
-
-    log.info("%s", describe(dataset))
-    began = time.monotonic()
-    try:
-        result = run_.train(config, dataset, workdir, devices)
-    except signals.Stopped as stop:
-        stage, step = stop.args
-        log.info("stopped on request at step %d of stage %r, saved; the same command goes on", step, stage)
-        return STOPPED
-    if processes.first():
-        finish(config, dataset, workdir, devices, result, time.monotonic() - began)
-    return 0
-
-
 def finish(config, dataset, workdir, devices, result, wall_seconds):
     """Writes WORKDIR/summary.json and the report of a finished run."""
-    from reid_jax.train import checkpoint, stages
+    from reid_jax.train import checkpoint, processes, stages
 
+    if not processes.first():
+        return
     summary = {
         "seconds": result["seconds"],
         "wall_seconds": wall_seconds,
@@ -192,7 +196,7 @@ def evaluate(config, dataset, workdir, devices):
     study = evaluation.study(stage_config, dataset, method, devices)
     measured = study(state) if study else None
     if not processes.first():
-        return 0
+        return
     for (test, net), result in results.items():
         print(evaluation.line(" ".join(filter(None, (f"step {step}", net, test))), result.figures))
         if "same_id" in result.figures:
@@ -202,7 +206,6 @@ def evaluate(config, dataset, workdir, devices):
     if measured:
         keep_study(os.path.join(workdir, "evaluate"), step, *measured)
     log.info("figures and features: %s", os.path.join(workdir, "evaluate"))
-    return 0
 
 
 def keep_study(folder, step, figures, arrays):

@@ -1,5 +1,7 @@
 """A narrow EFL for tests: config, data set facts, a random batch; steps on some devices."""
 
+import zlib
+
 import jax
 import numpy as np
 
@@ -61,8 +63,30 @@ class Stepping:
 
 
 def fresh(method, seed=0):
-    """A method's first State."""
+    """A first State with the method's own draws, which take a while to compile; see `drawn`."""
     return jax.jit(method.init)(jax.random.key(seed))
+
+
+FIRST = {"scale": 1, "var": 1, "gamma": 0.5, "gate": 1, "adaptive_weight": 0.1, "p": 3, "labels": -1}
+
+
+def drawn(method, seed=0):
+    """A first State as methods begin, drawn by numpy, kernels by their fan-in; nothing is compiled.
+
+    Networks whose names have the same number are alike: a teacher and its student.
+    """
+
+    def fill(path, leaf):
+        part, name = path[0].name, getattr(path[-1], "key", "")
+        if part == "nets" and name == "kernel":
+            network = "".join(filter(str.isdigit, path[1].key))
+            rng = np.random.default_rng([seed, zlib.crc32(f"{network}{path[2:]}".encode())])
+            return np.float32(rng.standard_normal(leaf.shape) / np.prod(leaf.shape[:-1]) ** 0.5)
+        if part == "nets" and name == "used":
+            return np.full(leaf.shape, 1000, leaf.dtype)  # every class
+        return np.full(leaf.shape, 0 if part == "opt" else FIRST.get(name, 0), leaf.dtype)
+
+    return jax.device_put(jax.tree_util.tree_map_with_path(fill, stages.state_shapes(method)))
 
 
 def random_state(method, seed=0):

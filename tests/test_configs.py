@@ -133,9 +133,7 @@ def test_rows_of_dsanets_table_2():
     rows = module(next(f for f in FILES if f.stem == "dsanet")).ROWS
     assert len(rows) == 8
     built = [plain(get("dsanet", f"smoke-{row}"))["dsanet"] for row in rows]
-    assert (
-        len({str(b) for b in built}) == 8 and built[-1] == plain(get("dsanet", "smoke"))["dsanet"]
-    )
+    assert len({str(b) for b in built}) == 8 and built[-1] == plain(get("dsanet", "smoke"))["dsanet"]
     with pytest.raises(ConfigError, match="smoke-tlm_fwg_no_ic"):
         get("dsanet", "smoke-nonsense")
 

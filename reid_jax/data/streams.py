@@ -84,6 +84,13 @@ class Stream:
         whole = share(self.size // unit, shard, self.sampler.units)
         return slice(whole.start * unit, whole.stop * unit)
 
+    def check_shared(self, name, count):
+        """Raises ConfigError, which calls the stream `name`, unless its batches can be cut for `count`."""
+        try:
+            self.share((0, count))
+        except ConfigError as error:
+            raise ConfigError(f"batches of the stream {name!r}: {error}") from error
+
 
 def share(size, shard, fields):
     """slice of `size` that belongs to shard (i, n); fields: what `size` is, for the ConfigError."""

@@ -179,17 +179,17 @@ class Method:
         return self.plain(np.zeros((1, *([d.frames] if d.frames else []), d.height, d.width, 3), np.uint8))
 
     def fresh(self, nets, tx, memory=None):
-        """State at step 0 of {name: variables}; tx: {name: optax chain} of the trained ones."""
+        """State at step 0 of {name: variables}; tx: {name: optax chain} of the trained ones.
+
+        ConfigError: a pattern of config.optim matches no parameter of any of these.
+        """
+        _steps.check_patterns(self.config.optim, [nets[name]["params"] for name in tx])
         opt = {name: chain.init(nets[name]["params"]) for name, chain in tx.items()}
         return State(jnp.int32(0), nets, opt, {} if memory is None else memory)
 
     def key(self, state):
         """The key of a step, the same on all devices."""
         return jax.random.fold_in(jax.random.key(self.config.seed), state.step)
-
-    def descend(self, loss, state, tx):
-        """`_steps.descend` on this method's devices."""
-        return _steps.descend(loss, state, tx, self.axis)
 
 
 def names():

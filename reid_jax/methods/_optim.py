@@ -37,7 +37,7 @@ def optimiser(optim, info, net=None, *, lr=None, weight_decay=None, repeats=1):
     net: None, or a ReIDNet (or anything with `frozen` and `bounds`), whose frozen leaves never move and whose
     bounded ones are clipped after every step. lr, weight_decay: instead of config.optim's.
     repeats: updates per training step, so that the schedule keeps to training steps.
-    Raises ConfigError for a kind that it does not know and, at init, for a pattern that matches nothing.
+    Raises ConfigError for a kind that it does not know.
     """
     rate = schedule(optim, info, optim.lr if lr is None else lr)
     decay = optim.weight_decay if weight_decay is None else weight_decay
@@ -58,14 +58,6 @@ def optimiser(optim, info, net=None, *, lr=None, weight_decay=None, repeats=1):
 
 def _labels(params, optim, net, steps):
     """The tree of params with the name of every leaf's chain."""
-    for field, patterns in (("groups", [g[0] for g in optim.groups]), ("freeze", optim.freeze)):
-        for pattern in patterns:
-            if not any(re.search(pattern, path) for path in paths(params)):
-                raise ConfigError(
-                    f"config.optim.{field}: {pattern!r} matches no parameter; paths are like "
-                    f"{next(iter(paths(params)), '')}"
-                )
-
     def label(path):
         if _any(getattr(net, "frozen", ()), path) or (not steps and _any(optim.freeze, path)):
             return "never"
@@ -73,6 +65,21 @@ def _labels(params, optim, net, steps):
         return f"{group} later" if _any(optim.freeze, path) else group
 
     return jax.tree_util.tree_map_with_path(lambda path, _: label(_path(path)), params)
+
+
+def check_patterns(optim, networks):
+    """Raises ConfigError for a pattern of config.optim that matches no parameter of any trained network.
+
+    networks: the params of each.
+    """
+    every = [path for params in networks for path in paths(params)]
+    for field, patterns in (("groups", [g[0] for g in optim.groups]), ("freeze", optim.freeze)):
+        for pattern in patterns:
+            if not _any([pattern], *every):
+                raise ConfigError(
+                    f"config.optim.{field}: {pattern!r} matches no parameter; paths are like "
+                    f"{next(iter(every), '')}"
+                )
 
 
 def moments(optim):
@@ -210,5 +217,5 @@ def _path(keys):
     return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in keys)
 
 
-def _any(patterns, path):
-    return any(re.search(pattern, path) for pattern in patterns)
+def _any(patterns, *paths):
+    return any(re.search(pattern, path) for pattern in patterns for path in paths)

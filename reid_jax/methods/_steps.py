@@ -10,7 +10,7 @@ from reid_jax.config import choice
 from reid_jax.data import augment
 from reid_jax.errors import ConfigError
 from reid_jax.losses import identity, triplet
-from reid_jax.methods._optim import adam, optimiser, schedule, sgd  # noqa: F401
+from reid_jax.methods._optim import adam, check_patterns, optimiser, schedule, sgd  # noqa: F401
 
 
 def dtype_of(model):

@@ -37,7 +37,7 @@ class Baseline(Method):
             metrics = {"loss": ce + tri, "ce": ce, "triplet": tri, "accuracy": _steps.accuracy(out, pid)}
             return ce + tri, {"net": stats}, metrics, None
 
-        new, metrics, _ = self.descend(loss, state, self.tx)
+        new, metrics, _ = _steps.descend(loss, state, self.tx, self.axis)
         return new, metrics | {"lr": self.rate(state.step)}
 
 

@@ -109,7 +109,7 @@ class ClusterContrast(Method):
             metrics = {"loss": value, "accuracy": jnp.mean(scores.argmax(-1) == pid)}
             return value, {"net": stats}, metrics, out.test
 
-        new, metrics, f = self.descend(loss, state, self.tx)
+        new, metrics, f = _steps.descend(loss, state, self.tx, self.axis)
         f, pid = (batches.gather(x, self.axis) for x in (f, pid))
         centroids = contrast.moved(memory["centroids"], f, pid, fields.momentum, fields.hard)
         new = new._replace(memory={**memory, "centroids": centroids})

@@ -93,7 +93,6 @@ class Adapt(Method):
         return info._replace(steps_per_epoch=self.config.mmt.steps, total_steps=self.config.mmt.steps)
 
     def init(self, key):
-        """Fresh students and their copies."""
         nets = {}
         for (student, teacher), k in zip(PAIRS, jax.random.split(key), strict=True):
             nets[student] = self.encoder.init(k, self.blank())
@@ -136,7 +135,8 @@ class Adapt(Method):
         batch, used, fields = batch["target"], state.memory["used"], self.config.mmt
         views, pid = (self.view(batch, 0), self.view(batch, 1)), batch["pid"]
         taught, stats = self.forward(state.nets, TEACHERS, views, used)
-        new, metrics, _ = self.descend(lambda n: self.loss(n, taught, views, pid, used), state, self.tx)
+        loss = functools.partial(self.loss, taught=taught, views=views, pid=pid, used=used)
+        new, metrics, _ = _steps.descend(loss, state, self.tx, self.axis)
         decay = _steps.ema_decay(state.step, fields.alpha, fields.ema_ramp)
         for student, teacher in PAIRS:
             mean = _steps.ema(state.nets[teacher]["params"], new.nets[student]["params"], decay)

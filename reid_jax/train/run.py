@@ -16,8 +16,8 @@ from reid_jax.fields import plain
 from reid_jax.train import (
     checkpoint,
     evaluate,
-    loop,
     pictures,
+    position,
     processes,
     signals,
     stages,
@@ -90,7 +90,7 @@ class Run:
         final = os.path.join(self.workdir, self.folder, "final.json")
         return (
             bool(steps)
-            and self.at_end(position(self.checkpoints.read_meta(steps[-1])))
+            and self.at_end(position.of_checkpoint(self.checkpoints.read_meta(steps[-1])))
             and os.path.exists(final)
         )
 
@@ -99,22 +99,46 @@ class Run:
         return self.method.part(at.part) is None
 
     def train(self):
-        """Trains to the end, from the newest checkpoint when there is one."""
-        state, meta = self.start()
-        at = position(meta)
+        """The training loop of every stage of every method: parts, their streams and steps, to the end.
+
+        Goes on from the newest checkpoint when there is one; returns what `finish` does. Raises
+        signals.Stopped when it was asked to stop and has saved.
+        """
+        state, at = self.start()
+        try:
+            while (part := self.method.part(at.part)) is not None:
+                if part.begin is not None and not at.taken:
+                    state = self.begin(part, state, at)
+                length, streams = self.length(part, state, at)
+                if at.taken < length:
+                    step = self.devices.compile(part.step)
+                    with self.batches(streams, at.taken) as batches, self.bar(part, at, length) as bar:
+                        while at.taken < length:
+                            state, metrics = step(state, next(batches))
+                            at = at.after_step()
+                            self.note(at, metrics, bar)
+                            if at.taken < length:
+                                self.between_steps(at, state)
+                    self.flush(at)
+                at = at.after_part(part.round)
+                self.after_part(at, part, state)
+            return self.finish(state, at)
+        finally:
+            self.writer.close()
+            self.checkpoints.close()
+
+    def start(self):
+        """(State on the devices, its At), of the newest checkpoint or fresh; opens what a run writes."""
+        state, meta = self.first_state()
         self.seconds, self.started, self.rate = meta["seconds"], time.monotonic(), Rate()
         self.batch_size = self.config.data.ids * self.config.data.instances
         self.writer = writer.Silent()
         if processes.first():
             titles.write(self.workdir, self.run_config, {self.name: self.method.nets})
             self.writer = writer.Writer(self.workdir, self.label, meta)
-        try:
-            return self.finish(*loop.fit(self, self.method, state, at))
-        finally:
-            self.writer.close()
-            self.checkpoints.close()
+        return self.devices.replicate(state), position.of_checkpoint(meta)
 
-    def start(self):
+    def first_state(self):
         """(host state, meta): of a checkpoint, or a fresh one."""
         state, meta = self.checkpoints.restore(stages.state_shapes(self.method))
         if state is not None:
@@ -192,6 +216,8 @@ class Run:
             log.warning("%s: no training on these labels: %s", self.where(part, at), error)
             return 0, {}
         first = next(iter(streams.values())).sampler
+        for name, stream in streams.items():
+            stream.check_shared(name, len(self.devices.devices))
         self.batch_size = sum(s.sampler.size for s in streams.values())
         return part.steps or int(part.epochs * first.batches_per_epoch), streams
 
@@ -383,9 +409,3 @@ class Together:
         """Closes all of them."""
         for batches in self.iterators.values():
             batches.close()
-
-
-def position(meta):
-    """loop.At of a checkpoint's meta; those of layout 1 know their step alone."""
-    fields = {k: meta[k] for k in loop.At._fields if k in meta}
-    return loop.At(**{"taken": meta["step"], **fields} if "part" not in meta else fields)

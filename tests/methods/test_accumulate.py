@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from small import Stepping, difference, fresh, info, random_batch, small
+from small import Stepping, difference, drawn, info, random_batch, small
 
 from reid_jax import methods
 from reid_jax.errors import ConfigError
@@ -19,7 +19,7 @@ STAGES = {"efl": efl.Efl, "baseline": baseline.Baseline}
 def after_a_step(name, config, count):
     """State and metrics of one step on some devices."""
     method = STAGES[name](config, info())
-    return Stepping(method.step, count)(fresh(method), {"train": random_batch()})
+    return Stepping(method.step, count)(drawn(method), {"train": random_batch()})
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -45,7 +45,7 @@ def check_running_statistics(state):
     """They moved part by part."""
     config = small(train__accumulate=2)
     method = baseline.Baseline(config, info())
-    net = fresh(method).nets["net"]
+    net = drawn(method).nets["net"]
     encoder = heads.encoder(heads.build(config.model, 6))
     forward = jax.jit(lambda net, image: encoder.apply(net, image, True)[1])
     image = method.view(random_batch())

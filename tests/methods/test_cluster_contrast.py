@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import Stepping, difference, fresh
+from small import Stepping, difference, drawn
 
 from reid_jax import methods
 from reid_jax.errors import ConfigError
@@ -88,7 +88,7 @@ def test_centroids_are_the_unit_means():
 
 def test_steps_lower_the_loss_and_move_what_they_should():
     method = cluster_contrast.ClusterContrast(config(), INFO)
-    state = with_clusters(fresh(method))
+    state = with_clusters(drawn(method))
     step, losses, first = Stepping(method.step), [], state.memory
     for _ in range(6):
         state, metrics = step(state, {"train": batch()})

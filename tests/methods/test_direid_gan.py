@@ -7,7 +7,7 @@ import pytest
 from flax import traverse_util
 from methods.direid_small import SIZE, config, info, triples
 from sklearn.metrics import roc_auc_score
-from small import difference
+from small import difference, drawn
 
 from reid_jax.data import degrade
 from reid_jax.errors import ConfigError
@@ -40,7 +40,7 @@ SMALLER = dict(multi_scale=False, reality_scales=1)  # what these tests do not l
 def paper():
     """(Ddgan, state) of the paper's preset."""
     method = gan.Ddgan(config(**SMALLER), info())
-    return method, lively(jax.jit(method.init)(jax.random.key(0)))
+    return method, lively(drawn(method))
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +297,7 @@ def test_a_step_by_whole_gradients():
         judged = method.discriminator_losses(judging, out, b, draws(True), True)
         return sum(generator.values()) + sum(judged.values()), sum(generator.values())
 
-    state = lively(jax.jit(method.init)(jax.random.key(1)))
+    state = lively(drawn(method, 1))
     new, metrics = jax.jit(lambda s, b: method.phase(s, b, draws(True), True))(state, b)
     old = gan.trained(state.nets, (*gan.GENERATOR, *gan.DISCRIMINATORS))
     updated = {**state.nets, **{n: new.nets[n] for n in gan.DISCRIMINATORS}}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from methods.direid_small import config, info, triples
-from small import difference
+from small import difference, drawn
 
 from reid_jax import methods
 from reid_jax.errors import ConfigError
@@ -204,7 +204,7 @@ def second():
     """(before, after, metrics, outputs before) of one step of the paper's second stage."""
     method = dfen.Dfen(config(multi_scale=False), info())
     x, pid = triples()["x_i"], jnp.array([0, 0, 1, 1])
-    state = jax.jit(method.init)(jax.random.key(0))
+    state = drawn(method)
 
     def step(state):
         out, _ = method.forward(state.nets, x, False)

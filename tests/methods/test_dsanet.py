@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import difference
+from small import difference, drawn
 
 from reid_jax.errors import ConfigError
 from reid_jax.fields import namespace
@@ -70,7 +70,7 @@ def gradients():
     """{loss: {group of parameters: largest gradient}} of the full method, each loss alone."""
     m, b = method(), batch()
     clip = jnp.asarray(b["image"], jnp.float32) / 64 - 2
-    variables = jax.jit(m.init)(jax.random.key(0)).nets["net"]
+    variables = drawn(m).nets["net"]
     # classifiers start near zero: at their usual size every path shows
     params = jax.tree.map(lambda x: x + 0.05, variables["params"])
 
@@ -152,7 +152,7 @@ def test_running_statistics_belong_to_f_id():
     m, b = method(), batch()
     net = m.network
     clip = jnp.asarray(b["image"], jnp.float32) / 64 - 2
-    variables = jax.jit(m.init)(jax.random.key(0)).nets["net"]
+    variables = drawn(m).nets["net"]
     run = jax.jit(lambda p: net.apply(variables, clip, True, p, mutable=["batch_stats"])[1])
     _, changed = net.apply(variables, clip, True, None, mutable=["batch_stats"])
     with_sao = run(jnp.arange(8)[::-1])

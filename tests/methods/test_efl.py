@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import Stepping, difference, fresh, info, random_batch, small
+from small import Stepping, difference, drawn, info, random_batch, small
 
 from reid_jax import methods
 from reid_jax.methods import efl
@@ -19,7 +19,7 @@ NAMES = {
 
 def start(config, axis_name="device"):
     method = efl.Efl(config, info(axis_name))
-    return method, fresh(method)
+    return method, drawn(method)
 
 
 def batches(i=0):

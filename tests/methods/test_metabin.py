@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from runs import config_of
-from small import Stepping, difference, fresh
+from small import Stepping, difference, drawn
 
 from reid_jax.data.rows import Rows
 from reid_jax.errors import ConfigError, DataError
@@ -56,7 +56,7 @@ def without_gates(net):
 def trained():
     """(method, state, its compiled step)."""
     m = method(second_order=True)
-    state = fresh(m)
+    state = drawn(m)
     half = {path: 0.5 + 0 * gate for path, gate in metabin.gates_of(state.nets["net"]).items()}
     state = state._replace(nets={"net": metabin.with_gates(state.nets["net"], half)})
     return m, state, Stepping(m.step)
@@ -106,7 +106,7 @@ def test_meta_gradients_are_slopes():
     meta-test at gates held where that leads, which is what the gradient of first order is."""
     with jax.enable_x64(True):
         m = method(None, dtype="float64", second_order=True, gate_factor=1.0, ce=0.5)
-        state = jax.tree.map(lambda x: np.asarray(x, float) if x.dtype.kind == "f" else x, fresh(m))
+        state = jax.tree.map(lambda x: np.asarray(x, float) if x.dtype.kind == "f" else x, drawn(m))
         rng, net = np.random.default_rng(0), state.nets["net"]
         gates = {p: rng.uniform(0.3, 0.7, g.shape) for p, g in metabin.gates_of(net).items()}
         along = {p: rng.normal(size=g.shape) for p, g in gates.items()}
@@ -220,7 +220,7 @@ def test_weights_of_an_ordinary_net_go_to_its_batch_norms(trained):
     m, state, _ = trained
     plain = method(norm="bin")  # has no bat_n either
     entries = weights.to_torch(
-        jax.tree.map(lambda x: np.full(x.shape, 3, np.float32), fresh(plain).nets["net"])
+        jax.tree.map(lambda x: np.full(x.shape, 3, np.float32), drawn(plain).nets["net"])
     )
     entries = {k: v for k, v in entries.items() if not k.endswith("gate")}
     new = m.warm_start(state, lambda name, variables: weights.load(entries, variables)[0]).nets["net"]

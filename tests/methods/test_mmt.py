@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import difference, fresh, random_batch
+from small import difference, drawn, random_batch
 
 from reid_jax import methods
 from reid_jax.data.records import Dataset, Record
@@ -48,8 +48,8 @@ def unit(x):
 def adapt():
     """(Method, its state in a round) of stage "adapt"; 4 of the 5 places are in use."""
     method = mmt.Adapt(settings(), INFO)
-    state = fresh(method)
-    others = fresh(method, seed=1).nets  # teachers that are no copies
+    state = drawn(method)
+    others = drawn(method, seed=1).nets  # teachers that are no copies
     nets = state.nets | {teacher: others[student] for student, teacher in mmt.PAIRS}
     return method, state._replace(nets=nets, step=jnp.int32(4), memory=state.memory | {"used": jnp.int32(4)})
 
@@ -159,11 +159,11 @@ def test_the_target_moves_running_statistics_alone():
     results = []
     for sees in (False, True):
         method = mmt.Source(settings(source_sees_target=sees), INFO)
-        results.append((jax.jit(method.step)(fresh(method), batch)[0], method))
+        results.append((jax.jit(method.step)(drawn(method), batch)[0], method))
     (without, _), (seen, method) = results
     without, seen = without.nets["net"], seen.nets["net"]
     assert difference(without["params"], seen["params"]) == 0
-    before = fresh(method).nets["net"] | {"batch_stats": without["batch_stats"]}
+    before = drawn(method).nets["net"] | {"batch_stats": without["batch_stats"]}
     want = statistics(method)(before, method.view(batch["target"]))
     assert difference(want, seen["batch_stats"]) < 1e-5 < difference(without["batch_stats"], want)
 

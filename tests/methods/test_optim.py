@@ -116,10 +116,16 @@ def test_amsgrad_keeps_the_largest_raw_moment():
         np.testing.assert_allclose(got["w"], want, rtol=1e-5)
 
 
+def test_an_unknown_kind():
+    with pytest.raises(ConfigError, match="optim.kind"):
+        _optim.optimiser(optim(kind="lion"), INFO)
+
+
 @pytest.mark.parametrize("fields,message", [
-    (dict(kind="lion"), "optim.kind"), (dict(groups=(("convv", 1.0, None),)), "groups.*convv"),
-    (dict(freeze=("head",)), "freeze.*head"),
+    (dict(groups=(("convv", 1.0, None),)), "groups.*convv"), (dict(freeze=("head",)), "freeze.*head"),
 ])  # fmt: skip
-def test_what_cannot_be(fields, message):
+def test_patterns_that_match_nothing(fields, message):
+    """Of any network; one that matches in another is fine."""
     with pytest.raises(ConfigError, match=message):
-        _optim.optimiser(optim(**fields), INFO).init(PARAMS)
+        _optim.check_patterns(optim(**fields), [PARAMS])
+    _optim.check_patterns(optim(**fields), [PARAMS, {"head": {"convv": np.zeros(1)}}])

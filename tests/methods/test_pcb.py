@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from small import fresh, random_batch
+from small import drawn, random_batch
 
 from reid_jax import methods
 from reid_jax.data.rows import Rows
@@ -27,7 +27,7 @@ def method():
 
 def test_loss_is_the_sum_over_the_stripes(method):
     """The step's, with its dropout, against a loop in float64; the backbone moves a tenth as far."""
-    state, batch = fresh(method), random_batch(size=8)
+    state, batch = drawn(method), random_batch(size=8)
     new, metrics = jax.jit(method.step)(state, {"train": batch})
     out, _ = method.encoder.apply(state.nets["net"], method.view(batch), True, method.key(state))
     total = 0.0
@@ -59,6 +59,6 @@ def test_an_epoch_holds_every_image_once(method):
 
 
 def test_test_feature_is_the_stripes_at_unit_length(method):
-    feature = jax.jit(lambda s, x: method.embed(s, x, "net"))(fresh(method), random_batch(size=8)["image"])
+    feature = jax.jit(lambda s, x: method.embed(s, x, "net"))(drawn(method), random_batch(size=8)["image"])
     lengths = np.linalg.norm(np.asarray(feature).reshape(8, 2, 8), axis=2)
     np.testing.assert_allclose(lengths, 1, rtol=1e-5)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from runs import StopAt, assert_same_run, config_of, lines, load, tiny, train
-from small import Stepping, difference
+from small import Stepping, difference, drawn
 from stage_cases import batches, facts, parts
 
 from reid_jax import methods
@@ -32,12 +32,11 @@ def stage_params():
 
 @pytest.fixture(scope="module", params=stage_params())
 def stage(request):
-    """(its config, Method, fresh State as numpy) of a stage."""
+    """(its config, Method, first State) of a stage."""
     method, name = request.param
     config = tiny(method, data__ids=4, data__instances=4, **ALIKE.get(method, {}))
     stage_config, built = stages.build(config, name, facts(config, cams=2))
-    state = jax.tree.map(np.asarray, jax.jit(built.init)(jax.random.key(0)))
-    return stage_config, built, state
+    return stage_config, built, jax.tree.map(np.asarray, drawn(built))
 
 
 def begun(method, part, state):

@@ -141,7 +141,11 @@ def generate(
         raise DataError(f"synthetic data: kind = {kind!r} must be one of {', '.join(KINDS)}")
     settings = {field: value for field, value in settings.items() if field in KINDS[kind].fields}
     _check(settings)
-    final = os.path.join(os.path.abspath(root), KINDS[kind].folder)
+    return _made(os.path.join(os.path.abspath(root), KINDS[kind].folder), settings, workers, progress)
+
+
+def _made(final, settings, workers, progress):
+    """The folder `final` with the set of these settings, drawn unless it is there."""
     if _complete(final, settings):
         return final
     partial = os.path.join(os.path.dirname(final), ".partial-" + os.path.basename(final))

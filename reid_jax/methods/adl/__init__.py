@@ -392,7 +392,7 @@ class Adl(Method):
                 total, stats, metrics = total + game[0], stats | game[1], metrics | game[2]
             return total, stats, {"loss": total, **metrics}, None
 
-        new, metrics, _ = self.descend(loss, state, self.tx[phase])
+        new, metrics, _ = _steps.descend(loss, state, self.tx[phase], self.axis)
         if self.config.adl.schedule == "blocks" and "critic" in self.tx[phase]:
             new = self.in_turn(state, new, self.tx[phase])
         return new, metrics | {"lr": jnp.float32(getattr(self.config.adl, phase).lr)}

@@ -187,7 +187,7 @@ class Dfen(Stage):
             accuracy = jnp.mean(out.p_fuse.argmax(-1) == pid)
             return total, stats, {"loss": total, **values, "accuracy": accuracy}, None
 
-        new, metrics, _ = self.descend(loss, state, self.tx)
+        new, metrics, _ = _steps.descend(loss, state, self.tx, self.axis)
         return new, metrics
 
     def losses(self, out, pid, replayed=None):

@@ -32,7 +32,7 @@ class Teacher(Stage):
             accuracy = jnp.mean(logits.argmax(-1) == pid)
             return total, {"E_id": stats}, {"loss": total, "accuracy": accuracy}, None
 
-        new, metrics, _ = self.descend(loss, state, self.tx)
+        new, metrics, _ = _steps.descend(loss, state, self.tx, self.axis)
         return new, metrics | {"lr": self.rate(state.step)}
 
     def features(self, nets, x, net):

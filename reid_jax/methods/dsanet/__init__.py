@@ -107,7 +107,7 @@ class DsaNet(Method):
             metrics = self.losses(out, pid, batch["camid"])
             return metrics["loss"], {"net": changed["batch_stats"]}, metrics, None
 
-        new, metrics, _ = self.descend(loss, state, self.tx)
+        new, metrics, _ = _steps.descend(loss, state, self.tx, self.axis)
         return new, metrics | {"lr": self.rate(state.step)}
 
     def losses(self, out, pid, camid):

@@ -5,4 +5,4 @@
 set -euo pipefail
 # shellcheck source=launch/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" "test"
-run exec python -m pytest -n "${REID_JAX_TEST_JOBS:-2}" --dist loadfile "$@"
+run exec python -m pytest -n "${REID_JAX_TEST_JOBS:-2}" --dist loadfile --no-loadscope-reorder "$@"

@@ -31,6 +31,7 @@ def test_eval(capsys, distance):
     assert "scaled up from 40 queries" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_step_compiled_only(capsys):
     """Twice the frames, about twice the work and more memory."""
     options = ["--size=narrow", "--steps=dsanet", "--compile-only", "--batch=16"]
@@ -81,6 +82,7 @@ def test_collectives_of_a_step_are_counted():
     assert found["calls"] == 3 + 1 + 2
 
 
+@pytest.mark.slow
 def test_scaling(capsys):
     """What EFL's step reduces: gradients of three networks, running statistics of five, metrics."""
     figures = scaling.main(["--size", "narrow", "--batch", "8", "--devices", "1,4,16"])

@@ -58,6 +58,7 @@ def optimiser(optim, info, net=None, *, lr=None, weight_decay=None, repeats=1):
 
 def _labels(params, optim, net, steps):
     """The tree of params with the name of every leaf's chain."""
+
     def label(path):
         if _any(getattr(net, "frozen", ()), path) or (not steps and _any(optim.freeze, path)):
             return "never"

@@ -238,6 +238,7 @@ def moved(before, after):
     return found
 
 
+@pytest.mark.slow
 def test_who_moves(steps):
     """Section 4.5 of the method: the stem and E_id never, others only in phases with gradient."""
     (start, first, second), _ = steps
@@ -254,6 +255,7 @@ def test_who_moves(steps):
             assert min(change[net].values()) > 0, (cross, net)
 
 
+@pytest.mark.slow
 def test_resting_moments_stay(steps):
     """Adam's moments and counts of a group move only in its phases."""
     (start, first, second), _ = steps
@@ -269,6 +271,7 @@ def test_resting_moments_stay(steps):
         assert counts == [0, in_self, in_self + in_cross], group
 
 
+@pytest.mark.slow
 def test_statistics(steps):
     """The stem's running statistics move although it rests; E_id's stay."""
     (start, first, _), metrics = steps
@@ -332,6 +335,7 @@ def people(rng, count):
     return np.clip(colours[:, part] + weave, 0, 255).astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, std, steps", [("ill", 0.02, 40), ("res", 0.0, 120)])
 def test_degradation_discriminator_learns_to_rank(kind, std, steps):
     """D_deg from the wrong order of most pairs to telling clean and poor pictures of any two people apart.

@@ -118,6 +118,7 @@ def encoder():
     return net, jax.jit(lambda k, x: nets.init(net, k, x))(jax.random.key(0), x), x
 
 
+@pytest.mark.slow
 def test_gradients_of_the_stem(encoder):
     """Content and f_inv of the first stage leave the stem alone, `identity` reaches it."""
     net, variables, x = encoder

@@ -139,6 +139,7 @@ def test_efl_baseline_mode_is_the_baseline_method():
     np.testing.assert_allclose(metrics["loss"], same["loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("triplet", ["cosine", pytest.param("euclidean", marks=pytest.mark.slow)])
 def test_eight_devices_equal_one(triplet):
     """Batch-global triplet, MI and batch norm: the parameters agree to float32 rounding.
@@ -154,6 +155,7 @@ def test_eight_devices_equal_one(triplet):
         np.testing.assert_allclose(metrics_eight[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_per_device_batch_norm_keeps_replicas_equal():
     """With per-device statistics the running ones are averaged: every device holds the same state."""
     method, state = start(small(model__bn_group="device"))

@@ -22,7 +22,7 @@ def settings(**fields):
     tree["model"].update(backbone="narrow", narrow_widths=(4, 8), neck="bnneck")
     tree["model"].update(narrow_dim=8, narrow_stripes=1)
     tree["loss"].update(feature="before_bn", triplet="softmax", margin=0.0, label_smooth=0.1)
-    tree["optim"].update(lr=1e-2, milestones=())
+    tree["optim"].update(lr=1e-2, milestones=(), eps=1e-3)
     tree["mmt"].update(rounds=2, steps=3, clusters=5, restarts=2, k1=6, k2=2, min_samples=2)
     tree["mmt"].update(fields)
     return namespace(tree)
@@ -162,7 +162,7 @@ def test_the_target_moves_running_statistics_alone():
         results.append((jax.jit(method.step)(drawn(method), batch)[0], method))
     (without, _), (seen, method) = results
     without, seen = without.nets["net"], seen.nets["net"]
-    assert difference(without["params"], seen["params"]) == 0
+    assert difference(without["params"], seen["params"]) < 1e-5
     before = drawn(method).nets["net"] | {"batch_stats": without["batch_stats"]}
     want = statistics(method)(before, method.view(batch["target"]))
     assert difference(want, seen["batch_stats"]) < 1e-5 < difference(without["batch_stats"], want)

@@ -35,6 +35,7 @@ def test_parameter_counts():
         assert count(shapes_of(model_config(backbone=name))["params"]["base"]) == number
 
 
+@pytest.mark.slow
 def test_parameter_counts_of_resnest_and_video():
     """ResNeSt-50 with 10 classes; C2D, AP3D, AP3D-NL with MARS' 625."""
     assert count(shapes_of(model_config(backbone="resnest50", neck="none"), 10)["params"]) == 25_454_730
@@ -96,6 +97,7 @@ def test_a_clip_is_the_mean_of_its_frames():
     np.testing.assert_allclose(features.before_bn[0], want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fresh_ap3d_starts_as_c2d():
     """Kernels over time and non-local norms start at zero: fresh modules change nothing."""
     x = jax.random.normal(jax.random.key(0), (1, 3, 4, 4, 32))

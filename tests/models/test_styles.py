@@ -42,6 +42,7 @@ def test_acts_in_training_alone_and_needs_a_key(style):
     assert shapes.test.shape == one.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [
     mixstyle.MixStyle(1.0, 0.5, 1), mixstyle.MixStyle(1.0, 0.5, 2), dsu.Dsu(1.0),
 ])  # fmt: skip

@@ -15,10 +15,13 @@ from reid_jax.parity import case, compare, drift, run
 CASES = pathlib.Path(__file__).parents[1] / "cases"
 
 
-LONG = [  # a minute or more to compile
-    f"direid__{name}"
-    for name in ("content_encoder", "content_encoder_train", "gan_losses_3scale", "dil_losses", "dil_steps")
-]
+LONG = {  # many seconds to compile
+    *(f"direid__{name}" for name in ("content_encoder", "content_encoder_train", "dil_losses", "dil_steps")),
+    *(f"direid__{name}" for name in ("gan_losses_1scale", "gan_losses_3scale", "discriminator", "generator")),
+    *(f"efl__{name}" for name in ("ap3dnl_resnet50", "c2d_resnet50", "resnest50", "resnest50_s1")),
+    *("direid__dfen", "direid__dfen_dual", "dsanet__net_full_eval", "efl__train_step_b"),
+    *("eval__market_size", "uns__mmt_source_step"),
+}
 RECORDED = [
     pytest.param(p, marks=[pytest.mark.slow] * (p.stem in LONG), id=p.stem)
     for p in sorted(p for kind in ("adl", "d*", "e*", "sup", "uns") for p in CASES.glob(f"{kind}__*.npz"))

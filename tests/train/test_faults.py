@@ -70,7 +70,7 @@ def kill_at(run, moment, step, rng):
     return {name for name, true in doing.items() if true}
 
 
-@pytest.mark.parametrize("kills, steps", [(2, STEPS), pytest.param(20, 400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills, steps", [(1, STEPS), pytest.param(20, 400, marks=pytest.mark.slow)])
 def test_killed_again_and_again(kills, steps, unbroken, tmp_path):
     """At random steps, while training, evaluating and writing checkpoints."""
     rng, run, fell = random.Random(kills), Run(tmp_path / "run", steps), []

@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+import pytest
 from PIL import Image
 from runs import load, tiny, train
 
@@ -12,6 +13,7 @@ from reid_jax.report import look, strips
 from reid_jax.train import checkpoint, pictures
 
 
+@pytest.mark.slow
 def test_dsanet_run_shows_where_it_looks(tmp_path):
     """Heat maps and weights belong to the frames that are shown; camera features to the test images."""
     config, workdir = tiny("dsanet", report__enabled=True, train__eval_every=0), str(tmp_path / "run")

@@ -123,11 +123,13 @@ def two(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_two_devices(one, two):
     assert lines(two)[-1]["step"] == STEPS
     assert_same_run(one, two)
 
 
+@pytest.mark.slow
 def test_only_the_first_process_writes(one, two):
     """One line for each measurement, the same files, and the other process says nothing."""
     names = [
@@ -140,6 +142,7 @@ def test_only_the_first_process_writes(one, two):
     assert "rank1" not in other and "step/s" not in other and "report" not in other
 
 
+@pytest.mark.slow
 def test_each_process_reads_its_own_pictures(one, two):
     train, test = ("bounding_box_train",), ("query", "bounding_box_test")
     whole = np.array(reads(one, 0, train)[: STEPS * 8]).reshape(STEPS, 8)
@@ -155,6 +158,7 @@ def test_each_process_reads_its_own_pictures(one, two):
 LONG = ("--config.train.steps=100000", "--config.train.eval_every=0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
 def test_a_lost_process_ends_the_other(how, tmp_path):
     """Killed, or hanging: so that both are started again."""
@@ -187,6 +191,7 @@ def test_user_errors_end_all_processes(tmp_path):
     assert said(workdir).count("bounding_box_train") >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_evaluation_by_two_processes(two):
     """Mode evaluate gives the figures of the end of training again."""

@@ -179,7 +179,7 @@ def test_a_run_is_used_without_its_training_data(unbroken):
     features = restored.features({"query": dataset.query[:3]}, dataset.root).feature
     final = store.load(workdir / "eval" / "final.npz")
     np.testing.assert_allclose(features, final.of("query").feature[:3], rtol=1e-4, atol=1e-6)
-    assert main.evaluate(config, dataset, str(workdir), devices) == 0
+    main.evaluate(config, dataset, str(workdir), devices)
     again, final = (json.loads((workdir / f / "final.json").read_text()) for f in ("evaluate", "eval"))
     assert again["nets"].keys() == final["nets"].keys() and again["checkpoint"] == "last"
     checkpoint.write_json(str(workdir / "summary.json"), {"seconds": 1.0})

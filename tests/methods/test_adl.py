@@ -83,7 +83,7 @@ def test_fresh_frifm_is_the_baseline():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 16, 8, 3)), jnp.float32)
     for dtype in ("float32", "bfloat16"):
         both = [method(frifm_stages=s, model__dtype=dtype).modules["net"] for s in ((), (1, 2))]
-        variables = both[1].init(jax.random.key(0), x, False)
+        variables = jax.jit(lambda x, n=both[1]: n.init(jax.random.key(0), x, False))(x)
         shapes = jax.eval_shape(lambda x, n=both[0]: n.init(jax.random.key(0), x, False), x)
         params = {k: variables["params"]["base"][k] for k in shapes["params"]["base"]}
         assert len(variables["params"]["base"]) == len(params) + 2

@@ -158,6 +158,7 @@ def close(got, want):
         np.testing.assert_allclose(got[name], value, rtol=2e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_self_phase_is_the_papers(naive, computed):
     """Equations 1 to 5."""
     o, losses, b = computed[0]["self"], computed[1], triples()

@@ -57,6 +57,7 @@ def replay(request):
     return Replay(request.param)
 
 
+@pytest.mark.slow
 def test_the_replay_trains_e_con_alone(replay):
     """Its term moves E_con's weights; the other networks step as without it, up to rounding."""
     (with_, found), (without, plain) = (replay.step(replay.start, w, 0) for w in (5.0, 0.0))

@@ -116,6 +116,7 @@ def test_one_program_of_the_step():
     assert all(x.is_deleted() for x in jax.tree.leaves(on_device))
 
 
+@pytest.mark.slow
 def test_mi_starts_when_told():
     """Before mi_start the students of full and mmt move alike."""
     method_a, a = start(small("full", efl__mi_start=1, optim__eps=1e-3))

@@ -90,6 +90,7 @@ def fast_forward(state, step):
     return state._replace(step=jnp.int32(step), opt=state.opt | {"gates": count})
 
 
+@pytest.mark.slow
 def test_two_devices_equal_one(trained):
     """With norms over all devices, also through the gradient of the virtual step."""
     m, state, single = trained

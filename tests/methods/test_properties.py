@@ -19,7 +19,7 @@ SLOW = {("direid", "gan"), ("direid", "dfen")}  # minutes to compile
 # Every device drops other features; the scores of an untrained D_deg are nearly constant, so that the
 # attention's three norms would magnify rounding.
 ALIKE = {"direid": {"direid__dropout": 0.0, "direid__attention_input": "self"}}
-SLOW_RUNS = {"direid", "adl", "mmt", "metabin", "dsanet", "pcb"}
+SLOW_RUNS = {"direid", "adl", "mmt", "metabin", "dsanet", "pcb", "efl"}
 
 
 def stage_params():

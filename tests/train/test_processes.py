@@ -173,6 +173,7 @@ def test_a_lost_process_ends_the_other(how, tmp_path):
     assert code not in (0, errors.USER_ERROR, errors.STOPPED), said(workdir)
 
 
+@pytest.mark.slow
 def test_a_process_that_never_comes(tmp_path):
     workdir = tmp_path / "run"
     started = start(workdir, 2, "--join_timeout=3")

@@ -15,6 +15,10 @@ class DataError(ReidError):
     """A data set is missing, empty, wrongly laid out or holds a broken file."""
 
 
+class PictureError(DataError):
+    """A picture is missing, empty, cut short or no picture."""
+
+
 class CheckpointError(ReidError):
     """A checkpoint cannot be written, read, or belongs to another config."""
 

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from reid_jax.data import decode, tfds_sets
-from reid_jax.errors import DataError
+from reid_jax.errors import DataError, PictureError
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def contents(path):
 def read(path, height, width, decoder=decode.with_pil):
     """u8[height,width,3] RGB of an image file, resized; path: as in `contents`, decoder: see data.decode.
 
-    Raises DataError naming the file when it is missing, empty, cut short or no image.
+    Raises PictureError naming the file when it is missing, empty, cut short or no image.
     """
     return readable(path, lambda contents: decoder(contents, height, width))
 
@@ -34,31 +34,39 @@ def original(path):
 
 
 def readable(path, function):
-    """function(contents of an image file); DataError naming the file when that fails."""
+    """function(contents of an image file); PictureError naming the file when that fails."""
     try:
         return function(contents(path))
     except FileNotFoundError as e:
-        raise DataError(f"{path} does not exist") from e
+        raise PictureError(f"{path} does not exist") from e
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
-        raise DataError(
-            f"{path} cannot be read as an image ({e}): copy it again or remove it (training passes over it "
-            "with config.data.on_broken=skip)"
-        ) from e
+        raise PictureError(f"{path} cannot be read as an image ({e}): copy it again or remove it") from e
 
 
 class Images:
     """Decoded pictures of a list of files, by row; safe to use from several threads.
 
     skip: a broken file is replaced by the next readable one of the same identity, in the order of the list,
-    and warned of once; otherwise it raises DataError. cache_bytes: decoded pictures kept up to this size.
+    and warned of once; otherwise it raises PictureError. cache_bytes: decoded pictures kept up to this size.
     decoder: a name of data.decode. group: what rows of the same number in `pids` have in common, in words.
+    advice: what else can be done about a broken file, for the error.
     """
 
     def __init__(
-        self, paths, pids, height, width, *, skip=False, cache_bytes=0, decoder="pil", group="identity"
+        self,
+        paths,
+        pids,
+        height,
+        width,
+        *,
+        skip=False,
+        cache_bytes=0,
+        decoder="pil",
+        group="identity",
+        advice="",
     ):
         self.paths, self.pids = list(paths), np.asarray(pids)
-        self.height, self.width, self.skip, self.group = height, width, skip, group
+        self.height, self.width, self.skip, self.group, self.advice = height, width, skip, group, advice
         self._decoder = decode.find(decoder)
         self._room = cache_bytes // (height * width * 3)  # pictures that may still be kept
         self._cache, self._instead, self._lock = {}, {}, threading.Lock()
@@ -85,9 +93,9 @@ class Images:
             return picture, row
         try:
             picture = self.read(self.paths[row])
-        except DataError as e:
+        except PictureError as e:
             if not self.skip:
-                raise
+                raise PictureError(f"{e}{self.advice}") from e
             return self._replace(row, e)
         if self._room > 0:
             self._keep(row, picture)
@@ -110,7 +118,7 @@ class Images:
         for other in (*same[start + 1 :].tolist(), *same[:start].tolist()):
             try:
                 picture = self.read(self.paths[other])
-            except DataError:
+            except PictureError:
                 continue
             with self._lock:
                 if row not in self._instead:
@@ -118,3 +126,17 @@ class Images:
                     log.warning("broken image skipped, %s is used instead: %s", self.paths[other], error)
             return picture, other
         raise DataError(f"no image of this {self.group} can be read; the first failure: {error}") from error
+
+
+class Originals(Images):
+    """Pictures at their own sizes, by PIL."""
+
+    def read(self, path):
+        return original(path)
+
+
+def training(data):
+    """Options of Images and Tracklets for pictures that train; data: the config's section."""
+    skip = data.on_broken == "skip"
+    advice = "" if skip else ", or pass over it with config.data.on_broken=skip"
+    return {"skip": skip, "advice": advice}

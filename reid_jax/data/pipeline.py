@@ -12,12 +12,14 @@ from absl import flags
 
 from reid_jax.config import choice
 from reid_jax.data import degrade
-from reid_jax.data.images import Images, original
+from reid_jax.data.images import Images, Originals, original, training
 from reid_jax.data.records import extras
 from reid_jax.data.streams import share as share_of
 from reid_jax.data.tracklets import Tracklets, TrainClips, group, plan_clips
 from reid_jax.data.transforms import Draws, generator
 from reid_jax.errors import ConfigError, DataError
+
+GROUPS = {"camid": "camera", "pid": "identity"}  # what pictures that may replace each other share, in words
 
 
 def open_stream(stream, dataset, data, first_step, share):
@@ -34,11 +36,11 @@ def open_stream(stream, dataset, data, first_step, share):
 def source(stream, records, data, first_step, share):
     """Grain dataset of a stream of images or clips; records: of the stream's block."""
     size = data.height, data.width
-    options = dict(skip=data.on_broken == "skip", cache_bytes=data.cache_mib << 20, decoder=data.decoder)
+    options = dict(cache_bytes=data.cache_mib << 20, decoder=data.decoder, **training(data))
     given = stream, Draws.of(data, stream.seed, stream.views), first_step, share
     if data.frames:
         return ClipSource(Tracklets(records, *size, **options), TrainClips(data, stream.seed), *given)
-    options["group"] = {"camid": "camera", "pid": "identity"}[stream.alike]
+    options["group"] = GROUPS[stream.alike]
     images = Images([r.path for r in records], replaceable(stream), *size, **options)
     if data.degrade.share:
         return DegradedSource(degrade.Settings.of(data.degrade), images, *given)
@@ -52,34 +54,37 @@ def replaceable(stream):
     return alike.astype(np.int64) * (int(domain.max()) + 1) + domain
 
 
-def eval_batches(records, data, batch_size, shard=(0, 1)):
+def eval_batches(records, data, batch_size, shard=(0, 1), trains=False):
     """Iterator over records in order, in batches of one size.
 
     shard (i, n): the i-th contiguous n-th of every batch of batch_size. Yields dicts, N = batch_size / n:
     image u8[N,H,W,3]; camid i32[N]; the records' extra labels; mask bool[N] (False: padding, a black image
-    and zeros); index i32[N] (row of records, -1 for padding). A broken image raises DataError, whatever
-    data.on_broken says: a test set must be whole.
+    and zeros); index i32[N] (row of records, -1 for padding). A broken image raises PictureError, whatever
+    data.on_broken says, as a test set must be whole; of records that train it is replaced when that is
+    "skip".
     """
     share = share_of(batch_size, shard, "config.eval.batch_size")
-    paths, pids = [r.path for r in records], [r.pid for r in records]
-    images = Images(paths, pids, data.height, data.width, decoder=data.decoder)
+    paths, size = [r.path for r in records], (data.height, data.width)
+    alike = [r.pid if r.pid >= 0 else -1 - r.camid for r in records]  # who is unknown: of the same camera
+    images = Images(paths, alike, *size, decoder=data.decoder, **(training(data) if trains else {}))
     return Batches(EvalSource(images, columns_of(records), batch_size, share), data, 0)
 
 
-def eval_clips(records, data, batch_size, *, pad=True, multiple=1):
+def eval_clips(records, data, batch_size, *, pad=True, multiple=1, trains=False):
     """Iterator over the test clips of tracklets (images count as tracklets of one frame), see tracklets.
 
     About batch_size frames a batch. Yields dicts: image u8[N,T,H,W,3]; mask bool[N] (False: padding); frames
     bool[N,T] (False: padding, a black frame); index i32[N] (row of records, -1 for padding); camid and extra
     labels as in eval_batches. N is the same in all batches and divisible by `multiple`. pad False: no clip
     has padding, T differs between batches (at most data.chunk lengths), and so does the order of the clips. A
-    broken image raises DataError.
+    broken image raises PictureError; in tracklets that train it is replaced when data.on_broken is "skip".
     """
     if batch_size < 1:
         raise ConfigError(f"config.eval.batch_size is {batch_size}; it must be at least 1")
     if not records:
         raise DataError("there are no tracklets to embed")
-    clips = Tracklets(records, data.height, data.width, decoder=data.decoder)
+    options = {"decoder": data.decoder} | (training(data) if trains else {})
+    clips = Tracklets(records, data.height, data.width, **options)
     plan = *plan_clips(clips.lengths, data), batch_size, pad, multiple
     return Batches(EvalClipSource(clips, columns_of(records), *plan), data, 0)
 
@@ -193,7 +198,10 @@ class TripleSource(Steps):
 
     def __init__(self, stream, records, data, first_step, share):
         super().__init__(stream, first_step, share)
-        self.given = [r.path for r in records], (data.height, data.width), degrade.Settings.of(data.degrade)
+        size, alike = (data.height, data.width), replaceable(stream)
+        options = {"group": GROUPS[stream.alike], **training(data)}
+        images = Originals([r.path for r in records], alike, *size, **options)
+        self.given = images, degrade.Settings.of(data.degrade)
 
     def batch(self, step):
         """What a step takes of the share."""

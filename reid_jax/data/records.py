@@ -33,6 +33,7 @@ class TestSet(NamedTuple):
     protocol: str  # the set's own, see Dataset
     root: str  # that paths are relative to
     label: str = ""  # splits of one set share it
+    left_out: tuple[str, ...] = ()  # relative paths of its pictures that cannot be read
 
     __test__ = False  # for pytest, which takes it for a class of tests
 
@@ -40,7 +41,7 @@ class TestSet(NamedTuple):
 class Truth(NamedTuple):
     """Identities that training must not know; they may rate pseudo labels and do nothing else."""
 
-    pid: np.ndarray  # i32[N] of the unlabelled rows, in their order
+    pid: np.ndarray  # i32[N] of the unlabelled rows, in their order; -1: nobody knows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +49,9 @@ class Dataset:
     """The splits of a data set.
 
     train: first the rows with identities, pids 0..P-1 in sorted order of the original ids and those of a
-    joined set side by side; then the rows whose identities are hidden (pid -1), in random order. query,
-    gallery: pids that never collide with a distractor's, which is 0 (gallery only). camids are 0..C-1
+    joined set side by side; then the rows whose identities are hidden or unknown (pid -1), in random order.
+    query, gallery: pids that never collide with a distractor's, which is 0 (gallery only); both are empty
+    where there is nobody to test on. camids are 0..C-1
     everywhere and index camera_names, cameras of train first; domains of train are 0..S-1 and index
     domain_names. val_query, val_gallery: identities held out of train (data.val_ids), empty otherwise.
     """
@@ -69,6 +71,8 @@ class Dataset:
     attributes: Any = dataclasses.field(default=None, compare=False)  # i32[P, A], a row for each identity
     truth: Truth | None = dataclasses.field(default=None, compare=False)  # of the hidden rows
     tested: str = ""  # the set whose query and gallery these are, where several are joined
+    roots: tuple[str, ...] = ()  # of the sets that are joined
+    left_out: tuple[str, ...] = ()  # relative paths of test pictures that cannot be read, and are in no split
     also: tuple[TestSet, ...] = ()  # further sets to test on, which nothing is chosen by
 
     @property

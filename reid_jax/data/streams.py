@@ -151,9 +151,10 @@ def domains(rows, data, seed, labels=None, groups=None, views=VIEWS, *, ids=0, i
     Errors: DataError when there is one domain only or one is too small.
     """
     if rows.num_domains < 2:
+        cameras = ", or take cameras for domains with config.data.domains=camera"
         raise DataError(
-            "the training images come from one domain: join sets in config.data.name, or take cameras for "
-            "domains with config.data.domains=camera"
+            "the training images come from one domain: join sets in config.data.name"
+            + ("" if data.domains == "camera" else cameras)
         )
     choice("within", within, ("pk", "gallery"))
     if data.epoch_steps < 0:

@@ -62,16 +62,18 @@ class Triples(Stream):
 
         return pipeline.TripleSource(self, records, data, first_step, share)
 
-    def batch(self, paths, size, settings, step, share):
-        """What a step takes of the share; size: (height, width), settings: a degrade.Settings."""
-        from reid_jax.data.images import original  # needs what reads files
+    def batch(self, images, settings, step, share):
+        """What a step takes of the share; images: an images.Originals, settings: a degrade.Settings.
 
-        position = step * self.size + share.start
+        Of a broken file that is passed over another one's picture and columns are given.
+        """
+        position, size = step * self.size + share.start, (images.height, images.width)
         first, third = self.sampler.partners(self.sampler.batch(step)[share], position)
         image = np.empty((len(first), 3, *size, 3), np.uint8)
-        for i, (a, c) in enumerate(zip(first, third, strict=True)):
-            rng, clean = generator(self.seed, _DEGRADE, position + i), original(paths[a])
-            pictures = clean, settings.draw(rng, clean), original(paths[c])
+        for i in range(len(first)):
+            rng, (clean, first[i]) = generator(self.seed, _DEGRADE, position + i), images.get(int(first[i]))
+            other, third[i] = images.get(int(third[i]))
+            pictures = clean, settings.draw(rng, clean), other
             image[i] = [degrade.enlarge(p, *size) for p in pictures]
         ends = {"": first, "_k": third}
         columns = {f"{n}{end}": v[rows] for end, rows in ends.items() for n, v in self.columns.items()}

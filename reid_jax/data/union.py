@@ -92,7 +92,7 @@ def merge(datasets, test=0):
     for index, d in enumerate(datasets):
         start = len(camera_names)
         train += [
-            dataclasses.replace(r, pid=r.pid + first_pid, camid=r.camid + start, domain=index)
+            dataclasses.replace(r, pid=moved(r.pid, first_pid), camid=r.camid + start, domain=index)
             for r in d.train
         ]
         first_pid += d.num_train_pids
@@ -120,8 +120,14 @@ def merge(datasets, test=0):
         drawn=drawn,
         domain_names=tuple(holds),
         tested=tested.name,
+        roots=tuple(d.root for d in datasets),
         attributes=joined_attributes(datasets),
     )
+
+
+def moved(pid, first):
+    """An identity behind `first` others; -1, nobody known, stays."""
+    return pid + first if pid >= 0 else pid
 
 
 def joined_attributes(datasets):

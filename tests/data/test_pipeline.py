@@ -1,5 +1,6 @@
 """The pipeline: batches are a function of (seed, step), whoever reads them."""
 
+import dataclasses
 import gc
 import itertools
 import logging
@@ -151,6 +152,33 @@ def test_eval_batches(dataset, size, shard):
         for row, image in zip(rows, b["image"], strict=True):
             expected = images.read(dataset.train[row].path, 16, 8) if row < 25 else 0
             np.testing.assert_array_equal(image, np.broadcast_to(expected, image.shape))
+
+
+def test_advice_is_to_do_what_is_not_done(dataset, tmp_path):
+    """The error of a broken picture recommends on_broken=skip where it is of use and not set."""
+    data, broken = config(), with_broken(dataset, tmp_path)
+    with pytest.raises(DataError, match="empty.png.*on_broken=skip"):
+        take(broken, data, 30)
+    with pytest.raises(DataError) as error:
+        list(pipeline.eval_batches(broken.train, config(on_broken="skip"), 5))
+    assert "empty.png" in str(error.value) and "on_broken" not in str(error.value)
+    alone = dataclasses.replace(broken, train=broken.train[6:7])
+    with pytest.raises(DataError, match="no image of this identity can be read") as error:
+        take(alone, config(on_broken="skip", ids=1), 1)
+    assert "on_broken" not in str(error.value)
+
+
+def test_features_of_training_pictures_skip_as_training_does(dataset, tmp_path):
+    """Methods that make labels embed the training set first: of a broken picture as training sees it."""
+    broken = with_broken(dataset, tmp_path)
+    batches = list(pipeline.eval_batches(broken.train, config(on_broken="skip"), 25, trains=True))
+    np.testing.assert_array_equal(batches[0]["image"][6], batches[0]["image"][7])
+    unknown = [dataclasses.replace(r, pid=-1) for r in broken.train]
+    batches = list(pipeline.eval_batches(unknown, config(on_broken="skip"), 25, trains=True))
+    same = [n for n, r in enumerate(unknown) if r.camid == unknown[6].camid and n > 6]
+    np.testing.assert_array_equal(batches[0]["image"][6], batches[0]["image"][same[0]])
+    with pytest.raises(DataError, match="empty.png.*on_broken=skip"):
+        list(pipeline.eval_batches(broken.train, config(), 25, trains=True))
 
 
 def test_eval_never_skips(dataset, tmp_path):

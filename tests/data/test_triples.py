@@ -1,5 +1,7 @@
 """Triples and degraded training images: partners, determinism, degradation at the original size."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from batches import assert_equal, data_config, take
@@ -52,6 +54,30 @@ def test_good_and_poor_images():
     first, third = sampler.partners(rows, 0)
     assert (camids[first] != 2).all() and (camids[third] == 2).all()
     assert np.array_equal(np.where(camids == 2, third, first), rows)
+
+
+def test_broken_pictures_are_passed_over(dataset, tmp_path, caplog):
+    """Of x_i and x_k, each with the columns of the picture that is shown; else the error says how."""
+    path = tmp_path / "cut.png"
+    path.write_bytes(open(dataset.train[5].path, "rb").read()[:90])
+    cut = dataclasses.replace(dataset.train[5], path=str(path))
+    broken = dataclasses.replace(dataset, train=(*dataset.train[:5], cut, *dataset.train[6:]))
+    with pytest.raises(DataError, match="cut.png.*on_broken=skip"):
+        take(broken, config(), 6, build=streams.triples)
+    whole = take(dataset, config(), 6, build=streams.triples)
+    passed = take(broken, config(on_broken="skip"), 6, build=streams.triples)
+    met = 0
+    for a, b in zip(whole, passed, strict=True):
+        for end in ("", "_k"):
+            expected = np.where(a[f"index{end}"] == 5, 6, a[f"index{end}"])
+            met += int((a[f"index{end}"] == 5).sum())
+            np.testing.assert_array_equal(b[f"index{end}"], expected)
+            for name in ("pid", "camid"):
+                column = [getattr(dataset.train[n], name) for n in expected]
+                np.testing.assert_array_equal(b[f"{name}{end}"], column)
+        same = (a["index"] != 5) & (a["index_k"] != 5)
+        np.testing.assert_array_equal(a["image"][same], b["image"][same])
+    assert met
 
 
 def test_no_partners():

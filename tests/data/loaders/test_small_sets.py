@@ -56,7 +56,7 @@ def test_a_broken_picture_tells_its_name_or_is_passed_over(tmp_path, kind):
     path = damage(d.train[0].path, kind)
     assert load("ilids", root) == d  # names alone are read here
     paths, pids = [r.path for r in d.train], [r.pid for r in d.train]
-    with pytest.raises(DataError, match=rf"{os.path.basename(path)}.*on_broken=skip"):
+    with pytest.raises(DataError, match=os.path.basename(path)):
         Images(paths, pids, 16, 8).get(0)
     assert Images(paths, pids, 16, 8, skip=True).get(0)[1] == 1
 

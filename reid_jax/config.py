@@ -40,6 +40,7 @@ def defaults():
             csv="",  # file with columns path, pid, camid[, split][, tracklet]; "" = ROOT/labels.csv
             pattern="",  # of names if there is no CSV: a regex with groups pid and camera; "" = Market-1501's
             train_share=0.5,  # where there is no split: share of the identities that is drawn for training
+            train_on="train",  # train | all: query and gallery train too, and nobody is left to test on
             frames=0,  # T: frames of a clip, for sets of tracklets; 0 = images
             clip="strided",  # strided | rrs: how the frames of a training clip are drawn
             stride=8,  # strided clips: every stride-th frame

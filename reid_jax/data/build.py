@@ -58,4 +58,5 @@ def read(args):
     if args.name == "synthetic":
         return datasets.read_synthetic(synthetic_folder(args.root)), Options()
     options = options_of(args)
-    return datasets.load_folder(args.name, args.root, options), LAYOUTS[args.name].check(options)
+    dataset = datasets.load_folder(args.name, args.root, options, unlabelled=True)
+    return dataset, LAYOUTS[args.name].check(options)

@@ -33,7 +33,9 @@ def load(data, workdir, seed=0, labels="all", also=""):
     unknown name, DataError for a folder that cannot be used.
     """
     choice("labels", labels, ("all", "source", "none"))
-    dataset = dataclasses.replace(read(data, workdir), also=test_sets.load(also, data))
+    choice("data.train_on", data.train_on, ("train", "all"))
+    dataset = read(data, workdir, labels)
+    dataset = dataclasses.replace(dataset, also=test_sets.load(also, data))
     save_drawn(dataset, workdir)
     if data.split_tracklets:
         dataset = cut(dataset, data.split_tracklets)
@@ -45,21 +47,21 @@ def load(data, workdir, seed=0, labels="all", also=""):
     return dataset
 
 
-def read(data, workdir):
-    """The Dataset that data.name, .root and .source name, as it is."""
+def read(data, workdir, labels="all"):
+    """The Dataset that data.name, .root and .source name, as it is; labels: see `load`."""
     if choice("data.source", data.source, ("folder", "tfds")) == "tfds":
-        return load_built(data)
+        return load_built(data, labels)
     if data.name == "synthetic":
         return load_synthetic(data, workdir)
     if "+" in data.name:
-        return load_union(data, workdir)
+        return load_union(data, workdir, labels)
     if not data.root and data.name in LAYOUTS:
         layout = LAYOUTS[data.name]
         raise DataError(
             f"config.data.root is empty: where is {layout.title}? Set --config.data.root=FOLDER.\n"
             + advice(layout)
         )
-    return load_folder(data.name, data.root, reader_options(data))
+    return load_folder(data.name, data.root, reader_options(data), unlabelled=labels != "all")
 
 
 def without_hidden(dataset, data, seed, labels):
@@ -105,10 +107,11 @@ def with_domains(dataset, data):
 
 def reader_options(data):
     """What the readers want to know of a config's `data` section."""
-    return Options(data.variant, data.split, data.split_seed, data.csv, data.pattern, data.train_share)
+    given = data.variant, data.split, data.split_seed, data.csv, data.pattern, data.train_share
+    return Options(*given, everything=data.train_on == "all", on_broken=data.on_broken)
 
 
-def load_union(data, workdir):
+def load_union(data, workdir, labels="all"):
     """The sets that data.name joins by "+", merged, data.target being the last; see reid_jax.data.union.
 
     Of synthetic sets, synthetic+synthetic2, each has people and cameras of its own.
@@ -138,7 +141,8 @@ def load_union(data, workdir):
         options = dataclasses.replace(reader_options(data), variant=variant)
         if LAYOUTS[name].form(variant).num_splits == 1:
             options = dataclasses.replace(options, split=0)  # data.split is for the sets that have several
-        sets[name] = load_folder(name, root, options)
+        unlabelled = labels == "none" or name == data.target
+        sets[name] = load_folder(name, root, options, unlabelled=unlabelled)
     return merged(data, names, sets)
 
 
@@ -159,23 +163,26 @@ def load_synthetic(data, workdir, name="synthetic"):
     if number := SYNTHETIC.fullmatch(name)[1]:
         settings["seed"] += 1000 * (int(number) - 1)  # runs of neighbouring seeds share no people
         root = os.path.join(root, name)
-    return dataclasses.replace(read_synthetic(synthetic.generate(root, **settings)), name=name)
+    folder, options = synthetic.generate(root, **settings), Options(everything=data.train_on == "all")
+    return dataclasses.replace(read_synthetic(folder, options), name=name)
 
 
-def read_synthetic(root):
+def read_synthetic(root, options=None):
     """Loads a synthetic set from its own folder, like the real one that its kind imitates."""
     from reid_jax.data import synthetic
 
     kind = synthetic.stored_kind(root) or "image"
-    dataset = load_folder(synthetic.layout_of(kind), root, check_counts=False)
+    dataset = load_folder(synthetic.layout_of(kind), root, options, check_counts=False)
     names = synthetic.stored_camera_names(root) or dataset.camera_names
     protocol = "market" if kind == "lowlight" else dataset.protocol  # its gallery has every camera
     about = {"name": "synthetic", "domain_names": ("synthetic",), "camera_names": names, "protocol": protocol}
     return dataclasses.replace(dataset, **about)
 
 
-def load_built(data):
-    """The set that `python -m reid_jax.data build` wrote to data.root."""
+def load_built(data, labels="all"):
+    """The set that `python -m reid_jax.data build` wrote to data.root; labels: see `load`."""
+    if data.train_on == "all":
+        raise ConfigError("config.data.train_on=all needs config.data.source=folder")
     if "+" in data.name:
         raise ConfigError(f"config.data.name is {data.name!r}: joined sets need config.data.source=folder")
     if data.name not in NAMES:
@@ -188,7 +195,22 @@ def load_built(data):
         )
     layout = LAYOUTS.get(data.name)
     options = layout.check(reader_options(data)) if layout else Options()
-    return tfds_sets.load(data.root, data.name, options)
+    dataset = tfds_sets.load(data.root, data.name, options)
+    return dataset if labels != "all" else labelled_only(dataset)
+
+
+def labelled_only(dataset):
+    """The Dataset without training pictures of unknown people; DataError when none is left."""
+    kept = tuple(r for r in dataset.train if r.pid >= 0)
+    if not kept:
+        raise DataError(
+            f"{dataset.root}: nobody is known on the {len(dataset.train)} training pictures, and this method "
+            "learns from identities"
+        )
+    if len(kept) < len(dataset.train):
+        count = len(dataset.train) - len(kept)
+        log.warning("%s: %d training pictures of unknown people are left out", dataset.name, count)
+    return dataclasses.replace(dataset, train=kept)
 
 
 def save_drawn(dataset, workdir):
@@ -214,17 +236,19 @@ class Source(NamedTuple):
     protocol: str = "market"  # the data set's own
 
 
-def open_source(text, splits=("query", "gallery")):
+def open_source(text, splits=("query", "gallery"), on_broken="stop"):
     """Source of 'NAME:ROOT', a data set in its layout, of 'tfds:FOLDER', a built one, or of a folder of
     pictures; 'LABEL=' may precede.
 
     A folder is read with everything below it, as one split "images"; names like Market-1501's give identity
-    and camera, others pid -1 and camera 0. Raises DataError or ConfigError naming what is wrong.
+    and camera, others pid -1 and camera 0. on_broken: "skip" keeps listed pictures that are missing, to be
+    left out later. Raises DataError or ConfigError naming what is wrong.
     """
     label, rest = split_label(text)
     name, _, root = rest.partition(":")
     if name in (*LAYOUTS, "tfds") and root:
-        dataset = tfds_sets.load(root) if name == "tfds" else load_folder(name, root)
+        wanted = dict(options=Options(on_broken=on_broken), unlabelled=True, needed=tuple(splits))
+        dataset = tfds_sets.load(root) if name == "tfds" else load_folder(name, root, **wanted)
         records = {s: getattr(dataset, s) for s in splits}
         return Source(label or name, dataset.root, records, dataset.protocol)
     if not os.path.isdir(rest):
@@ -291,8 +315,13 @@ def hold_out(dataset, count, seed=0):
 
 def check_train(dataset, data):
     """Errors and warnings on a training set that the batch shape or the method cannot use well."""
-    total = dataset.num_train_pids
-    ids = data.ids if dataset.truth is None else data.source_ids or data.ids
+    total, unlabelled = dataset.num_train_pids, sum(r.pid < 0 for r in dataset.train)
+    ids = (data.source_ids if unlabelled else 0) or data.ids
+    if not total and data.distinct_ids and unlabelled < data.ids:
+        raise DataError(
+            f"{dataset.name} has {unlabelled} training pictures of unknown people, which cannot make the "
+            f"{data.ids} clusters of a batch: lower config.data.ids"
+        )
     if total and data.distinct_ids and total < ids:
         raise DataError(
             f"{dataset.name} has {total} training identities, fewer than the {ids} distinct ones of a "

@@ -14,10 +14,15 @@ log = logging.getLogger(__name__)
 NAMES = (*LAYOUTS, "synthetic")
 
 
-def load_folder(name, root, options=None, check_counts=True):
+TRAINS, TESTS = ("train",), ("query", "gallery")  # what is needed of a set
+
+
+def load_folder(name, root, options=None, check_counts=True, unlabelled=False, needed=TRAINS):
     """Dataset from its original layout.
 
     name: a key of LAYOUTS. root: the data set's own folder or its parent. options: loaders.common.Options.
+    unlabelled: whether training pictures of unknown people (pid -1) are wanted. needed: splits of one's own
+    pictures that must not be empty; those of public sets are all needed.
     Errors: ConfigError for an unknown name, variant or split; DataError naming the path for a missing, empty
     or incomplete folder. Files with other names than the layout's and counts other than the published ones
     are warned of.
@@ -32,43 +37,78 @@ def load_folder(name, root, options=None, check_counts=True):
         reading = layout.read(root, options)
     except DataError as e:
         raise DataError(f"{e}\n{advice(layout)}") from e
-    if reading.strange:
+    strange = skipped(reading, unlabelled)
+    if strange:
         log.warning(
             "%s: %d entries whose names do not follow the layout are skipped: %s%s",
             root,
-            len(reading.strange),
-            ", ".join(reading.strange[:3]),
-            ", ..." if len(reading.strange) > 3 else "",
+            len(strange),
+            ", ".join(strange[:3]),
+            ", ..." if len(strange) > 3 else "",
         )
-    splits = clean(layout, root, reading.splits)
+    splits = clean(layout, root, reading.splits, unlabelled, needed)
+    if options.everything:
+        splits = all_train(splits, unlabelled)
     if check_counts:
         compare_counts(layout, splits)
     about = {"kind": reading.kind or layout.kind, "protocol": layout.protocol, "drawn": reading.drawn}
     return dataclasses.replace(relabel(name, root, splits, reading.cameras), **about)
 
 
-def clean(layout, root, splits):
-    """Drops junk (-1) everywhere and distractors (0) outside the gallery; DataError for an empty split.
+def skipped(reading, unlabelled):
+    """Entries of unknown names, without those that train as pictures of unknown people."""
+    kept = {r.path for r in reading.splits["train"]} if unlabelled else set()
+    return [path for path in reading.strange if path not in kept]
+
+
+def clean(layout, root, splits, unlabelled=False, needed=TRAINS):
+    """Drops junk (-1) and, outside the gallery, distractors (0); DataError for an empty split.
 
     Sets whose ids count from 0 in train keep them: only a 0 that the gallery uses too is a distractor.
+    unlabelled, needed: see `load_folder`.
     """
-    kept = {}
+    kept, free = {}, layout.unlabelled
     for split, records in splits.items():
         lowest = 1 if layout.distractors and split != "gallery" else 0
+        lowest = -1 if unlabelled and free and split == "train" else lowest
         kept[split] = [r for r in records if r.pid >= lowest]
         dropped = len(records) - len(kept[split])
         if dropped and split != "gallery":
             log.warning("%s: %d images of pid -1 or 0 in %s are left out", layout.title, dropped, split)
-        if not kept[split]:
-            raise DataError(f"{root} holds no usable image for {split}.\n{advice(layout)}")
+    untested = free and "query" not in needed and not kept["query"] and not kept["gallery"]
+    for split in kept:
+        untrained = free and split == "train" and "train" not in needed
+        if not kept[split] and not untrained and not (untested and split != "train"):
+            raise DataError(empty(layout, root, split, splits[split]))
+    if not any(kept.values()):
+        raise DataError(empty(layout, root, "train", splits["train"]))
     return kept
+
+
+def empty(layout, root, split, records):
+    """What is wrong with a split without usable records."""
+    text = f"{root} holds no usable image for {split}"
+    if split == "train" and layout.unlabelled and records:
+        text += (
+            f": nobody is known on its {len(records)} pictures, and this method learns from identities; "
+            "label them, or train a method that makes its own labels"
+        )
+    return f"{text}.\n{advice(layout)}"
+
+
+def all_train(splits, unlabelled):
+    """Splits whose pictures all train, every one once; distractors as unknown people, where these train."""
+    people = [r for split in ("query", "gallery") for r in splits[split] if r.pid > 0 or split == "query"]
+    unknown = [dataclasses.replace(r, pid=-1) for r in splits["gallery"] if r.pid == 0] if unlabelled else []
+    every = {(r.path, r.frames): r for r in (*splits["train"], *people, *unknown)}
+    return {"train": list(every.values()), "query": [], "gallery": []}
 
 
 def count(splits):
     """{"train ids": n, "train images": n, ..., "images": n, "cameras": n}; tracklets count as images."""
     counts = {}
     for split, records in splits.items():
-        counts[f"{split} ids"] = len({r.pid for r in records})
+        counts[f"{split} ids"] = len({r.pid for r in records if r.pid >= 0})
         counts[f"{split} images"] = len(records)
     everything = [r for records in splits.values() for r in records]
     counts["images"], counts["cameras"] = len(everything), len({r.camid for r in everything})
@@ -86,9 +126,9 @@ def compare_counts(layout, splits):
 def relabel(name, root, splits, camera_names=None):
     """Dataset with train pids 0..P-1 in sorted order and camids 0..C-1, cameras of train first.
 
-    camera_names: {camera number: name} where it is not c1, c2, ...
+    Unknown people of train (-1) stay. camera_names: {camera number: name} where it is not c1, c2, ...
     """
-    pids = {p: i for i, p in enumerate(sorted({r.pid for r in splits["train"]}))}
+    pids = {p: i for i, p in enumerate(sorted({r.pid for r in splits["train"]} - {-1}))} | {-1: -1}
     seen = sorted({r.camid for r in splits["train"]})
     others = sorted({r.camid for records in splits.values() for r in records} - set(seen))
     cameras = {c: i for i, c in enumerate(seen + others)}

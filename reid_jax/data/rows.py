@@ -73,11 +73,13 @@ def hide(dataset, start, seed):
     """A Dataset that does not know whom its training rows from `start` on show, nor by their order.
 
     Their pids become -1, their order is drawn from seed (files lie sorted by identity). The identities go
-    to Dataset.truth, to rate labels. The identities of the rows before must be 0..P-1.
+    to Dataset.truth, to rate labels, unless nobody is known. The identities of the rows before must be
+    0..P-1.
     """
     labelled, hidden = dataset.train[:start], dataset.train[start:]
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed % 2**64, 0x68696465))))
     hidden = [hidden[i] for i in rng.permutation(len(hidden)).tolist()]
+    pid = np.array([r.pid for r in hidden], np.int32)
     attributes = dataset.attributes
     if attributes is not None:
         known = 1 + max((r.pid for r in labelled), default=-1)
@@ -86,5 +88,5 @@ def hide(dataset, start, seed):
         dataset,
         train=(*labelled, *(dataclasses.replace(r, pid=-1) for r in hidden)),
         attributes=attributes,
-        truth=Truth(np.array([r.pid for r in hidden], np.int32)),
+        truth=Truth(pid) if (pid >= 0).any() else None,
     )

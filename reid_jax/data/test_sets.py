@@ -1,5 +1,7 @@
 """Further sets that a run is tested on: config.eval.also."""
 
+import dataclasses
+import os
 import re
 
 from reid_jax.config import split_label
@@ -52,10 +54,12 @@ def read(item, data=None):
     variant, numbers = match["variant"] or "", split_numbers(match["splits"] or "0")
     sets = []
     for number in numbers:
-        options = Options(variant, number, data.split_seed if data else 0)
+        options = Options(variant, number)
+        if data:
+            options = dataclasses.replace(options, seed=data.split_seed, on_broken=data.on_broken)
         dataset = read_split(match["name"], match["root"], options)
         if data:
-            check_unseen(dataset.name, variant, number, data)
+            check_unseen(dataset, variant, number, data)
         name = label if len(numbers) == 1 else f"{label}-{number}"
         sets.append(TestSet(name, dataset.query, dataset.gallery, dataset.protocol, dataset.root, label))
     return label, sets
@@ -66,7 +70,7 @@ def read_split(name, root, options):
     try:
         if name == "tfds":
             return tfds_sets.load(root)
-        return folders.load_folder(name, root, options, check_counts=False)
+        return folders.load_folder(name, root, options, check_counts=False, needed=folders.TESTS)
     except (ConfigError, DataError) as e:
         raise type(e)(str(e).replace("config.data.", "")) from e
 
@@ -82,9 +86,19 @@ def split_numbers(text):
     return list(dict.fromkeys(numbers))
 
 
-def check_unseen(name, variant, number, data):
-    """ConfigError when training shows persons of a split of set `name` that is to be tested."""
-    training = data.name.split("+")
+def folders_of(data):
+    """Folders that train, of sets of one's own pictures."""
+    return [os.path.abspath(os.path.expanduser(root.strip())) for root in data.root.split(",")]
+
+
+def check_unseen(dataset, variant, number, data):
+    """ConfigError when training shows persons of a split of a set that is to be tested."""
+    training, name = data.name.split("+"), dataset.name
+    same = name in training and (name != "folder" or dataset.root in folders_of(data))
+    if data.train_on == "all" and same:
+        raise ConfigError(
+            f"all people of {name} train (config.data.train_on=all), which spoils the test: leave it out"
+        )
     union.check_overlap_with_test(training, name)
     several = name in training and name in LAYOUTS and LAYOUTS[name].form(variant).num_splits > 1
     if several and number != data.split:

@@ -157,22 +157,25 @@ def quality(labels, pid, camid=None):
     """How well pseudo labels i[N] (-1: none) fit identities i[N]: {"clusters", "labelled", "ari", "nmi"}.
 
     labelled: percent of the images. ari, nmi: adjusted Rand index and normalised mutual information of the
-    labelled ones, in percent. camid i[N]: labels of each camera stand for themselves; ari and nmi are then
-    means over the cameras, weighted by their images, and clusters is the sum.
+    labelled ones whose identity is known (not -1), in percent; left out where no identity is known. camid
+    i[N]: labels of each camera stand for themselves; ari and nmi are then means over the cameras, weighted by
+    their images, and clusters is the sum.
     """
     labels, pid = np.asarray(labels), np.asarray(pid)
     groups = np.zeros(len(labels), int) if camid is None else np.asarray(camid)
     clusters, weights, scores = 0, [], []
     for group in np.unique(groups):
         kept = (groups == group) & (labels >= 0)
-        if kept.any():
-            given, true = labels[kept], pid[kept]
-            clusters += len(np.unique(given))
-            weights.append(kept.sum())
+        clusters += len(np.unique(labels[kept]))
+        given, true = labels[kept & (pid >= 0)], pid[kept & (pid >= 0)]
+        if len(given):
+            weights.append(len(given))
             scores.append((adjusted_rand_score(true, given), normalized_mutual_info_score(true, given)))
+    found = {"clusters": clusters, "labelled": 100 * float(np.mean(labels >= 0))}
+    if not (pid >= 0).any():
+        return found
     ari, nmi = np.average(scores, 0, weights) if scores else (0.0, 0.0)
-    labelled = 100 * float(np.mean(labels >= 0))
-    return {"clusters": clusters, "labelled": labelled, "ari": 100 * float(ari), "nmi": 100 * float(nmi)}
+    return {**found, "ari": 100 * float(ari), "nmi": 100 * float(nmi)}
 
 
 def largest(labels, most, field):

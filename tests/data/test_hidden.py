@@ -101,6 +101,15 @@ def test_permuted_labels_of_the_files(tmp_path):
     assert loaded[0].truth.pid.tolist() != loaded[1].truth.pid.tolist()
 
 
+def test_who_is_unknown_cannot_be_rated():
+    """Truth holds who is known; -1 is of nobody, and none is kept when nobody is known."""
+    pids = np.repeat([7, -1, 8], 4)
+    d = hide(dataset(pids), 20, 0)
+    assert sorted(d.truth.pid.tolist()) == sorted(pids.tolist()) and {r.pid for r in d.train[20:]} == {-1}
+    d = hide(dataset(np.full(12, -1)), 20, 0)
+    assert d.truth is None and d.num_train_pids == 5 and rows_of(d)[1].num_pids == 0
+
+
 # ---- by config ------------------------------------------------------------------------------------------
 @pytest.fixture
 def roots(tmp_path):
@@ -138,6 +147,22 @@ def test_single_sets(roots):
         assert sorted(d.truth.pid.tolist()) == [0, 0, 1, 1]
     assert load(roots, "none", name="market1501+viper").num_train_pids == 0
     assert load(roots, "all", name="market1501").truth is None
+
+
+def test_a_target_that_nobody_has_labelled(roots, tmp_path):
+    """Joined to a labelled source, which is tested; people keep their numbers."""
+    for n in range(5):
+        picture(tmp_path, "boxes", f"frame{n}.png")
+    both = dict(name="market1501+folder", root=f"{roots},{tmp_path / 'boxes'}", target="folder")
+    d = datasets.load(data_config(**both, test="market1501"), None, labels="source")
+    labelled, unlabelled = rows_of(d)
+    assert (labelled.num_pids, labelled.num_cams) == (2, 2) and d.truth is None
+    assert unlabelled.pid.tolist() == [-1] * 5 and unlabelled.num_cams == 1 and len(d.query) == 4
+    assert d.train[:4] == load(roots, name="market1501").train
+    d = datasets.load(data_config(**both), None, labels="source")
+    assert d.query == d.gallery == () and len(rows_of(d)[1].pid) == 5
+    with pytest.raises(DataError, match="5 training pictures of unknown people.* the 6 clusters of a batch"):
+        datasets.load(data_config(name="folder", root=str(tmp_path / "boxes"), ids=6), None, labels="none")
 
 
 def test_refusals(roots):

@@ -219,3 +219,14 @@ def test_quality_of_labels():
     assert cluster.quality(mixed, pid)["ari"] < 50
     by_camera = cluster.quality(mixed, pid, camid)
     assert (by_camera["clusters"], by_camera["ari"]) == (6, 100.0)
+
+
+def test_labels_of_people_whom_nobody_knows():
+    """They count as clusters and labelled, and rate nothing."""
+    labels, pid = np.repeat([0, 1, 2], 4), np.repeat([5, 6, -1], 4)
+    known = cluster.quality(labels, pid)
+    assert known == {"clusters": 3, "labelled": 100.0, "ari": 100.0, "nmi": pytest.approx(100.0)}
+    mixed = np.where(pid == -1, 0, labels)  # they are in a cluster with somebody known
+    assert cluster.quality(mixed, pid)["ari"] == 100.0 and cluster.quality(mixed, pid)["clusters"] == 2
+    assert cluster.quality(labels, np.full(12, -1)) == {"clusters": 3, "labelled": 100.0}
+    assert cluster.quality(labels, pid, np.arange(12) % 2)["clusters"] == 6

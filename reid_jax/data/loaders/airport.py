@@ -25,7 +25,7 @@ def read(root, options):
     Query: the first picture of each other such person and camera; gallery: the rest, the persons seen by one
     camera and, as distractors, the boxes of nobody.
     """
-    records = read_lists(root)
+    records = read_lists(root, options)
     cameras = {}
     for r in records:
         cameras.setdefault(r.pid, set()).add(r.camid)
@@ -40,7 +40,7 @@ def read(root, options):
     return Reading(splits, [], {"train_ids": train})
 
 
-def read_lists(root):
+def read_lists(root, options):
     """Records of the three lists, in their order; DataError naming the first line that does not fit."""
     path = os.path.join(root, LISTS[0])
     names, pids, camids = (read_lines(os.path.join(root, name)) for name in LISTS)
@@ -59,7 +59,7 @@ def read_lists(root):
         if seen.setdefault(file, number) != number:
             raise DataError(f"{path} names {name!r} on lines {seen[file]} and {number}; remove one")
         records.append(Record(file, int(pid) if int(pid) in PERSONS else 0, int(camid)))
-    check_present([r.path for r in records], root)
+    check_present([r.path for r in records], root, options)
     return records
 
 

@@ -31,12 +31,14 @@ class Options:
     csv: str = ""  # the last three: config.data.csv, .pattern, .train_share of the set "folder"
     pattern: str = ""
     train_share: float = 0.5
+    everything: bool = False  # config.data.train_on is "all": nobody is left to test on
+    on_broken: str = "stop"  # config.data.on_broken, which holds for listed pictures that are missing too
 
 
 class Reading(NamedTuple):
     """What a reader found."""
 
-    splits: dict  # {"train", "query", "gallery": [Record]}
+    splits: dict  # {"train", "query", "gallery": [Record]}, see Layout.unlabelled
     strange: list  # paths or lines whose names do not follow the layout
     drawn: dict = {}  # what was drawn at random and is no published split: {"train_ids": [...], ...}
     cameras: dict = {}  # {camera number: name} where numbers are not the published names
@@ -60,6 +62,7 @@ class Layout:
     variants: tuple[str, ...] = ()  # forms to choose from, the first is the default
     num_splits: int = 1
     distractors: bool = False  # pid 0 is a distractor (gallery only), not a person
+    unlabelled: bool = False  # pid -1 in train is somebody unknown, no junk; and there may be no test set
     differs: dict = dataclasses.field(default_factory=dict)  # {variant: {field above: its value there}}
 
     def form(self, variant):
@@ -159,8 +162,13 @@ def inside(folder, name, source):
     return path
 
 
-def check_present(paths, folder):
-    """DataError when listed files are not there; one directory listing for each folder."""
+def check_present(paths, folder, options):
+    """DataError when listed files are not there, unless they are to be passed over later.
+
+    One directory listing for each folder.
+    """
+    if options.on_broken == "skip":
+        return
     names = {}
     for path in paths:
         names.setdefault(os.path.dirname(path), set()).add(path)
@@ -171,7 +179,8 @@ def check_present(paths, folder):
     if missing:
         raise DataError(
             f"{len(missing)} of {len(paths)} listed images are missing under {folder}, "
-            f"first {missing[0]}: the copy is incomplete; unpack the archive again"
+            f"first {missing[0]}: the copy is incomplete; unpack the archive again, or pass over what is "
+            "missing (on_broken=skip)"
         )
 
 

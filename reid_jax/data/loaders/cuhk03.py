@@ -46,10 +46,10 @@ def read(root, options):
             f"{config} is missing: the 767/700 split comes apart from the pictures (CUHK03-NP, Zhong et al. "
             f"2017); without it there is config.data.variant='classic-{boxes}'"
         )
-    return read_new(folder, config)
+    return read_new(folder, config, options)
 
 
-def read_new(folder, config):
+def read_new(folder, config, options):
     """Reading of the split in a protocol file: 1-based rows of its list of file names."""
     parts = ("train", "query", "gallery")
     names, labels, *rows = read_mat(config, "filelist", "labels", *(f"{p}_idx" for p in parts))
@@ -66,7 +66,7 @@ def read_new(folder, config):
                 splits[part].append(Record(inside(folder, name, config), pid, int(match[3])))
             else:
                 strange.append(f"{config}: {name}")
-    check_present([r.path for records in splits.values() for r in records], folder)
+    check_present([r.path for records in splits.values() for r in records], folder, options)
     return Reading(from_one(splits), strange)
 
 

@@ -27,6 +27,7 @@ from reid_jax.errors import ConfigError, DataError
 LABELS = "labels.csv"
 SPLITS = ("train", "query", "gallery")
 COLUMNS = ("path", "pid", "camid", "split", "tracklet")
+UNKNOWN = -1  # identity of pictures without one
 PATTERN = r"(?:^|/)(?P<pid>-?\d+)_c(?P<camera>\d+)"  # Market-1501's names
 
 
@@ -44,14 +45,15 @@ def read(root, options):
     """Labels from the CSV when there is one, otherwise from the names.
 
     pids and cameras that are not all integers are numbered from 1 in sorted order; integers keep their
-    meaning: -1 is junk and 0, unless train or query use it for a person, a distractor.
+    meaning: -1 is junk and 0, unless train or query use it for a person, a distractor. Training pictures of
+    nobody known have pid -1; cameras that are not known count as one.
     """
     path = csv_path(root, options)
-    rows, strange = (read_csv(path, root), []) if path else read_names(root, options.pattern)
+    rows, strange = (read_csv(path, root, options), []) if path else read_names(root, options.pattern)
     if not rows:
         return Reading({s: [] for s in SPLITS}, strange)
-    pids, _ = numbers([r.pid for r in rows])
-    camids, cameras = numbers([r.camera for r in rows])
+    pids, _ = numbers([r.pid for r in rows], UNKNOWN)
+    camids, cameras = with_unknown(*numbers([r.camera for r in rows], None))
     records = {s: [] for s in (*SPLITS, "")}
     tracklets = {}
     for row, pid, camid in zip(rows, pids, camids, strict=True):
@@ -61,8 +63,10 @@ def read(root, options):
     for split, pid, camid, frames in tracklets.values():
         records[split].append(Record(frames[0], pid, camid, tuple(frames) if video else ()))
     undecided, drawn = records.pop(""), {}
-    if undecided:
+    unknown = [r for r in undecided if r.pid == UNKNOWN]
+    if len(unknown) < len(undecided):
         records, drawn = draw(from_one({"query": undecided})["query"], options)
+    records["train"] += unknown
     return Reading(from_one(records), strange, drawn, cameras, "video" if video else "image")
 
 
@@ -71,6 +75,8 @@ def draw(records, options):
 
     Query: the first record of each other identity and camera; gallery: the rest. A person 0 is a person.
     """
+    if options.everything:
+        return {"train": [r for r in records if r.pid > 0], "query": [], "gallery": []}, {}
     share = options.train_share
     if not 0 < share < 1:
         raise ConfigError(f"config.data.train_share is {share}; it must lie between 0 and 1")
@@ -80,13 +86,21 @@ def draw(records, options):
     return {"train": of_ids(records, train), "query": query, "gallery": gallery}, {"train_ids": train}
 
 
-def numbers(labels):
-    """(numbers of labels, {number: name} where these are not the labels themselves)."""
-    if all(re.fullmatch(r"-?\d+", label) for label in labels):
-        return [int(label) for label in labels], {}
-    names = sorted(set(labels))
-    number = {name: i for i, name in enumerate(names, 1)}
+def numbers(labels, empty):
+    """(numbers of labels, {number: name} where these are not the labels themselves); empty: that of ""."""
+    if all(re.fullmatch(r"-?\d+", label) for label in labels if label):
+        return [int(label) if label else empty for label in labels], {}
+    names = sorted(set(labels) - {"", "-1"})
+    number = {name: i for i, name in enumerate(names, 1)} | {"": empty, "-1": -1}
     return [number[label] for label in labels], dict(enumerate(names, 1))
+
+
+def with_unknown(camids, names):
+    """(camids, names) as of `numbers` where cameras that are not known are one of their own, the last."""
+    if None not in camids:
+        return camids, names
+    last = 1 + max((c for c in camids if c is not None), default=0)
+    return [last if c is None else c for c in camids], {**names, last: "unknown"}
 
 
 # ---- labels.csv -----------------------------------------------------------------------------------------
@@ -101,7 +115,7 @@ def csv_path(root, options):
     return path
 
 
-def read_csv(path, root):
+def read_csv(path, root, options):
     """Rows of a CSV; DataError naming the line of the first fault."""
     rows, lines = [], {}
     try:
@@ -122,7 +136,7 @@ def read_csv(path, root):
         raise DataError(f"{path} has no line below its header {','.join(COLUMNS)}")
     if len({bool(row.tracklet) for row in rows}) > 1:
         raise DataError(f"{path}: some lines have a tracklet and some have none; give all or none")
-    check_present([row.path for row in rows], root)
+    check_present([row.path for row in rows], root, options)
     return rows
 
 
@@ -142,22 +156,28 @@ def parse_line(line, where, root):
     if None in line or None in line.values():
         raise DataError(f"{where} has more or fewer fields than the header; quote fields that hold a comma")
     line = {k: v.strip() for k, v in line.items()}
-    empty = [c for c in COLUMNS[:3] if not line[c]]
-    if empty:
-        raise DataError(f"{where}: {' and '.join(empty)} is empty")
     split = line.get("split", "")
     if "split" in line and split not in SPLITS:
         raise DataError(f"{where}: split is {split!r}; it must be one of {', '.join(SPLITS)}")
+    tested = split in ("query", "gallery")  # who trains may be unknown
+    empty = [c for c in COLUMNS[: 3 if tested else 1] if not line[c]]
+    if empty:
+        raise DataError(f"{where}: {' and '.join(empty)} is empty")
+    if line["pid"] and not line["camid"]:
+        raise DataError(f"{where}: camid is empty")
     path = inside(root, line["path"], where)
     return Row(path, line["pid"], line["camid"], split, line.get("tracklet", ""))
 
 
 # ---- names ----------------------------------------------------------------------------------------------
 def read_names(root, pattern):
-    """(rows, strange paths) of the pictures below train/, query/ and gallery/, or below root to be drawn."""
+    """(rows, strange paths) of the pictures below train/, query/ and gallery/, or below root to be drawn.
+
+    Pictures of train and those to be drawn whose names do not tell are rows too, of somebody unknown.
+    """
     pattern = compiled(pattern or PATTERN)
     present = [s for s in SPLITS if os.path.isdir(os.path.join(root, s))]
-    if present and len(present) < len(SPLITS):
+    if ("query" in present) != ("gallery" in present):
         missing = ", ".join(s for s in SPLITS if s not in present)
         raise DataError(f"{root} has a folder {' and '.join(present)} but none of {missing}; all are needed")
     rows, strange = [], []
@@ -166,11 +186,19 @@ def read_names(root, pattern):
         for path in pictures(folder):
             name = os.path.relpath(path, folder).replace(os.sep, "/")
             match = pattern.search(name)
-            if match and match["pid"] and match["camera"]:
-                rows.append(Row(path, match["pid"], match["camera"], split, ""))
-            else:
-                strange.append(path)
+            pid, camera = label_of(match, "pid"), label_of(match, "camera")
+            if pid and camera:
+                rows.append(Row(path, pid, camera, split, ""))
+                continue
+            strange.append(path)
+            if split in ("train", ""):
+                rows.append(Row(path, "", camera, split, ""))
     return rows, strange
+
+
+def label_of(match, group):
+    """What a group of the pattern says of a name, "" where it says nothing."""
+    return (match.groupdict().get(group) if match else "") or ""
 
 
 def compiled(pattern):
@@ -179,7 +207,7 @@ def compiled(pattern):
         found = re.compile(pattern)
     except re.error as e:
         raise ConfigError(f"config.data.pattern {pattern!r} is no regular expression: {e}") from e
-    if missing := {"pid", "camera"} - set(found.groupindex):
+    if missing := {"camera"} - set(found.groupindex):
         raise ConfigError(
             f"config.data.pattern {pattern!r} has no group {' and '.join(sorted(missing))}; "
             "for example (?P<pid>\\d+)_(?P<camera>\\d+)"
@@ -211,5 +239,6 @@ LAYOUTS = {
         "or  pictures of such names anywhere below it, the split being drawn (config.data.train_share)",
         "The three forms are explained in reid_jax/data/loaders/folder.py.",
         {},
+        unlabelled=True,
     ),
 }

@@ -1,5 +1,6 @@
 """MARS: bbox_{train,test}/PID/NAME.jpg; matrices in info/ say which lines of a list are a tracklet."""
 
+import functools
 import os
 
 import numpy as np
@@ -20,15 +21,15 @@ FILES = (
 def read(root, options):
     """The gallery holds the queries too, as the published evaluation uses all test tracklets: a query's own
     is left out by the camera rule, and 140 queries would have no match otherwise."""
-    del options
     info = os.path.join(root, "info")
-    train = tracklets(root, "bbox_train", "train_name.txt", "tracks_train_info.mat", "track_train_info")
-    test = tracklets(root, "bbox_test", "test_name.txt", "tracks_test_info.mat", "track_test_info")
+    of = functools.partial(tracklets, root, options)
+    train = of("bbox_train", "train_name.txt", "tracks_train_info.mat", "track_train_info")
+    test = of("bbox_test", "test_name.txt", "tracks_test_info.mat", "track_test_info")
     query = query_rows(os.path.join(info, "query_IDX.mat"), len(test))
     return Reading({"train": train, "query": [test[i] for i in query], "gallery": test}, [])
 
 
-def tracklets(root, folder, names, matrix, key):
+def tracklets(root, options, folder, names, matrix, key):
     """Records of one matrix [n,4]: first and last line (from 1, inclusive) of a name list, pid, camera."""
     folder = os.path.join(root, folder)
     source = os.path.join(root, "info", names)
@@ -52,7 +53,7 @@ def tracklets(root, folder, names, matrix, key):
             )
         frames = tuple(frame_path(folder, name, source) for name in own)
         records.append(Record(frames[0], pid, camera, frames))
-    check_present([frame for r in records for frame in r.frames], folder)
+    check_present([frame for r in records for frame in r.frames], folder, options)
     return records
 
 

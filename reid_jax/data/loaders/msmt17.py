@@ -17,7 +17,6 @@ def read(root, options):
     Test pids restart at 0 in the lists; here they follow the training pids, so that none collides and none
     is 0.
     """
-    del options
     train, test = folders(root)
     splits, strange = {"train": []}, []
     for part, split, folder in (
@@ -29,8 +28,8 @@ def read(root, options):
         records, odd = read_list(os.path.join(root, f"list_{part}.txt"), folder)
         splits[split] = splits.get(split, []) + records
         strange += odd
-    check_present([r.path for r in splits["train"]], train)
-    check_present([r.path for r in splits["query"] + splits["gallery"]], test)
+    check_present([r.path for r in splits["train"]], train, options)
+    check_present([r.path for r in splits["query"] + splits["gallery"]], test, options)
     offset = 1 + max((r.pid for r in splits["train"]), default=0)
     for split in ("query", "gallery"):
         splits[split] = [Record(r.path, r.pid + offset, r.camid) for r in splits[split]]

@@ -1,10 +1,11 @@
 """One's own pictures: labels.csv or names, given and drawn splits, and every fault of a CSV."""
 
 import os
+import shutil
 
 import pytest
 from loaded import labels
-from trees import folder, picture
+from trees import folder, market, picture
 
 from reid_jax.config import defaults, namespace
 from reid_jax.data import datasets
@@ -149,7 +150,8 @@ def test_csv_tracklets(tmp_path):
     [
         ("pictures/000.png,ann", "line 18 has more or fewer fields"),
         ("pictures/000.png,ann,door,train,1", "line 18 has more or fewer fields"),
-        ("pictures/x.png,,door,train", "line 18: pid is empty"),
+        ("pictures/x.png,,door,query", "line 18: pid is empty"),
+        ("pictures/x.png,ann,,train", "line 18: camid is empty"),
         (",ann,door,train", "line 18: path is empty"),
         ("pictures/x.png,ann,door,test", "line 18: split is 'test'; it must be one of train, query, gallery"),
         ("pictures/003.png,ann,door,train", r"line 18: pictures/003.png is on line 5 already"),
@@ -190,3 +192,121 @@ def test_csv_that_cannot_be_read(tmp_path):
     path.mkdir()
     with pytest.raises(DataError, match="cannot read .*labels.csv"):
         load(tmp_path)
+
+
+# ---- pictures of unknown people, and no test set ---------------------------------------------------------
+def unlabelled(root, **options):
+    return datasets.load_folder("folder", root, Options(**options), unlabelled=True)
+
+
+@pytest.mark.parametrize("label", ["-1", ""])
+def test_unknown_people_train_where_they_are_wanted(tmp_path, label, caplog):
+    """Some of the training pictures, in their places among the others; junk of the test set stays junk."""
+    lines = own(tmp_path)
+    lines[2], lines[5] = (line.replace("ann", label) for line in (lines[2], lines[5].replace("bob", "ann")))
+    write_csv(tmp_path, lines)
+    d = unlabelled(tmp_path)
+    assert labels(d.train) == [*zip((0, -1, 0, 0, -1, 1, 1, 1), (0, 0, 1, 1) * 2, strict=True)]
+    assert labels(d.query) == labels(load(tmp_path).query) and d.camera_names == ("door", "hall")
+    assert labels(load(tmp_path).train) == [(p, c) for p, c in labels(d.train) if p >= 0]
+    assert "2 images" in caplog.text
+
+
+def test_nobody_is_known(tmp_path):
+    lines = own(tmp_path)
+    write_csv(tmp_path, [line.replace(",ann,", ",,").replace(",bob,", ",-1,") for line in lines])
+    d = unlabelled(tmp_path)
+    assert {r.pid for r in d.train} == {-1} and len(d.query) == 4
+    assert (d.num_train_pids, d.num_cams) == (0, 2)
+    with pytest.raises(DataError, match="nobody is known on its 8 pictures, and this method learns from"):
+        load(tmp_path)
+
+
+def test_a_bare_folder(tmp_path):
+    """Names that say nothing, or the camera alone; there is nobody to test on."""
+    for n in range(6):
+        picture(tmp_path, "boxes", f"frame{n}.png")
+    d = unlabelled(tmp_path)
+    assert labels(d.train) == [(-1, 0)] * 6 and d.camera_names == ("unknown",)
+    assert d.query == d.gallery == () and not d.drawn
+    d = unlabelled(tmp_path, pattern=r"frame(?P<camera>[0-2])")
+    assert sorted(labels(d.train)) == [(-1, 0), (-1, 1), (-1, 2), *[(-1, 3)] * 3]
+    assert d.camera_names == ("c0", "c1", "c2", "unknown")
+    with pytest.raises(DataError, match="nobody is known on its 6 pictures"):
+        load(tmp_path)
+
+
+def test_names_that_say_nothing_beside_others(tmp_path, caplog):
+    """In train they are people nobody knows, elsewhere they are no use; drawn splits put them into train."""
+    root = folder(tmp_path / "x")
+    for split in ("train", "query"):
+        picture(root, split, "holiday.png")
+    d = unlabelled(root)
+    assert labels(d.train) == labels(load(root).train) + [(-1, 2)] and d.camera_names[2] == "unknown"
+    assert labels(d.query) == labels(load(root).query)
+    assert "1 entries" in caplog.text and "2 entries" in caplog.text  # where they are wanted, and where not
+    root = folder(tmp_path / "y", splits=False)
+    picture(root, "holiday.png")
+    d = unlabelled(root)
+    assert (len(d.train), labels(d.train)[-1]) == (13, (-1, 2)) and d.drawn == load(root).drawn
+
+
+def test_no_test_set(tmp_path):
+    """Of train alone one may learn, of query and gallery alone one may test; half a test set is neither."""
+    root = folder(tmp_path / "x")
+    whole = load(root)
+    shutil.move(os.path.join(root, "train"), tmp_path / "train")
+    with pytest.raises(DataError, match="no usable image for train"):
+        load(root)
+    tests = datasets.load_folder("folder", root, needed=("query", "gallery"))
+    assert labels(tests.query) == labels(whole.query) and tests.train == ()
+    alone = load(shutil.move(tmp_path / "train", tmp_path / "z" / "train") and str(tmp_path / "z"))
+    assert labels(alone.train) == labels(whole.train) and alone.query == alone.gallery == ()
+    with pytest.raises(DataError, match="no usable image for query"):
+        datasets.load_folder("folder", str(tmp_path / "z"), needed=("query", "gallery"))
+    shutil.rmtree(os.path.join(root, "query"))
+    with pytest.raises(DataError, match="has a folder gallery but none of train, query"):
+        load(root)
+    write_csv(tmp_path, [line for line in own(tmp_path) if "gallery" not in line])
+    with pytest.raises(DataError, match="no usable image for gallery"):
+        load(tmp_path)
+
+
+def everything(root, **fields):
+    """The set with config.data.train_on=all, as methods with labels get it or (labels="none") without."""
+    data = namespace(defaults()["data"])
+    rest = {k: fields.pop(k) for k in [*fields] if k in ("labels", "also")}
+    for k, v in {"name": "folder", "root": str(root), "ids": 2, "train_on": "all", **fields}.items():
+        setattr(data, k, v)
+    return datasets.load(data, None, **rest)
+
+
+def test_training_on_everything(tmp_path):
+    """Every picture once, the same person with one identity; distractors where nobody need be known."""
+    root = folder(tmp_path / "x")
+    shutil.copy(os.path.join(root, "query", "0004_c1s1_000000_00.jpg"), os.path.join(root, "train"))
+    picture(root, "gallery", "0000_c1s1_000000_00.jpg")
+    d = everything(root)
+    assert d.num_train_pids == 6 and d.query == d.gallery == () and len(d.train) == 25
+    assert sorted(labels(d.train)) == sorted([(p, c) for p in range(6) for c in (0, 0, 1, 1)] + [(3, 0)])
+    d = everything(root, labels="none")
+    assert len(d.train) == 26 and {r.pid for r in d.train} == {-1}
+    assert sorted(set(d.truth.pid)) == [-1, *range(6)]
+    split = everything(folder(tmp_path / "y", splits=False), train_share=0.1)
+    assert split.num_train_pids == 6 and len(split.train) == 24 and not split.drawn
+    held = everything(root, val_ids=2)
+    assert held.num_train_pids == 4 and len({r.pid for r in held.val_query}) == 2
+
+
+def test_training_on_everything_spoils_a_test_on_it(tmp_path):
+    market(tmp_path / "market1501")
+    own_, other = folder(tmp_path / "x"), folder(tmp_path / "y")
+    assert len(everything(own_, also=f"test=folder:{other}").also) == 1
+    with pytest.raises(ConfigError, match="all people of folder train .config.data.train_on=all"):
+        everything(own_, also=f"test=folder:{own_}")
+    d = everything(tmp_path, name="market1501")
+    assert d.num_train_pids == 4 and len(d.train) == 12 and not d.query
+    with pytest.raises(ConfigError, match="all people of market1501 train"):
+        everything(tmp_path, name="market1501", also=f"m=market1501:{tmp_path}")
+    with pytest.raises(ConfigError, match="data.train_on is 'some'"):
+        everything(own_, train_on="some")

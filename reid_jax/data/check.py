@@ -12,7 +12,7 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from reid_jax.data import build, folders, synthetic
+from reid_jax.data import build, folders, synthetic, testable
 from reid_jax.data.loaders import LAYOUTS
 from reid_jax.data.loaders.common import Options, advice, find_root
 from reid_jax.errors import DataError
@@ -20,9 +20,10 @@ from reid_jax.errors import DataError
 ADVICE = {
     "count": "the copy is incomplete, or another version: unpack the archive again, or see --variant",
     "name": "they are skipped: remove what does not belong to the set, unpack misnamed files again",
-    "unreadable": "copy them again or remove them (training skips them with config.data.on_broken=skip)",
+    "unreadable": "copy them again or remove them (config.data.on_broken=skip trains and tests without them)",
     "overlap": "people would be tested on whom the network has seen: put the original split back (harmless "
     "only where a set numbers its test identities anew)",
+    "match": "a run would end at its first evaluation, and is not started",
     "duplicate": "the same file under two labels: compare with the original archive, remove the wrong one",
 }
 
@@ -47,6 +48,12 @@ class File(NamedTuple):
 def flags(parser):
     """Flags of the command."""
     build.source_flags(parser)
+    parser.add_argument(
+        "--protocol",
+        choices=("auto", "market", testable.ALL_PAIRS, "single-shot", "single-gallery"),
+        default="auto",
+        help="by which it will be tested (config.eval.protocol); auto: the set's own (default)",
+    )
     parser.add_argument("--quick", action="store_true", help="read the files, but decode none")
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count() or 1, help="(default: one for each core)"
@@ -58,16 +65,15 @@ def flags(parser):
 
 def run(args):
     """Checks, prints; returns 1 when something is wrong."""
-    found = check(
-        args.name, args.root, build.options_of(args), args.quick, max(args.threads, 1), not args.quiet
-    )
+    how = args.quick, max(args.threads, 1), not args.quiet, args.protocol
+    found = check(args.name, args.root, build.options_of(args), *how)
     print(describe(found, args.show))
     if args.json:
         write(args.json, found)
     return 1 if found["problems"] else 0
 
 
-def check(name, root, options=None, quick=False, threads=1, progress=False):
+def check(name, root, options=None, quick=False, threads=1, progress=False, protocol="auto"):
     """Everything there is to say about a copy, as a dict for JSON.
 
     {"title", "kind", "root", "counts", "published", "frames" {split: n}, "cameras" {split: n}, "files",
@@ -75,11 +81,14 @@ def check(name, root, options=None, quick=False, threads=1, progress=False):
     folders.load_folder, when so much is missing that nothing can be counted.
     """
     layout, root, splits, strange = read(name, root, options or Options())
-    files = read_files(unique_paths(splits), quick, threads, progress)
+    paths = testable.paths_of(r for records in splits.values() for r in records)
+    files = read_files(paths, quick, threads, progress)
     counts = folders.count(splits)
     doubled, notes = duplicates(files, splits)
     problems = [*wrong_counts(layout, counts), *wrong_names(strange), *unreadable(files)]
     problems += [*overlap(layout, splits), *doubled]
+    protocol = layout.protocol if protocol == "auto" else protocol
+    problems, notes = problems + unmatched(splits, protocol), notes + people(splits, protocol)
     return {
         "title": layout.title,
         "kind": layout.kind,
@@ -116,21 +125,18 @@ def read(name, root, options):
         reading = layout.read(root, options)
     except DataError as e:
         raise DataError(f"{e}\n{advice(layout)}") from e
-    splits = folders.clean(layout, root, reading.splits)
+    splits = folders.clean(layout, root, reading.splits, unlabelled=True, needed=())
+    unknown = not any(r.pid >= 0 for r in splits["train"])  # a folder of pictures that nobody has labelled
+    strange = folders.skipped(reading, unknown)
     if name == "synthetic":
         layout = dataclasses.replace(layout, title="synthetic set", counts={})
     layout = dataclasses.replace(layout, kind=reading.kind or layout.kind)
-    return layout, root, splits, reading.strange
+    return layout, root, splits, strange
 
 
 def paths_of(record):
     """The files of a record."""
     return record.frames or (record.path,)
-
-
-def unique_paths(splits):
-    """Every file once, in order."""
-    return list(dict.fromkeys(p for records in splits.values() for r in records for p in paths_of(r)))
 
 
 # ---- files ----------------------------------------------------------------------------------------------
@@ -205,7 +211,7 @@ def judge(labels):
     splits = {split for split, _, _ in labels}
     if len({pid for split, pid, _ in labels if split != "train"}) > 1:
         return OTHER_IDS
-    if len({pid for split, pid, _ in labels if split == "train"}) > 1:
+    if len({pid for split, pid, _ in labels if split == "train" and pid >= 0}) > 1:
         return OTHER_IDS
     if "train" in splits and len(splits) > 1:
         return OTHER_SIDE
@@ -232,9 +238,41 @@ def wrong_names(strange):
 def overlap(layout, splits):
     """Identities in train and in test."""
     test = {r.pid for s, records in splits.items() if s != "train" for r in records}
-    both = sorted({r.pid for r in splits["train"]} & test - ({0} if layout.distractors else set()))
+    train = {r.pid for r in splits["train"] if r.pid >= 0} - ({0} if layout.distractors else set())
+    both = sorted(train & test)
     text = f"{len(both)} identities are in train and in test"
     return [Problem("overlap", text, [f"id {pid}" for pid in both])] if both else []
+
+
+def unmatched(splits, protocol):
+    """A test set in which no query has a match."""
+    query, gallery = splits["query"], splits["gallery"]
+    flag = f"--config.eval.protocol={testable.ALL_PAIRS} (here --protocol={testable.ALL_PAIRS})"
+    text = testable.impossible(query, gallery, protocol, flag) if query or gallery else ""
+    return [Problem("match", text, [])] if text else []
+
+
+def people(splits, protocol):
+    """Notes on who can be trained and tested on."""
+    train, query, gallery = (splits[s] for s in ("train", "query", "gallery"))
+    notes, unknown = [], sum(r.pid < 0 for r in train)
+    if unknown:
+        notes.append(
+            f"nobody is known on {unknown} of {len(train)} training pictures: methods that make their own "
+            "labels train on them, the others leave them out"
+        )
+    if train and len({r.camid for r in train}) == 1:
+        notes.append("all training pictures come from one camera; methods that compare cameras learn nothing")
+    if not train:
+        notes.append("there is nothing to train on; it can be tested on (config.eval.also)")
+    if not query and not gallery:
+        text = "there is nobody to test on: a run has no figures (config.eval.also names other sets)"
+        return [*notes, text]
+    counts = testable.matches(query, gallery, protocol)
+    lonely = int((counts == 0).sum())
+    if 0 < lonely < len(query):
+        notes.append(f"{lonely} of {len(query)} queries have no match in the gallery and do not count")
+    return notes
 
 
 # ---- output ---------------------------------------------------------------------------------------------

@@ -144,6 +144,61 @@ def test_synthetic_has_no_published_counts(tmp_path):
     assert found["problems"] == [] and found["published"] == {}
 
 
+def own(root, cameras=(1, 2), name="{:04d}_c{}_{}.jpg"):
+    """People 1 to 3 train, 4 to 6 are tested, one query for each camera."""
+    seed = itertools.count()
+    for pid, cam, i in itertools.product(range(1, 7), cameras, range(2)):
+        split = "train" if pid < 4 else "gallery" if i else "query"
+        picture(str(root / split / name.format(pid, cam, i)), next(seed))
+    return str(root)
+
+
+def test_people_without_a_match(tmp_path, capsys):
+    """One camera; nobody in query and gallery; some queries without a match are no fault."""
+    args = ["check", "folder", "--root", own(tmp_path / "one", cameras=(1,)), "--quiet"]
+    assert command.main(args) == 1
+    shown = capsys.readouterr().out
+    assert "PROBLEM: none of the 3 queries has a match" in shown and "--protocol=all-pairs" in shown
+    assert "is not started" in shown and "all training pictures come from one camera" in shown
+    assert command.main([*args, "--protocol=all-pairs"]) == 0
+    assert "no problem found" in capsys.readouterr().out
+    root = own(tmp_path / "two")
+    for path in (tmp_path / "two" / "gallery").iterdir():
+        path.rename(path.with_name("9" + path.name))
+    (match,) = check.check("folder", root)["problems"]
+    assert (match["kind"], "nobody in query is in gallery" in match["message"]) == ("match", True)
+    root = own(tmp_path / "three")
+    picture(str(tmp_path / "three" / "query" / "0009_c1_0.jpg"), 99)
+    found = check.check("folder", root)
+    assert not found["problems"] and "1 of 7 queries have no match in the gallery" in found["notes"][0]
+
+
+def test_unknown_people_and_no_test_set(tmp_path):
+    """Notes: there are methods for such sets, and sets for such methods."""
+    root = own(tmp_path / "x")
+    for i in range(4):
+        picture(str(tmp_path / "x" / "train" / f"box{i}.jpg"), 50 + i)
+    found = check.check("folder", root)
+    assert [p["kind"] for p in found["problems"]] == ["name"]  # a typing error, or somebody unknown
+    assert "nobody is known on 4 of 16 training pictures" in found["notes"][0]
+    assert (found["counts"]["train ids"], found["counts"]["train images"]) == (3, 16)
+    shutil.rmtree(tmp_path / "x" / "query")
+    shutil.rmtree(tmp_path / "x" / "gallery")
+    for path in (tmp_path / "x" / "train").glob("0*"):
+        path.unlink()
+    found = check.check("folder", root)
+    assert not found["problems"] and "nobody is known on 4 of 4" in found["notes"][0]
+    assert any("there is nobody to test on" in note for note in found["notes"])
+    root = own(tmp_path / "y")
+    shutil.rmtree(tmp_path / "y" / "train")
+    found = check.check("folder", root)
+    assert not found["problems"] and any("there is nothing to train on" in note for note in found["notes"])
+    with pytest.raises(DataError, match="no usable image for train"):
+        shutil.rmtree(tmp_path / "y" / "query")
+        shutil.rmtree(tmp_path / "y" / "gallery")
+        check.check("folder", root)
+
+
 def test_nothing_to_count(tmp_path):
     for name, match in (("market1501", "does not hold Market-1501"), ("synthetic", "holds no synthetic set")):
         with pytest.raises(DataError, match=match):

@@ -79,6 +79,18 @@ def choice(field, value, allowed):
     return value
 
 
+def within(prefix, section, **limits):
+    """Raises ConfigError for a field of a section (config.PREFIX) outside of its limits.
+
+    limits: {field: (lowest, highest)}, both allowed, None for none.
+    """
+    for field, (low, high) in limits.items():
+        value = getattr(section, field)
+        if not (low is None or value >= low) or not (high is None or value <= high):
+            ends = [f"at least {low}"] * (low is not None) + [f"at most {high}"] * (high is not None)
+            raise ConfigError(f"config.{prefix}.{field} is {value!r}; it must be {' and '.join(ends)}")
+
+
 def unknown_variant(config, variant, known):
     """The error for `--config=configs/x.py:VARIANT` with a VARIANT that x does not have."""
     return ConfigError(f"configs/{config}.py has no variant {variant!r}; it has {', '.join(sorted(known))}")

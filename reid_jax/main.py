@@ -85,7 +85,7 @@ def prepare(argv):
     cli.prepare_jax()
     join()
     from reid_jax.fields import plain
-    from reid_jax.train import checkpoint, processes, stages
+    from reid_jax.train import checkpoint, preflight, processes, stages
     from reid_jax.train.devices import Devices
 
     config, workdir = CONFIG.value, WORKDIR.value or default_workdir()
@@ -95,8 +95,9 @@ def prepare(argv):
     if MODE.value == "evaluate":
         checkpoint.check_config(workdir, settings)
     else:
-        for name in stages.to_train(config):
-            stages.check_batch(stages.settings(config, name), devices)
+        for stage_config in (stages.settings(config, name) for name in stages.to_train(config)):
+            preflight.check_fields(stage_config)
+            stages.check_batch(stage_config, devices)
         processes.from_first(lambda: checkpoint.claim_workdir(workdir, settings))
         processes.check_shared(os.path.join(workdir, "config.json"))
     return config, workdir, devices
@@ -128,7 +129,25 @@ def load(config, workdir):
     rules = dict(seed=config.seed, labels=labels, also=config.eval.also)
     dataset = processes.first_then_all(lambda: datasets.load(config.data, workdir, **rules))
     processes.check_same_data(dataset)
+    if MODE.value == "train":
+        processes.from_first(lambda: check_report(config, dataset))
     return dataset
+
+
+def check_report(config, dataset):
+    """Errors for a run to compare with in the report that cannot be compared with."""
+    if config.report.enabled and config.report.baseline:
+        from reid_jax import report
+        from reid_jax.fields import plain
+        from reid_jax.train import evaluate
+
+        if "" not in evaluate.tests_of(config, dataset):
+            raise ConfigError(
+                f"config.report.baseline is {config.report.baseline!r}, but this run has no test set to be "
+                "compared on: leave it empty"
+            )
+        protocol = evaluate.choose_protocol(config, dataset.protocol)
+        report.check_compared(config.report.baseline, plain(config), protocol)
 
 
 def default_workdir():
@@ -182,17 +201,26 @@ def evaluate(config, dataset, workdir, devices):
     Of the last stage that has one, or of config.train.only.
     """
     from reid_jax.train import evaluate as evaluation
-    from reid_jax.train import processes, stages
+    from reid_jax.train import preflight, processes, restore, stages
     from reid_jax.train.run import info_of
 
     name, checkpoints = stages.last_begun(workdir, config.train.only)
     with contextlib.closing(checkpoints):
-        stage_config, method = stages.build(config, name, info_of(dataset, devices.axis_name))
         step = checkpoints.choose(CHECKPOINT.value)
+        meta = checkpoints.read_meta(step)
+        known = "num_pids" in meta  # the data that trained it may have changed, or be gone
+        axis = devices.axis_name
+        info = restore.info_of(meta, workdir, axis) if known else info_of(dataset, axis)
+        stage_config, method = stages.build(config, name, info)
+        preflight.check_fields(stage_config)
+        dataset = preflight.tested([stage_config], dataset, method.study is not None)
         state, _ = checkpoints.restore(stages.state_shapes(method), step)
         last, best = checkpoints.steps()[-1], checkpoints.best()
     state = devices.replicate(state)
-    results = evaluation.Evaluator(stage_config, dataset, method, devices)(state)
+    evaluator = evaluation.Evaluator(stage_config, dataset, method, devices)
+    if not evaluator.tests:
+        raise ConfigError(f"{dataset.name} has nobody to test on: name another set with config.eval.also")
+    results = evaluator(state)
     study = evaluation.study(stage_config, dataset, method, devices)
     measured = study(state) if study else None
     if not processes.first():
@@ -202,7 +230,8 @@ def evaluate(config, dataset, workdir, devices):
         if "same_id" in result.figures:
             print(evaluation.table1(result.figures))
     which = "last" if step == last else "best" if step == best else str(step)
-    evaluation.save_final(stage_config, workdir, step, results, folder="evaluate", checkpoint=which)
+    left_out = evaluator.left_out
+    evaluation.save_final(stage_config, workdir, step, results, left_out, folder="evaluate", checkpoint=which)
     if measured:
         keep_study(os.path.join(workdir, "evaluate"), step, *measured)
     log.info("figures and features: %s", os.path.join(workdir, "evaluate"))

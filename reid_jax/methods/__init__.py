@@ -85,11 +85,12 @@ class Method:
 
     inherit: (State, load, extract) -> State, on the host, after `warm_start`: takes over networks of earlier
              stages, load(stage, net) -> variables as numpy. extract(f, variables) -> f(variables, image) of
-             the training rows (those with hidden identities, if there are any), numpy [N,D]
+             the training rows (those with hidden identities, if there are any), numpy [N,D]. Before the first
+             stage it is traced with shapes, to find what does not fit
     study:   (dataset, over) -> (State -> ({name: figure}, {name: array})): measurements of its own on the
-             test images, taken at every evaluation. over(f) makes a pure function (State, arrays of B rows)
-             -> tree into one for any number of rows, run in batches. Arrays called grid/TITLE u8[R,C,H,W,3]
-             become pictures
+             test images, taken at every evaluation; None where those images do not allow it. over(f) makes a
+             pure function (State, arrays of B rows) -> tree into one for any number of rows, run in batches.
+             Arrays called grid/TITLE u8[R,C,H,W,3] become pictures
     look:    (State, clips) -> {"map/TITLE": f32[B,T,h,w], "weight": f32[B,T]}: where the network looks and
              how much it trusts each frame, for pictures
     """

@@ -9,8 +9,16 @@ from jax import lax
 from reid_jax.config import choice
 from reid_jax.data import augment
 from reid_jax.errors import ConfigError
+from reid_jax.fields import within
 from reid_jax.losses import identity, triplet
 from reid_jax.methods._optim import adam, check_patterns, optimiser, schedule, sgd  # noqa: F401
+
+
+def check_dbscan(name, fields):
+    """ConfigError for fields of DBSCAN on Jaccard distances that cannot be; fields: config.NAME."""
+    within(name, fields, k1=(1, None), k2=(1, None), min_samples=(1, None))
+    if not 0 < fields.eps < 1:
+        raise ConfigError(f"config.{name}.eps is {fields.eps}; it must lie between 0 and 1")
 
 
 def dtype_of(model):

@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from reid_jax.errors import ConfigError
+from reid_jax.fields import within
 from reid_jax.losses import batch as batches
 from reid_jax.losses import contrast, identity
 from reid_jax.methods import Method, Part, _steps
@@ -49,6 +50,8 @@ class ClusterContrast(Method):
                 f"config.cluster_contrast.temperature is {fields.temperature} and momentum "
                 f"{fields.momentum}; the one must lie above 0, the other between 0 and 1"
             )
+        within("cluster_contrast", fields, rounds=(1, None), steps=(1, None), max_clusters=(1, None))
+        _steps.check_dbscan("cluster_contrast", fields)
         self.network = heads.build(config.model, 0, info.axis_name)
         self.encoder = heads.encoder(self.network)
         self.tx = {"net": _steps.optimiser(config.optim, self.info, self.network)}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from reid_jax.errors import ConfigError
-from reid_jax.fields import choice
+from reid_jax.fields import choice, within
 from reid_jax.losses import contrast, distill, identity, triplet
 from reid_jax.methods import Method, Part, _steps
 from reid_jax.methods.baseline import Baseline
@@ -81,12 +81,21 @@ class Adapt(Method):
     def __init__(self, config, info):
         self.rounds = config.mmt.rounds
         super().__init__(config, info)
-        choice("mmt.cluster", config.mmt.cluster, ("kmeans", "dbscan"))
+        self.check_labels()
         choice("model.neck", config.model.neck, ("bnneck",))  # classifiers become centres, without bias
         self.network = heads.build(config.model, config.mmt.clusters, info.axis_name)
         self.encoder = heads.encoder(self.network)
         self.tx = {s: _steps.optimiser(config.optim, self.info, self.network) for s in STUDENTS}
         self.rate = _steps.schedule(config.optim, self.info, config.optim.lr)
+
+    def check_labels(self):
+        """ConfigError for fields of which no labels can be made."""
+        fields = self.config.mmt
+        choice("mmt.cluster", fields.cluster, ("kmeans", "dbscan"))
+        within("mmt", fields, rounds=(1, None), steps=(1, None), restarts=(1, None), clusters=(1, None))
+        _steps.check_dbscan("mmt", fields)
+        if self.info.unlabelled is not None:
+            check_clusters(fields, self.info.num_images)
 
     def measured(self, info):
         """The schedule is that of a round, which each begins anew."""
@@ -179,6 +188,12 @@ class Adapt(Method):
         return super().embed(state, image, net)
 
 
+def check_clusters(fields, images):
+    """ConfigError when so many images cannot be so many clusters."""
+    if fields.cluster == "kmeans" and not 1 <= fields.clusters <= images:
+        raise ConfigError(f"config.mmt.clusters is {fields.clusters}; the target has {images} images")
+
+
 def find_labels(features, fields, seed):
     """(labels i32[N], -1: none; unit centres f32[M,D]) of the target's features f[N,D], on the host."""
     from sklearn.cluster import KMeans
@@ -190,8 +205,7 @@ def find_labels(features, fields, seed):
         labels = cluster.dbscan(distances, fields.eps, fields.min_samples)
         labels = cluster.largest(labels, fields.clusters, "config.mmt.clusters").astype(np.int32)
         return labels, contrast.centroids(features, labels, labels.max() + 1)
-    if not 1 <= fields.clusters <= len(features):
-        raise ConfigError(f"config.mmt.clusters is {fields.clusters}; the target has {len(features)} images")
+    check_clusters(fields, len(features))
     model = KMeans(fields.clusters, n_init=fields.restarts, random_state=seed % 2**32).fit(features)
     return model.labels_, np.asarray(_steps.unit(model.cluster_centers_))
 

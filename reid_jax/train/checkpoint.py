@@ -3,6 +3,7 @@
 The data pipeline is a pure function of (seed, step), so the step is its whole position. The
 latest two steps, in case the last one gets damaged, and the best (by mAP) are kept. A state is
 stored as a flat {leaf path: array} dict, which does not depend on optax's or our own container types.
+A state is saved before it is evaluated; its figures are added to the checkpoint afterwards.
 """
 
 import errno
@@ -17,6 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
+from orbax.checkpoint.checkpoint_manager import METRIC_ITEM_NAME
 
 from reid_jax import methods
 from reid_jax.config import defaults
@@ -27,7 +29,7 @@ from reid_jax.train import processes
 # Fields that change how a run is carried out, not what it computes.
 RUNTIME_FIELDS = (
     "data.root", "data.workers", "data.threads", "data.prefetch", "data.cache_mib",
-    "data.source", "data.device_prefetch", "data.test_clip", "data.chunk",
+    "data.source", "data.device_prefetch", "data.test_clip", "data.chunk", "data.on_broken",
     "train.only", "train.log_every", "train.eval_every", "train.checkpoint_every",
     "eval.", "report.",
 )  # fmt: skip
@@ -102,12 +104,20 @@ class Manager(ocp.CheckpointManager):
     """Orbax's, which also opens a folder where the metrics of a checkpoint are damaged or gone."""
 
     def metrics(self, step):
-        """{"mAP": percent} of a checkpoint; NOT_EVALUATED when they cannot be read."""
+        """{"mAP": percent, ...} of a checkpoint as `Checkpoints.add_figures` wrote them, or older versions;
+        the mAP is NOT_EVALUATED when they cannot be read or are not those that were written.
+        """
         try:
             found = super().metrics(step)
-            return {_METRIC: float(found[_METRIC])}
+            metrics = {_METRIC: float(found[_METRIC])}
+            if "lines" not in found:
+                return metrics
+            metrics["lines"] = int(found["lines"])
+            if found["checksum"] == _checksum(metrics):
+                return metrics
         except (ValueError, TypeError, KeyError):
-            return {_METRIC: NOT_EVALUATED}
+            pass
+        return {_METRIC: NOT_EVALUATED}
 
 
 class Checkpoints:
@@ -158,7 +168,7 @@ class Checkpoints:
             return int(wanted)
         raise ConfigError(f"checkpoint {wanted!r}: use best, latest or one of {steps} ({self.folder})")
 
-    def save(self, step, state, meta, metrics=None, wait=False):
+    def save(self, step, state, meta, wait=False):
         """Saves asynchronously (`wait`: until it is on the disk); `state` is host numpy. Process 0 does it.
 
         Raises CheckpointError when this or the previous save failed, a full disk above all.
@@ -169,7 +179,7 @@ class Checkpoints:
         self._check_space(step, sum(np.asarray(x).nbytes for x in flat.values()))
         stored = {**meta, _CHECKSUMS: checksums(flat, meta)}
         items = {"state": ocp.args.StandardSave(flat), "meta": ocp.args.JsonSave(stored)}
-        metrics = {_METRIC: float(metrics[_METRIC]) if metrics else NOT_EVALUATED}
+        metrics = {_METRIC: NOT_EVALUATED}
         try:
             if step not in self.steps():
                 self.manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
@@ -184,6 +194,31 @@ class Checkpoints:
             self.manager.wait_until_finished()
         except Exception as e:
             raise self._explain(e, None) from e
+
+    def add_figures(self, step, figures, lines):
+        """Writes into a saved checkpoint that it was evaluated. Process 0 does it; errors as in save.
+
+        figures: {"mAP": percent, ...} that the best is chosen by, None without a test set of its own.
+        lines: of metrics.jsonl after the evaluation.
+        """
+        if not processes.first():
+            return
+        self.wait()
+        metrics = {_METRIC: float(figures[_METRIC]) if figures else NOT_EVALUATED, "lines": int(lines)}
+        try:
+            write_json(self._metrics_file(step), metrics | {"checksum": _checksum(metrics)})
+            self.manager.reload()  # it chooses the best when it removes old ones
+        except OSError as e:
+            raise self._explain(e, step) from e
+
+    def evaluated(self, step):
+        """Whether the figures of a checkpoint were added to it."""
+        metrics = self.manager.metrics(step)
+        return "lines" in metrics or metrics[_METRIC] != NOT_EVALUATED
+
+    def _metrics_file(self, step):
+        """Where Orbax keeps the metrics of a checkpoint."""
+        return os.path.join(self.folder, str(step), METRIC_ITEM_NAME, METRIC_ITEM_NAME)
 
     def _check_space(self, step, size):
         """Raises CheckpointError before a save of `size` bytes that the disk has no room for."""
@@ -256,6 +291,7 @@ class Checkpoints:
                 f"({len(wrong)} arrays differ):\n{shown}"
             )
         arrays, meta = self._arrays(step, target)
+        meta |= {k: v for k, v in self.manager.metrics(step).items() if k == "lines"}
         return jax.tree.unflatten(jax.tree.structure(like), [arrays[k] for k in target]), meta
 
     def read_meta(self, step):
@@ -306,6 +342,11 @@ class Checkpoints:
             self.manager.close()
         except Exception as e:
             log.warning("%s", self._explain(e, None))
+
+
+def _checksum(tree):
+    """CRC-32 of a JSON object."""
+    return zlib.crc32(json.dumps(tree, sort_keys=True).encode())
 
 
 def checksums(arrays, meta):

@@ -66,6 +66,12 @@ class Devices:
             self._steps[step, donate] = self._waiting(mapped)
         return self._steps[step, donate]
 
+    def trace(self, step, state, batch):
+        """Shapes of what a step gives, which computes nothing; state and batch: arrays or shapes, the global
+        batch divisible by the devices. Raises what compiling the step would."""
+        specs = dict(in_specs=(PartitionSpec(), PartitionSpec(AXIS)), out_specs=PartitionSpec())
+        return jax.eval_shape(jax.shard_map(step, mesh=self.mesh, check_vma=False, **specs), state, batch)
+
     def _waiting(self, mapped):
         """Queued steps of several processes with several CPU devices each can deadlock: there, one by one."""
         if jax.process_count() > 1 and self.devices[0].platform == "cpu":

@@ -14,7 +14,7 @@ from reid_jax import methods
 from reid_jax.config import choice
 from reid_jax.data import pipeline, tracklets
 from reid_jax.data.records import TestSet
-from reid_jax.errors import ConfigError
+from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval import embed, probe, protocols, ranking, scoring, store
 from reid_jax.train import processes
 from reid_jax.train.checkpoint import write_json
@@ -30,7 +30,9 @@ class Result(NamedTuple):
 
 
 def split_records(config, dataset):
-    """(query, gallery) of config.eval.split; ConfigError when a validation split was not held out."""
+    """(query, gallery) of config.eval.split, both () where the data set has no people to test on; ConfigError
+    when a validation split was not held out.
+    """
     if config.eval.split == "test":
         return dataset.query, dataset.gallery
     if config.eval.split == "val" and dataset.val_query:
@@ -40,17 +42,29 @@ def split_records(config, dataset):
     )
 
 
+def tests_of(config, dataset):
+    """{name: TestSet} that a run is tested on: its own, called "", unless there is nobody in it; then others.
+
+    ConfigError for an unknown split or protocol.
+    """
+    query, gallery = split_records(config, dataset)
+    protocol = choose_protocol(config, dataset.protocol)
+    own = TestSet("", query, gallery, protocol, dataset.root, left_out=dataset.left_out)
+    return ({"": own} if query or gallery else {}) | {test.name: test for test in dataset.also}
+
+
 class Evaluator:
     """Evaluates states of a method on the run's own test set and on others; compiles each network once."""
 
     def __init__(self, config, dataset, method, devices):
-        self.config, self.devices = config, devices
-        query, gallery = split_records(config, dataset)
-        protocol = choose_protocol(config, dataset.protocol)
-        self.tests = {"": TestSet("", query, gallery, protocol, dataset.root)}
-        self.tests |= {test.name: test for test in dataset.also}
+        self.config, self.devices, self.tests = config, devices, tests_of(config, dataset)
         nets = methods.choose_net(method, config.eval.net)
         self.embedders = {net: Embedder(method, net, devices) for net in nets}
+
+    @property
+    def left_out(self):
+        """{test: relative paths of its pictures that cannot be read}, of tests that have such."""
+        return {name: list(test.left_out) for name, test in self.tests.items() if test.left_out}
 
     def __call__(self, state):
         """{(test, net): Result} of `state` as the compiled step returns it; "" is the run's own test."""
@@ -86,18 +100,20 @@ class Embedder:
         return jnp.where(clips["frames"][..., None], vectors.astype(jnp.float32), 0).sum(1)
 
 
-def feature_set(config, embedder, state, splits, root, progress=False, shared=False):
+def feature_set(config, embedder, state, splits, root, progress=False, shared=False, trains=False):
     """FeatureSet of {split: records} by an Embedder and a state, paths relative to root.
 
     Tracklets are tested as config.data.test_clip says; a run on images takes all their frames. shared: all
-    processes call this; each embeds its part of the records, and all get the whole.
+    processes call this; each embeds its part of the records, and all get the whole. trains: they are training
+    records, of which broken ones may be replaced (config.data.on_broken).
     """
     records = [r for part in splits.values() for r in part]
     if shared and len(records) >= jax.process_count():
         part = records[processes.parts(len(records))[jax.process_index()]]
-        feature = processes.gather(embed_records(config, embedder, state, part, progress), len(records))
+        feature = embed_records(config, embedder, state, part, progress, trains)
+        feature = processes.gather(feature, len(records))
     else:
-        feature = embed_records(config, embedder, state, records, progress)
+        feature = embed_records(config, embedder, state, records, progress, trains)
     return store.FeatureSet(
         feature=feature,
         pid=np.array([r.pid for r in records], np.int32),
@@ -107,37 +123,49 @@ def feature_set(config, embedder, state, splits, root, progress=False, shared=Fa
     )
 
 
-def embed_records(config, embedder, state, records, progress=False):
+def embed_records(config, embedder, state, records, progress=False, trains=False):
     """f32[N,D] of records by an Embedder and a state, on this process alone."""
     size = -(-config.eval.batch_size // embedder.multiple) * embedder.multiple
     if not config.data.frames and not any(r.frames for r in records):
-        with contextlib.closing(pipeline.eval_batches(records, config.data, size)) as batches:
+        with pipeline.eval_batches(records, config.data, size, trains=trains) as batches:
             shown = tqdm(batches, total=-(-len(records) // size), unit="batch", disable=not progress)
             return embed.embed(lambda image: embedder.image(state, image), shown)
     if config.data.test_clip in tracklets.ONE_CLIP:
-        with contextlib.closing(clip_batches(config, embedder, records)) as batches:
+        with clip_batches(config, embedder, records, trains) as batches:
             shown = tqdm(batches, unit="batch", disable=not progress)
             return embed.embed(lambda image: embedder.image(state, image), shown)
-    mean = mean_vectors(config, embedder, state, records, progress)
+    mean = mean_vectors(config, embedder, state, records, progress, trains)
     return embed.embed(lambda vectors: embedder.pooled(state, vectors), padded(mean, size))
 
 
-def clip_batches(config, embedder, records):
+def clip_batches(config, embedder, records, trains=False):
     """pipeline.eval_clips for an Embedder."""
     pad, size = embedder.method.frames_apart, config.eval.batch_size
-    return pipeline.eval_clips(records, config.data, size, pad=pad, multiple=embedder.multiple)
+    options = dict(pad=pad, multiple=embedder.multiple, trains=trains)
+    return pipeline.eval_clips(records, config.data, size, **options)
 
 
-def mean_vectors(config, embedder, state, records, progress=False):
-    """f32[N,C]: the mean of the vectors of all frames of each record; only sums leave the device.
+def by_frames(config, records):
+    """Whether records are tested by the vectors of their frames, and not as images or one clip each."""
+    moving = config.data.frames or any(r.frames for r in records)
+    return bool(moving) and config.data.test_clip not in tracklets.ONE_CLIP
 
-    ConfigError when the method has no vectors of frames.
-    """
-    if not embedder.method.embeds_frames:
+
+def check_frames(config, method):
+    """ConfigError when a method has no vectors of frames."""
+    if not method.embeds_frames:
         raise ConfigError(
             f"config.data.test_clip is {config.data.test_clip!r}, but method {config.method} embeds whole "
             f"clips only: use {' or '.join(tracklets.ONE_CLIP)}"
         )
+
+
+def mean_vectors(config, embedder, state, records, progress=False, trains=False):
+    """f32[N,C]: the mean of the vectors of all frames of each record; only sums leave the device.
+
+    ConfigError when the method has no vectors of frames.
+    """
+    check_frames(config, embedder.method)
     total, count = None, np.zeros(len(records), np.int64)
 
     def add(batch, sums):
@@ -149,7 +177,7 @@ def mean_vectors(config, embedder, state, records, progress=False):
         np.add.at(total, rows, sums)
         np.add.at(count, rows, real)
 
-    with contextlib.closing(clip_batches(config, embedder, records)) as batches:
+    with clip_batches(config, embedder, records, trains) as batches:
         waiting = None  # its sums are fetched once the next batch is on its way
         for batch in tqdm(batches, unit="batch", disable=not progress):
             clips = {"image": batch.pop("image"), "frames": batch["frames"]}
@@ -174,7 +202,7 @@ def study(config, dataset, method, devices):
     if method.study is None:
         return None
     measure = method.study(dataset, lambda f: InBatches(f, config.eval.batch_size, devices))
-    return lambda state: measure(devices.local_state(state))
+    return measure and (lambda state: measure(devices.local_state(state)))
 
 
 class InBatches:
@@ -217,8 +245,9 @@ def score(config, features, protocol="market"):
         found = ranking.rank(*sides, distance=distance, camera_filter=protocol == "market")
     figures = dict(found.figures())
     known = np.isin(pid, pid[q])  # people, no distractors
-    if len(np.unique(cam[known])) > 1 and len(np.unique(pid[known])) > 3:
-        figures["camera_probe"] = probe.camera_probe(f[known], cam[known], pid[known])
+    if len(np.unique(pid[known])) > 3:
+        with contextlib.suppress(DataError):  # one camera alone shows those who are learned from
+            figures["camera_probe"] = probe.camera_probe(f[known], cam[known], pid[known])
     return Result(figures, features, found, protocol)
 
 
@@ -228,29 +257,30 @@ def line(title, figures):
     return f"{title}: " + "  ".join(f"{n} {figures[n]:.1f}" for n in names if n in figures)
 
 
-def save_final(config, workdir, step, results, folder="eval", checkpoint="last"):
-    """Writes WORKDIR/eval/final.json and final.npz; checkpoint: last, best (by figures of config.eval.split)
-    or a step.
+def chosen(results):
+    """The Result that stands for a run: of the first network on its own test set; None without such a set."""
+    return next((result for (test, _), result in results.items() if not test), None)
 
-    results: {(test, net): Result} as `Evaluator` gives them.
+
+def save_final(config, workdir, step, results, left_out, folder="eval", checkpoint="last"):
+    """Writes WORKDIR/eval/final.json and, of a run with a test set of its own, final.npz.
+
+    results: {(test, net): Result} as `Evaluator` gives them; left_out: as there. checkpoint: last, best (by
+    figures of config.eval.split) or a step.
     """
-    folder = os.path.join(workdir, folder)
+    folder, own, tests = os.path.join(workdir, folder), chosen(results), {"": {"nets": {}}}
     os.makedirs(folder, exist_ok=True)
-    (_, net), chosen = next(iter(results.items()))
-    store.save(os.path.join(folder, "final.npz"), chosen.features)
-    tests = {}
+    if own:
+        store.save(os.path.join(folder, "final.npz"), own.features)
     for (test, name), result in results.items():
-        entry = tests.setdefault(test, {"protocol": result.protocol, "nets": {}})
+        entry = tests.setdefault(test, {"nets": {}})
+        entry["protocol"] = result.protocol
         entry["nets"][name] = final_figures(result)
-    final = {
-        "step": step,
-        "split": config.eval.split,
-        "checkpoint": checkpoint,
-        "protocol": chosen.protocol,
-        "net": net,
-        "nets": tests.pop("")["nets"],
-        "random": random_figures(config, chosen),
-    }
+    for test, paths in left_out.items():
+        tests[test]["left_out"] = paths
+    final = {"step": step, "split": config.eval.split, "checkpoint": checkpoint, **tests.pop("")}
+    if own:
+        final |= {"net": next(iter(final["nets"])), "random": random_figures(config, own)}
     write_json(os.path.join(folder, "final.json"), final | ({"sets": tests} if tests else {}))
 
 

@@ -16,10 +16,13 @@ FRAMES = 4  # of a tracklet in a retrieval strip
 def save(config, workdir, method, state, devices, dataset):
     """Writes WORKDIR/eval/camera.npz and look.npz, as far as the method offers what they hold.
 
-    On tracklets frames.npz too. state: as the devices's compiled step returns it.
+    On tracklets frames.npz too; nothing where there is nobody to test on. state: as the devices's compiled
+    step returns it.
     """
     folder = os.path.join(workdir, "eval")
     query, gallery = evaluate.split_records(config, dataset)
+    if not query:
+        return
     if config.data.frames:
         store.save_arrays(os.path.join(folder, "frames.npz"), frames([*query, *gallery], dataset.root))
     if not (method.camera_net or (method.look is not None and config.data.frames)):

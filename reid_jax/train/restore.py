@@ -1,13 +1,17 @@
 """A trained run, ready to embed images, without its training data."""
 
 import contextlib
+import logging
 from typing import Any, NamedTuple
 
 from reid_jax import methods
-from reid_jax.errors import CheckpointError, ConfigError
+from reid_jax.data import testable
+from reid_jax.errors import CheckpointError, ConfigError, PictureError
 from reid_jax.fields import namespace
 from reid_jax.train import evaluate, stages
 from reid_jax.train.devices import Devices
+
+log = logging.getLogger(__name__)
 
 
 class Restored(NamedTuple):
@@ -19,13 +23,46 @@ class Restored(NamedTuple):
     step: int
     devices: Any
 
-    def features(self, splits, root, net="auto", progress=False):
-        """FeatureSet of {split: records} by one network of the state; paths relative to root."""
+    def features(self, splits, root, net="auto", progress=False, on_broken="stop"):
+        """FeatureSet of {split: records} by one network of the state; paths relative to root.
+
+        on_broken: "stop" raises PictureError for a picture that cannot be read, "skip" leaves it out.
+        """
+        if on_broken == "skip":
+            splits = self.readable(splits, progress)
         if net == "all":
             raise ConfigError("one network at a time: auto or a network's name, not 'all'")
         (name,) = methods.choose_net(self.method, net)
         embedder = evaluate.Embedder(self.method, name, self.devices)
-        return evaluate.feature_set(self.config, embedder, self.state, splits, root, progress)
+        try:
+            return evaluate.feature_set(self.config, embedder, self.state, splits, root, progress)
+        except PictureError as e:
+            raise PictureError(f"{e}, or leave out what cannot be read with --on_broken=skip") from e
+
+    def readable(self, splits, progress=False):
+        """{split: records} without the pictures that cannot be read, which are named in a warning."""
+        paths = testable.paths_of(r for records in splits.values() for r in records)
+        broken = testable.unreadable(paths, self.config.data, progress)
+        if broken:
+            text = "\n".join(f"  {why}" for why in broken.values())
+            log.warning(
+                "%d of %d pictures cannot be read and are left out:\n%s", len(broken), len(paths), text
+            )
+        gone = {paths[i] for i in broken}
+        return {split: testable.without(records, gone) for split, records in splits.items()}
+
+
+def info_of(meta, workdir, axis_name):
+    """methods.Info of the data that a checkpoint was trained on, by its meta, without their rows."""
+    if "num_pids" not in meta:
+        raise CheckpointError(f"{workdir} was made by an older version, which kept no class counts")
+    return methods.Info(
+        meta["num_pids"],
+        meta["num_cams"],
+        axis_name=axis_name,
+        num_images=meta.get("num_images", 0),
+        domains=tuple(meta.get("domains", ())),
+    )
 
 
 def run(workdir, devices=None, which="latest", batch=0):
@@ -39,16 +76,7 @@ def run(workdir, devices=None, which="latest", batch=0):
     name, checkpoints = stages.last_begun(workdir)
     with contextlib.closing(checkpoints):
         step = checkpoints.choose(which)
-        meta = checkpoints.read_meta(step)
-        if "num_pids" not in meta:
-            raise CheckpointError(f"{workdir} was made by an older version, which kept no class counts")
-        info = methods.Info(
-            meta["num_pids"],
-            meta["num_cams"],
-            axis_name=devices.axis_name,
-            num_images=meta.get("num_images", 0),
-            domains=tuple(meta.get("domains", ())),
-        )
+        info = info_of(checkpoints.read_meta(step), workdir, devices.axis_name)
         config, method = stages.build(config, name, info)
         config.eval.batch_size = batch or config.eval.batch_size
         state, _ = checkpoints.restore(stages.state_shapes(method), step)

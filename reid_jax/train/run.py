@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from reid_jax import methods
-from reid_jax.data import pipeline, prefetch, rows
+from reid_jax.data import marks, pipeline, prefetch, rows
 from reid_jax.errors import CheckpointError, DataError, TrainingError
 from reid_jax.eval import cluster, embed, store
 from reid_jax.fields import plain
@@ -18,6 +18,7 @@ from reid_jax.train import (
     evaluate,
     pictures,
     position,
+    preflight,
     processes,
     signals,
     stages,
@@ -38,6 +39,7 @@ def train(config, dataset, workdir, devices):
     signals.Stopped after a SIGTERM or SIGINT.
     """
     names, result = stages.to_train(config), None
+    dataset = preflight.check(config, dataset, workdir, devices, info_of(dataset, devices.axis_name))
     with signals.StopSignal() as stop:
         for name in names:
             run = Run(config, name, dataset, workdir, devices, stop)
@@ -82,6 +84,7 @@ class Run:
         self.evaluator = evaluate.Evaluator(self.config, dataset, self.method, devices)
         self.embedders = dict(self.evaluator.embedders)
         self.study = evaluate.study(self.config, dataset, self.method, devices)
+        self.marks = marks.of(dataset)
         self.pending = []  # (step, device metrics) not fetched yet
 
     def done(self):
@@ -106,6 +109,7 @@ class Run:
         """
         state, at = self.start()
         try:
+            self.catch_up(at, state)
             while (part := self.method.part(at.part)) is not None:
                 if part.begin is not None and not at.taken:
                     state = self.begin(part, state, at)
@@ -118,10 +122,10 @@ class Run:
                             at = at.after_step()
                             self.note(at, metrics, bar)
                             if at.taken < length:
-                                self.between_steps(at, state)
+                                self.between(at, state)
                     self.flush(at)
                 at = at.after_part(part.round)
-                self.after_part(at, part, state)
+                self.between(at, state)
             return self.finish(state, at)
         finally:
             self.writer.close()
@@ -165,7 +169,7 @@ class Run:
         variables = self.devices.local_state(self.devices.replicate(variables))
         multiple = len(self.devices.local)
         size = -(-self.config.eval.batch_size // multiple) * multiple
-        with pipeline.eval_batches(self.train_records(), self.config.data, size) as batches:
+        with pipeline.eval_batches(self.train_records(), self.config.data, size, trains=True) as batches:
             return embed.embed(lambda image: compiled(variables, image), batches)
 
     def features(self, state, nets):
@@ -176,9 +180,11 @@ class Run:
         vectors = {}
         for net in nets or self.method.nets[:1]:
             embedder = self.embedders.setdefault(net, evaluate.Embedder(self.method, net, self.devices))
-            vectors[net] = evaluate.feature_set(
-                self.config, embedder, local, records, self.dataset.root, processes.first(), shared=True
-            ).feature
+            options = dict(progress=processes.first(), shared=True, trains=True)
+            features = evaluate.feature_set(
+                self.config, embedder, local, records, self.dataset.root, **options
+            )
+            vectors[net] = features.feature
         return vectors if nets else vectors[self.method.nets[0]]
 
     # ---- parts
@@ -189,14 +195,15 @@ class Run:
         features, host, kept = self.features(state, part.features), self.devices.fetch(state), []
         processes.from_first(lambda: kept.append(jax.tree.map(np.asarray, part.begin(host, features))))
         state = processes.arrays_from_first(kept[0] if kept else host)
-        if "labels" in state.memory and self.dataset.truth is not None:
+        if "labels" in state.memory and self.method.info.unlabelled is not None:
             self.rate_labels(part, at, state.memory["labels"])
         return self.devices.replicate(state)
 
     def rate_labels(self, part, at, labels):
-        """Writes how well pseudo labels fit the identities, which training never sees."""
-        camid = self.method.info.unlabelled.camid if part.labels_by_camera else None
-        quality = cluster.quality(labels, self.dataset.truth.pid, camid)
+        """Writes how well pseudo labels fit the identities, as far as known, which training never sees."""
+        hidden, truth = self.method.info.unlabelled, self.dataset.truth
+        camid = hidden.camid if part.labels_by_camera else None
+        quality = cluster.quality(labels, hidden.pid if truth is None else truth.pid, camid)
         self.write("labels", at, {"phase": part.name, "round": at.round + 1, **quality})
         text = "  ".join(f"{k} {v:.3g}" for k, v in quality.items())
         log.info("%s: %s", self.where(part, at), text)
@@ -254,36 +261,35 @@ class Run:
         if at.step % self.intervals.log == 0:
             self.flush(at, bar)
 
-    def between_steps(self, at, state):
-        """Evaluation, checkpoint and stop inside a part, as far as they are due."""
-        steps = not self.method.rounds
-        evaluation = steps and self.intervals.evaluate and at.step % self.intervals.evaluate == 0
-        save = steps and at.step % self.intervals.checkpoint == 0
-        self.rest(at, state, bool(evaluation), evaluation or save)
+    def between(self, at, state):
+        """Checkpoint, evaluation and stop inside a part, or after it, as far as they are due.
 
-    def after_part(self, at, part, state):
-        """The same after the last step of a part."""
-        count = part.round if self.method.rounds else at.step
-        counts = bool(count)
-        evaluation = counts and self.intervals.evaluate and count % self.intervals.evaluate == 0
-        last = self.at_end(at)
-        save = counts and count % self.intervals.checkpoint == 0
-        self.rest(at, state, bool(last or evaluation), last or evaluation or save)
-
-    def rest(self, at, state, evaluation, save):
-        """Evaluates and saves, as asked; saves and leaves when a signal came."""
-        figures = None
-        if evaluation:
-            self.flush(at)
-            figures = self.evaluate(at, state)
-            self.rate.note(at.step, self.batch_size)
-        stop = self.stop.due(at.step)
-        if save or stop:
-            self.flush(at)
-            self.save(at, state, figures)
-        if stop and not self.at_end(at):
+        What was trained is saved before it is evaluated, which may fail or be killed.
+        """
+        last, evaluation = self.at_end(at), self.evaluation_due(at)
+        save = evaluation or self.due(at, self.intervals.checkpoint)
+        if save:
+            self.save(at, state)
+        if evaluation and (last or not self.stop.requested):
+            self.evaluate(at, state)
+        if not self.stop.due(at.step):
+            return
+        if not save:
+            self.save(at, state)
+        if not last:
             self.checkpoints.wait()
             raise signals.Stopped(self.name, at.step)
+
+    def due(self, at, interval):
+        """Whether what comes every `interval` steps or rounds (0: never) comes here."""
+        count = at.step
+        if self.method.rounds:  # they end with a part
+            count = self.method.part(at.part - 1).round if at.part and not at.taken else 0
+        return bool(interval and count and count % interval == 0)
+
+    def evaluation_due(self, at):
+        """Whether the state is evaluated here: at the end it always is."""
+        return self.at_end(at) or self.due(at, self.intervals.evaluate)
 
     def epoch(self, at):
         """Epochs so far, or rounds."""
@@ -319,11 +325,12 @@ class Run:
         shown = ", ".join(f"{k}={metrics[k]}" for k in bad)
         kept, method = self.checkpoints.steps(), self.config.method
         weights = ", ".join(f"config.{x}" for x in (method, "loss") if hasattr(self.config, x))
+        narrow = self.config.model.dtype != "float32"
+        wider = ", or train in float32 (config.model.dtype)" if narrow else ""
         return TrainingError(
             f"{shown} at step {step} is not finite. The last good checkpoint (step "
             f"{kept[-1] if kept else 'none'}) is kept in {self.checkpoints.folder}. Lower config.optim.lr or "
-            f"the weights of the losses ({weights}), or train in float32 (config.model.dtype), in a new "
-            "--workdir."
+            f"the weights of the losses ({weights}){wider}, in a new --workdir."
         )
 
     def write(self, kind, at, values):
@@ -333,7 +340,7 @@ class Run:
     # ---- evaluation and files
 
     def evaluate(self, at, state):
-        """Evaluates every network asked for on every test set; the figures of the first on the run's own."""
+        """Evaluates every network asked for on every test set, and writes what comes of it."""
         self.rate.pause()
         results = self.evaluator(state)
         for (test, net), result in results.items():
@@ -342,28 +349,36 @@ class Run:
             if processes.first():
                 title = " ".join(filter(None, (self.name, f"step {at.step}", net, test)))
                 tqdm.write(evaluate.line(title, result.figures))
-        chosen = next(iter(results.values()))
         arrays = None
         if self.study:
             figures, arrays = self.study(state)
             self.write("study", at, figures)
         if processes.first():
             self.keep_evaluation(at, results, arrays)
-        return chosen.figures
+        chosen = evaluate.chosen(results)
+        self.checkpoints.add_figures(at.step, chosen and chosen.figures, self.writer.lines)
+        self.rate.note(at.step, self.batch_size)
+
+    def catch_up(self, at, state):
+        """Evaluates a state that was saved, and whose evaluation was not finished."""
+        due = at.step and self.evaluation_due(at)
+        if due and not processes.from_first(lambda: self.checkpoints.evaluated(at.step)):
+            self.evaluate(at, state)
 
     def keep_evaluation(self, at, results, arrays):
         """Files of an evaluation; arrays: of the method's study."""
-        folder, last = os.path.join(self.workdir, self.folder), self.at_end(at)
+        folder, chosen = os.path.join(self.workdir, self.folder), evaluate.chosen(results)
         if arrays is not None:
             pictures.save_study(folder, at.step, arrays)
-        if not last and not os.path.exists(os.path.join(folder, "first.npz")):
-            os.makedirs(folder, exist_ok=True)
-            store.save(os.path.join(folder, "first.npz"), next(iter(results.values())).features)
-        if last:
-            evaluate.save_final(self.config, self.workdir, at.step, results, self.folder, checkpoint="last")
+        if self.at_end(at):
+            left_out = self.evaluator.left_out
+            evaluate.save_final(self.config, self.workdir, at.step, results, left_out, self.folder)
+        elif chosen and not os.path.exists(os.path.join(folder, "first.npz")):
+            store.save(os.path.join(folder, "first.npz"), chosen.features)
 
-    def save(self, at, state, figures):
+    def save(self, at, state):
         """Checkpoint of the present step."""
+        self.flush(at)
         info = self.method.info
         meta = {
             **at._asdict(),
@@ -376,8 +391,9 @@ class Run:
             "num_cams": info.num_cams,
             "num_images": info.num_images,
             "domains": list(info.domains),
+            "data": self.marks,
         }
-        self.checkpoints.save(at.step, self.devices.fetch(state), meta, figures)
+        self.checkpoints.save(at.step, self.devices.fetch(state), meta)
 
     def finish(self, state, at):
         """Everything on the disk; what the report needs to know of the run."""

@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 RUN_FIELDS = (
     "method", "stages", "init", "report", "train.only", "train.skip", "data.name", "data.root", "data.test",
     "data.target", "data.source", "data.variant", "data.split", "data.split_seed", "data.csv", "data.pattern",
-    "data.train_share", "data.split_tracklets", "data.val_ids", "data.synthetic", "data.domains", "eval.also",
+    "data.train_share", "data.train_on", "data.split_tracklets", "data.val_ids", "data.synthetic",
+    "data.domains", "eval.also",
 )  # fmt: skip
 
 
@@ -83,28 +84,40 @@ def elsewhere(config):
     return folders
 
 
-def loader(config, workdir):
-    """load(stage, net) -> numpy variables of a network from the newest checkpoint of an earlier stage.
+def read_arrays(checkpoints, step):
+    """{leaf path: numpy array} of a checkpoint, for `loader`."""
+    return checkpoints.read_arrays(step)
 
-    Looks in config.init.stages, then in workdir. Raises CheckpointError when there is no such thing.
+
+def stored_shapes(checkpoints, step):
+    """{leaf path: f32 ShapeDtypeStruct} of a checkpoint, for a `loader` that reads none."""
+    return {k: jax.ShapeDtypeStruct(s, "float32") for k, s in checkpoints.shapes(step).items()}
+
+
+def loader(config, workdir, read=read_arrays):
+    """load(stage, net) -> variables of a network from the newest checkpoint of an earlier stage.
+
+    Looks in config.init.stages, then in workdir. read: what is read of a checkpoint. Raises CheckpointError
+    when there is no such thing.
     """
     folders, kept = elsewhere(config), {}
 
     def load(stage, net):
         folder = folders.get(stage, workdir)
         if stage not in kept:
-            kept[stage] = newest(folder, stage)
+            kept[stage] = newest(folder, stage, read)
         leaves = {k.split("/", 2)[2]: v for k, v in kept[stage].items() if k.startswith(f"nets/{net}/")}
         if not leaves:
             raise CheckpointError(f"stage {stage!r} of {folder} has no network {net!r}")
-        log.info("%s: taken from stage %s of %s", net, stage, folder)
+        if read is read_arrays:
+            log.info("%s: taken from stage %s of %s", net, stage, folder)
         return traverse_util.unflatten_dict(leaves, sep="/")
 
     return load
 
 
-def newest(workdir, stage):
-    """{leaf path: numpy array} of the newest checkpoint of a stage."""
+def newest(workdir, stage, read=read_arrays):
+    """What `read` gives of the newest checkpoint of a stage."""
     missing = CheckpointError(
         f"{workdir} holds no checkpoint of stage {stage!r}: train it first, or name a run that has it with "
         f"--config.init.stages={stage}=WORKDIR"
@@ -115,7 +128,7 @@ def newest(workdir, stage):
     try:
         if not checkpoints.steps():
             raise missing
-        return checkpoints.read_arrays(checkpoints.steps()[-1])
+        return read(checkpoints, checkpoints.steps()[-1])
     finally:
         checkpoints.close()
 
@@ -169,10 +182,11 @@ def build(config, name, info):
     stage_config = settings(config, name)
     method = methods.build(stage_config, name, info)
     if stage_config.train.accumulate != 1 and not method.accumulates:
+        ways = [] if stage_config.model.remat else ["config.model.remat"]
+        ways += [] if stage_config.model.dtype == "bfloat16" else ["bfloat16"]
         raise ConfigError(
             f"config.train.accumulate is {stage_config.train.accumulate}, and {config.method} does not "
-            "accumulate gradients: leave it at 1; to save memory use config.model.remat, bfloat16 or more "
-            "devices"
+            f"accumulate gradients: leave it at 1; to save memory use {', '.join([*ways, 'more devices'])}"
         )
     return stage_config, method
 

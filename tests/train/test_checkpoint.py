@@ -28,8 +28,16 @@ def state(value):
     )
 
 
+LINES = 3  # of metrics.jsonl at each evaluation
+
+
 def meta(step):
     return {"step": step, "layout": checkpoint.LAYOUT}
+
+
+def evaluated(step):
+    """What `restore` gives of a checkpoint whose evaluation is finished."""
+    return meta(step) | {"lines": LINES * step}
 
 
 def shapes(s):
@@ -45,7 +53,9 @@ def saved(tmp_path):
     """Four checkpoints, the second the best by mAP."""
     c = checkpoint.Checkpoints(tmp_path, "train")
     for step, value in ((1, 10.0), (2, 90.0), (3, 30.0), (4, None)):
-        c.save(step, state(step), meta(step), None if value is None else {"mAP": value}, wait=True)
+        c.save(step, state(step), meta(step))
+        if value is not None:
+            c.add_figures(step, {"mAP": value}, LINES * step)
     c.close()
     again = checkpoint.Checkpoints(tmp_path, "train")  # as a new process finds them
     yield again
@@ -57,10 +67,38 @@ def test_latest_two_and_best_are_kept_exactly(saved):
     assert saved.best() == 2
     for step in (2, 3, 4):
         restored, kept = saved.restore(shapes(state(0)), step)
-        assert kept == meta(step)
+        assert kept == (evaluated(step) if saved.evaluated(step) else meta(step))
         assert same(restored, state(step))
     newest, _ = saved.restore(shapes(state(0)))
     assert int(newest.step) == 4
+
+
+def test_figures_are_added_to_what_was_saved(tmp_path):
+    """Until then it counts as not evaluated; the best is kept from then on, also by a new process."""
+    c = checkpoint.Checkpoints(tmp_path, "train")
+    for step in (1, 2):
+        c.save(step, state(step), meta(step))
+    c.wait()
+    assert c.best() == 2 and not c.evaluated(1) and not c.evaluated(2)
+    c.add_figures(1, {"mAP": 50.0, "rank1": 70.0}, 7)
+    assert c.best() == 1 and c.evaluated(1) and c.restore(shapes(state(0)), 1)[1]["lines"] == 7
+    c.add_figures(2, None, 9)  # of a run without a test set of its own
+    assert c.best() == 1 and c.evaluated(2)
+    for step in (3, 4):
+        c.save(step, state(step), meta(step), wait=True)
+    assert c.steps() == [1, 3, 4]
+    c.close()
+    c = checkpoint.Checkpoints(tmp_path, "train")
+    c.save(5, state(5), meta(5), wait=True)
+    assert (c.steps(), c.best()) == ([1, 4, 5], 1)
+    c.close()
+
+
+def test_figures_as_older_versions_wrote_them(saved):
+    """With the state, and without the number of lines: the meta's then holds."""
+    with open(os.path.join(saved.folder, "4", "metrics", "metrics"), "w") as f:
+        json.dump({"mAP": 95.0}, f)
+    assert saved.best() == 4 and saved.evaluated(4) and saved.restore(shapes(state(0)))[1] == meta(4)
 
 
 def test_nothing_to_restore(tmp_path):
@@ -76,7 +114,7 @@ def test_damaged_newest_falls_back(saved):
             with open(os.path.join(root, f), "wb") as out:
                 out.write(b"damaged")
     restored, kept = saved.restore(shapes(state(0)))
-    assert kept == meta(3) and same(restored, state(3))
+    assert kept == evaluated(3) and same(restored, state(3))
 
 
 def damages(path):
@@ -93,7 +131,8 @@ def test_any_damage_to_any_file_is_noticed_or_harmless(tmp_path):
     states = {s: {"w": rng.standard_normal((200, 300), np.float32), "n": np.int32(s)} for s in (1, 2)}
     c = checkpoint.Checkpoints(tmp_path / "run", "train")
     for step, tree in states.items():
-        c.save(step, tree, {"step": step}, {"mAP": 10.0 * step}, wait=True)
+        c.save(step, tree, {"step": step})
+        c.add_figures(step, {"mAP": 10.0 * step}, 5)
     c.close()
     newest, fell_back = tmp_path / "run" / "checkpoints" / "train" / "2", set()
     files = [p.relative_to(newest) for p in newest.rglob("*") if p.is_file()]
@@ -106,6 +145,7 @@ def test_any_damage_to_any_file_is_noticed_or_harmless(tmp_path):
             c = checkpoint.Checkpoints(copy, "train")
             restored, meta = c.restore(shapes(states[1]))
             assert same(restored, states[meta["step"]]), (file, how)
+            assert meta.get("lines", 5) == 5
             assert c.steps() == list(range(1, meta["step"] + 1))  # room to save that step again
             fell_back |= {how} if meta["step"] == 1 else set()
             c.close()

@@ -4,6 +4,7 @@ The runs are the command itself. Whatever happened, the same command goes on and
 nothing happened: bit for bit, but for the number of devices, which changes the order of sums.
 """
 
+import contextlib
 import errno
 import itertools
 import random
@@ -20,8 +21,8 @@ import runs
 from command import assert_same_run, wait_until
 
 from reid_jax import cli, errors
+from reid_jax.train import checkpoint, writer
 from reid_jax.train import run as run_
-from reid_jax.train import writer
 
 STEPS, EVALUATE, CHECKPOINT = 45, 15, 6  # of three steps an epoch
 
@@ -224,3 +225,78 @@ def test_a_loss_that_is_not_finite(tmp_path, capsys):
     said = capsys.readouterr().err.splitlines()[-1]
     assert "loss=nan at step 8 is not finite" in said and "(step 6) is kept" in said
     assert "config.optim.lr" in said and "the losses (config.loss)" in said  # there is no config.baseline
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """(config, data set, workdir) of a run with an evaluation after each epoch of 3 steps."""
+    config = runs.tiny("baseline", train__eval_every=1, train__checkpoint_every=9, train__steps=9)
+    folder = tmp_path_factory.mktemp("evaluated")
+    dataset = runs.load(config, folder / "data")
+    runs.train(config, dataset, folder / "run")
+    return config, dataset, folder / "run"
+
+
+class FailsInEvaluation(run_.Run):
+    """Before anything of it is kept, after the figures are written."""
+
+    def keep_evaluation(self, at, results, arrays):
+        if at.step == self.step:
+            raise MemoryError("evaluation")
+        super().keep_evaluation(at, results, arrays)
+
+
+class FailsInStudy(run_.Run):
+    """A study that cannot be."""
+
+    def evaluate(self, at, state):
+        self.study = (lambda state: 1 / 0) if at.step == self.step else None
+        super().evaluate(at, state)
+
+
+@pytest.mark.parametrize("kind, step", [(FailsInStudy, 6), (FailsInEvaluation, 9)])
+def test_what_fails_in_an_evaluation_costs_no_training(evaluated, tmp_path, kind, step):
+    """What was trained is saved before; the same command evaluates it, and ends as an unbroken run."""
+    config, dataset, unbroken = evaluated
+    failing = type("Failing", (kind,), {"step": step})
+    with pytest.raises((MemoryError, ZeroDivisionError)):
+        runs.train(config, dataset, tmp_path / "run", kind=failing)
+    assert runs.newest(tmp_path / "run")[1]["step"] == step
+    runs.train(config, dataset, tmp_path / "run")
+    runs.assert_same_run(tmp_path / "run", unbroken)
+    assert best(tmp_path / "run") == best(unbroken)
+
+
+def best(workdir):
+    """({step: mAP}, step of the best) of the checkpoints that are kept."""
+    with contextlib.closing(checkpoint.Checkpoints(str(workdir), "train")) as kept:
+        return {s: kept.manager.metrics(s)["mAP"] for s in kept.steps()}, kept.best()
+
+
+class StopsBeforeAnEvaluation(run_.Run):
+    """A SIGTERM in the step after which one is due."""
+
+    def note(self, at, metrics, bar):
+        if at.step == 6:
+            self.stop.note(signal.SIGTERM, None)
+        super().note(at, metrics, bar)
+
+
+class StopsInAnEvaluation(run_.Run):
+    """A SIGTERM in the middle of one."""
+
+    def evaluate(self, at, state):
+        if at.step == 6:
+            self.stop.note(signal.SIGTERM, None)
+        super().evaluate(at, state)
+
+
+@pytest.mark.parametrize("kind, done", [(StopsBeforeAnEvaluation, 1), (StopsInAnEvaluation, 2)])
+def test_stopped_at_an_evaluation(evaluated, tmp_path, kind, done):
+    """It is not begun any more, or finished; the same command catches up on it."""
+    config, dataset, unbroken = evaluated
+    runs.train(config, dataset, tmp_path / "run", kind=kind)
+    assert runs.newest(tmp_path / "run")[1]["step"] == 6
+    assert len(runs.lines(tmp_path / "run", "eval")) == done
+    runs.train(config, dataset, tmp_path / "run")
+    runs.assert_same_run(tmp_path / "run", unbroken)

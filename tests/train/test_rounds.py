@@ -1,5 +1,6 @@
 """Rounds of pseudo labels: tiny runs, with useless labels, with other identities; what a run leaves."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -9,8 +10,10 @@ import jax
 import numpy as np
 import pytest
 from runs import StopAt, assert_same_run, config_of, lines, load, newest, train
+from trees import picture, viper
 
 from reid_jax import main, report
+from reid_jax.errors import ConfigError
 from reid_jax.eval import store
 from reid_jax.methods import cluster_contrast
 from reid_jax.methods.adl import labels as adl_labels
@@ -186,3 +189,48 @@ def test_a_run_is_used_without_its_training_data(unbroken):
     page = Path(report.build(str(workdir), data_root=dataset.root, queries=1)).read_text()
     assert "Pseudo labels" in page and "Adjusted Rand index of the pseudo labels over rounds" in page
     assert page.count("of the pseudo labels over rounds") == 4 and ">round 1<" in page
+
+
+def own_pictures(root, people=6):
+    """Boxes that nobody has labelled, by no camera that is known."""
+    for pid, i in np.ndindex(people, 4):
+        picture(root, f"box{i}_{pid}.png", value=40 * pid + i)
+    return str(root)
+
+
+@pytest.mark.parametrize("variant", [ADL, CLUSTER_CONTRAST])
+def test_a_bare_folder_is_trained_on(tmp_path, variant):
+    """Nothing rates its labels, nothing is tested, and the report says so; a resumed run is the same."""
+    config = settings(variant)
+    config.data.name, config.data.ids, config.train.eval_every = "folder", 2, 1
+    dataset, folder = load(config, own_pictures(tmp_path / "boxes")), tmp_path / "run"
+    last = train(config, dataset, folder)
+    made = lines(folder, "labels")
+    assert made and all({"clusters", "labelled"} < x.keys() and "ari" not in x for x in made)
+    assert not lines(folder, "eval") and last.done()
+    final = json.loads((folder / "eval" / "final.json").read_text())
+    assert final["nets"] == {} and not (folder / "eval" / "final.npz").exists()
+    checkpoint.write_json(str(folder / "summary.json"), {"seconds": 1.0})
+    page = Path(report.build(str(folder), data_root=dataset.root, queries=1)).read_text()
+    assert "This run has no test set of its own" in page and "Adjusted Rand" not in page
+    with pytest.raises(ConfigError, match="nobody to test on"):
+        main.evaluate(config, dataset, str(folder), Devices(jax.devices()[:1]))
+    train(config, dataset, tmp_path / "again", StopAt(lines(folder, "train")[1]["step"]))
+    train(config, dataset, tmp_path / "again")
+    assert_same_run(folder, tmp_path / "again")
+    tested = restore.run(str(folder), Devices(jax.devices()[:1]))
+    assert len(tested.features({"images": dataset.train[:3]}, dataset.root)) == 3
+
+
+def test_a_bare_folder_and_another_set_to_test_on(tmp_path):
+    """Its figures stand beside none, and choose no checkpoint."""
+    config = settings(CLUSTER_CONTRAST)
+    config.data.name, config.data.ids = "folder", 2
+    config.eval.also = f"viper:{viper(tmp_path / 'VIPeR')}"
+    dataset = load(config, own_pictures(tmp_path / "boxes"))
+    train(config, dataset, tmp_path / "run")
+    final = json.loads((tmp_path / "run" / "eval" / "final.json").read_text())
+    assert final["nets"] == {} and final["sets"]["viper"]["nets"]["net"]["rank1"] >= 0
+    assert {x["set"] for x in lines(tmp_path / "run", "eval")} == {"viper"}
+    with contextlib.closing(checkpoint.Checkpoints(tmp_path / "run", "train")) as kept:
+        assert {kept.manager.metrics(s)["mAP"] for s in kept.steps()} == {checkpoint.NOT_EVALUATED}

@@ -26,7 +26,7 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     _, state = fresh(small("mmt"), 9, 5)
     c = checkpoint.Checkpoints(workdir, "train")
-    c.save(3, state, {"step": 3}, {"mAP": 1.0}, wait=True)
+    c.save(3, state, {"step": 3}, wait=True)
     c.close()
     return str(workdir), state
 

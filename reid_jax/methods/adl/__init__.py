@@ -24,7 +24,7 @@ import optax
 from jax import lax
 
 from reid_jax.errors import ConfigError
-from reid_jax.fields import choice
+from reid_jax.fields import choice, within
 from reid_jax.losses import adversarial, identity, triplet
 from reid_jax.losses import batch as batches
 from reid_jax.methods import Method, Part, _steps
@@ -105,6 +105,10 @@ class Adl(Method):
         self.rounds, self.cameras = adl.rounds, info.num_cams
         self.players = PLAYERS if adl.adversarial_stages else ()
         self.camera_net = "camera" if self.players else ""
+        within("adl", adl, rounds=(1, None), candidates=(1, None))
+        within("adl", adl, k1=(1, None), k2=(1, None), lambda_value=(0, 1))
+        for phase in PHASES:
+            within(f"adl.{phase}", getattr(adl, phase), clusters=(1, None), quantile=(0, 1))
         for phase in adl.adversarial_stages:
             choice("adl.adversarial_stages", phase, tuple(PHASES))
         choice("adl.schedule", adl.schedule, ("simultaneous", "blocks"))

@@ -21,6 +21,8 @@ Maps to look at are means of absolute values over the channels, of clean picture
 STUDY is what a page says of all this (train/titles.py: its form, and the names of arrays).
 """
 
+import logging
+
 import jax.numpy as jnp
 import numpy as np
 from sklearn.metrics import roc_auc_score
@@ -71,6 +73,7 @@ STUDY = {
         "scatter/code": {"title": "Degradation codes by {}", "labels": {"score": "degradation score"}},
     },
 }
+log = logging.getLogger(__name__)
 PEOPLE, POINTS, GRID = 96, 1000, 4  # measured; codes in a plot; rows of a grid
 LEVELS = 7
 
@@ -81,6 +84,12 @@ def of(method):
 
     def prepare(dataset, over):
         pictures = None
+        if not measurable(dataset):
+            log.warning(
+                "stage gan is not measured: %s has no two people in the gallery who are seen by one camera",
+                dataset.name,
+            )
+            return None
         measured = over(lambda state, *images: measure(state, images, method))
         coded = over(lambda state, image: describe(state, image, method))
 
@@ -109,6 +118,11 @@ def of(method):
         return study
 
     return prepare
+
+
+def measurable(dataset):
+    """Whether there is a person in the gallery whose degradation another of the same camera can take."""
+    return any(j is not None for j in next_of_camera(one_each(dataset.gallery)))
 
 
 class Pictures:
@@ -140,8 +154,8 @@ class Pictures:
         self.some = np.stack([degrade.enlarge(original(r.path), *size) for r in some])
         self.cameras = np.array([clean[i].camid for i in kept])
         self.shown = np.unique(np.linspace(0, len(kept) - 1, GRID).astype(int))
-        poor_query = one_each(dataset.query)[:GRID]
-        self.real_poor = np.stack([degrade.enlarge(original(r.path), *size) for r in poor_query])
+        poor_query = [original(r.path) for r in one_each(dataset.query)[:GRID]]
+        self.real_poor = [degrade.enlarge(picture, *size) for picture in poor_query]
 
     def grids(self, state, swapped):
         """{grid/TITLE: u8[R,C,H,W,3]}.
@@ -151,7 +165,7 @@ class Pictures:
         real poor images; contents: clean people, then degraded ones.
         """
         first = [int(np.flatnonzero(self.cameras == c)[-1]) for c in np.unique(self.cameras)[:4]]
-        donors = [p for i in first for p in (self.x[i], self.poor[i])] + list(self.real_poor[:2])
+        donors = [p for i in first for p in (self.x[i], self.poor[i])] + self.real_poor[:2]
         contents = [*self.x[:GRID], *self.poor[:2]]
         pairs = [(a, b) for a in contents for b in donors]
         made = swapped(state, *(np.stack(side) for side in zip(*pairs, strict=True)))

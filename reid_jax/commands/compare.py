@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from reid_jax import cli, tables
-from reid_jax.errors import STOPPED, ConfigError, ReidError
+from reid_jax.errors import STOPPED, ConfigError, DataError, ReidError
 
 TITLES = {
     "rank1": "rank-1",
@@ -112,6 +112,8 @@ def result(folder, net):
     """Figures and seconds of a finished run."""
     final = json.loads((Path(folder) / "eval" / "final.json").read_text())
     summary = json.loads((Path(folder) / "summary.json").read_text())
+    if not final["nets"]:
+        raise DataError(f"{folder} has no test set of its own: there are no figures to compare")
     name = net if net in final["nets"] else final["net"]
     figures = {k: final["nets"][name][k] for k in TITLES if k in final["nets"][name]}
     figures |= label_quality(folder)
@@ -120,9 +122,10 @@ def result(folder, net):
 
 
 def label_quality(folder):
-    """{"ari": percent} of the last pseudo labels of a run; {} when it was trained on identities."""
+    """{"ari": percent} of the last pseudo labels of a run; {} when it has none, or none that are rated."""
     lines = [line for line in (Path(folder) / "metrics.jsonl").open() if '"labels"' in line]
-    return {"ari": json.loads(lines[-1])["ari"]} if lines else {}
+    last = json.loads(lines[-1]) if lines else {}
+    return {"ari": last["ari"]} if "ari" in last else {}
 
 
 def cell(values):

@@ -3,6 +3,6 @@
 `build(workdir)` writes WORKDIR/report.html; `python -m reid_jax.report WORKDIR` does it again later.
 """
 
-from reid_jax.report.build import build
+from reid_jax.report.build import build, check_compared
 
-__all__ = ["build"]
+__all__ = ["build", "check_compared"]

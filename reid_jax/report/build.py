@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -13,6 +14,8 @@ from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval import store
 from reid_jax.report import look, sections, strips, study
 from reid_jax.report import run as runs
+
+log = logging.getLogger(__name__)
 
 
 def build(workdir, *, data_root=None, queries=12, compare_with=""):
@@ -37,22 +40,46 @@ def build(workdir, *, data_root=None, queries=12, compare_with=""):
 def read_compared(workdir, run):
     """Run of a workdir to compare with; DataError when it was not tested on the images of `run`."""
     compared = runs.read(workdir, keep_features=False)
-    if compared.protocol != run.protocol:
-        raise DataError(
-            f"{workdir} was tested by the protocol {compared.protocol}, {run.workdir} by {run.protocol}; "
-            "give a run that was tested by the same"
-        )
-    fields = ["data.name", "eval.split", *(["data.synthetic"] if run.synthetic else [])]
-    for section, field in (f.split(".") for f in fields):
-        mine, theirs = (r.config.get(section, {}).get(field) for r in (run, compared))
-        if mine != theirs:
-            raise DataError(
-                f"{workdir} cannot be compared with {run.workdir}: config.{section}.{field} is {theirs!r} "
-                f"there and {mine!r} here; give a run that was tested on the same images"
-            )
+    check_alike(workdir, compared.config, compared.final, run.config, run.protocol)
     if run.last and compared.last and (strips.same_rows(compared.last, run.last) < 0).any():
         raise DataError(f"{workdir} was tested on other query images than {run.workdir}; give another run")
     return compared
+
+
+def check_alike(workdir, theirs, final, mine, protocol):
+    """DataError when the run in workdir was not tested as one of config `mine` and this protocol is.
+
+    theirs, final: its config and its eval/final.json.
+    """
+    tested_by = final.get("protocol", "market")
+    if not final.get("nets"):
+        raise DataError(f"{workdir} has no test set of its own: there is nothing to compare with")
+    if tested_by != protocol:
+        raise DataError(
+            f"{workdir} was tested by the protocol {tested_by}, this run by {protocol}; give a run that was "
+            "tested by the same"
+        )
+    drawn = str(mine.get("data", {}).get("name", "")).startswith("synthetic")
+    for name in ("data.name", "eval.split", *(["data.synthetic"] if drawn else [])):
+        section, field = name.split(".")
+        here, there = (config.get(section, {}).get(field) for config in (mine, theirs))
+        if here != there:
+            raise DataError(
+                f"{workdir} cannot be compared with: config.{name} is {there!r} there and {here!r} here; "
+                "give a run that was tested on the same images"
+            )
+
+
+def check_compared(workdir, config, protocol):
+    """Before training: the errors that `read_compared` would raise after it, as far as they can be known.
+
+    config: a nested dict, protocol: by which the run will be tested. A run that is not finished is warned of.
+    """
+    theirs = runs.read_config(workdir)
+    if not os.path.exists(os.path.join(workdir, "eval", "final.json")):
+        log.warning("config.report.baseline=%s is not finished; the report needs it finished", workdir)
+        return
+    check_alike(workdir, theirs, runs.read_final(workdir), config, protocol)
 
 
 def context(run, compared, data_root, queries):
@@ -77,6 +104,7 @@ def context(run, compared, data_root, queries):
         "eval_nets": eval_nets,
         "label_charts": label_charts,
         "label_phases": label_phases,
+        "rated": any("ari" in line for line in run.labels),
         "cmc": cmc,
         "cmc_labels": cmc_labels,
         "figure_names": [title for title, _ in sections.FIGURES.values()],

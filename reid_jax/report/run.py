@@ -13,6 +13,7 @@ from reid_jax.eval import protocols, ranking, store
 from reid_jax.fields import misfit
 
 TOP = 10  # gallery images in a retrieval strip
+UNTESTED = "the run has no test set of its own"
 _BOOKKEEPING = ("kind", "step", "epoch", "seconds", "net", "set")
 _SUMMARY = {
     **{"seconds": int | float, "images_per_second": int | float, "devices": str, "machine": str},
@@ -55,13 +56,24 @@ class Run:
 
     @property
     def net(self):
-        """Name of the network that stands for the run."""
-        return self.final["net"]
+        """Name of the network that stands for the run, "" of one that was not tested."""
+        return self.final.get("net", "")
 
     @property
     def figures(self):
-        """Final figures of `net`."""
-        return self.final["nets"][self.net]
+        """Final figures of `net`, {} of a run that was not tested."""
+        return self.final["nets"].get(self.net, {})
+
+    @property
+    def untested(self):
+        """Whether the run has no test set of its own."""
+        return not self.final["nets"]
+
+    @property
+    def left_out(self):
+        """Number of test pictures that could not be read and were left out."""
+        paths = self.final.get("left_out")
+        return len(paths) if isinstance(paths, list) else 0
 
     @property
     def protocol(self):
@@ -130,16 +142,16 @@ def read(workdir, keep_features=True) -> Run:
     trained the last finished one stands for it: eval/STAGE/final.json.
     """
     workdir = Path(workdir)
-    config, notes = _needed(workdir, "config.json", lambda tree: misfit(tree, defaults())), {}
+    config, notes = read_config(workdir), {}
     lines = _metrics(workdir, notes)
-    names = [line.get("stage", "") for line in lines["eval"]]
+    names = [line.get("stage", "") for line in lines["eval"] or lines["train"]]
     folder = _folder(workdir, names)
     last = folder.removeprefix("eval/") if "/" in folder else names[-1] if names else ""
     final = _needed(workdir, f"{folder}/final.json", _misfit_of_final)
     train, evals, labels = (of_stage(lines[kind], last) for kind in ("train", "eval", "labels"))
     evals = [line for line in evals if "set" not in line]  # of the run's own test set
     options = {"distance": _distance(config), "camera_filter": final.get("protocol") != "all-pairs"}
-    return Run(
+    run = Run(
         workdir=workdir,
         config=config,
         final=final,
@@ -153,6 +165,21 @@ def read(workdir, keep_features=True) -> Run:
         first=_ranked(workdir / folder, "first.npz", options, notes, False),
         notes=notes,
     )
+    if run.untested:
+        notes |= dict.fromkeys(
+            (f"eval/{name}" for name in ("final.npz", "first.npz", "final.json")), UNTESTED
+        )
+    return run
+
+
+def read_final(workdir):
+    """eval/final.json as a dict; DataError when there is none."""
+    return _needed(Path(workdir), "eval/final.json", _misfit_of_final)
+
+
+def read_config(workdir):
+    """config.json as a nested dict; DataError when there is none."""
+    return _needed(Path(workdir), "config.json", lambda tree: misfit(tree, defaults()))
 
 
 def _folder(workdir, names):
@@ -202,7 +229,8 @@ def _json_object(path):
 def _misfit_of_final(final):
     """What is wrong with the content of eval/final.json, "" when nothing is."""
     nets, net = final.get("nets"), final.get("net")
-    if not isinstance(net, str) or not isinstance(nets, dict) or net not in nets:
+    untested = nets == {} and net is None
+    if not untested and (not isinstance(net, str) or not isinstance(nets, dict) or net not in nets):
         return f"it has no figures of its network {net!r}; evaluate the run again"
     figures = {**nets, "random": final.get("random") or {}}
     for name, values in figures.items():

@@ -36,6 +36,11 @@ PROTOCOLS = {  # how a protocol is named in the facts
     "single-shot": "single-shot: one random gallery image of each person, drawn for each query",
     "single-gallery": "single-shot: one random gallery image of each person, drawn for all queries",
 }
+UNTESTED = (
+    "This run has no test set of its own: there are no figures, strips, curves of figures or maps of "
+    "features, and no checkpoint is better than another. Other people to test on can be named with "
+    "config.eval.also, or query and gallery be added to the data set."
+)
 CHECKPOINTS = {"last": "the last", "best": "the best of all evaluations"}
 TSNE_POINTS, TSNE_IDS = 2000, 20
 _PAIR_CAMERAS, _PAIR_WORK = 12, 2e11  # beyond them the camera-pair table is left out
@@ -141,7 +146,7 @@ def facts(run):
     network = str(c.get("model", {}).get("backbone", "")) or None
     items = "tracklets" if c.get("data", {}).get("frames") else "images"
     pairs = [
-        ("Network tested", run.net),
+        ("Network tested", run.net or None),
         ("Backbone", network),
         ("Seed", c.get("seed")),
         ("Steps", f"{run.final['step']:,}" if isinstance(run.final.get("step"), int) else None),
@@ -154,12 +159,15 @@ def facts(run):
         ("Protocol", PROTOCOLS.get(run.protocol)),
         ("Queries", f"{f['num_query']:,}" if "num_query" in f else None),
         ("Gallery", f"{f['num_gallery']:,} {items}" if "num_gallery" in f else None),
+        ("Left out", f"{run.left_out:,} unreadable test pictures" if run.left_out else None),
     ]
     return [(k, v) for k, v in pairs if v not in (None, "")]
 
 
 def choice_of_checkpoint(run):
     """Which checkpoint the figures are of, and on whom it was chosen; "" when the run does not say."""
+    if run.untested:
+        return UNTESTED
     people = "the test identities"
     if run.config.get("eval", {}).get("split") == "val":
         people = "identities held out of training"

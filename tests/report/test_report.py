@@ -483,6 +483,55 @@ def test_sparse_figures_do_not_break_the_page(workdir, no_tsne):
     assert "50.0" in parsed.text and "Total loss" in "".join(parsed.text)
 
 
+def test_a_run_without_a_test_set(workdir, no_tsne):
+    """The page says what it cannot show; curves of training and further test sets are there."""
+    final = {"step": 60, "split": "test", "checkpoint": "last", "nets": {}}
+    final["sets"] = {"viper": {"protocol": "single-shot", "nets": {"m1": {"rank1": 12.3}}}}
+    (workdir / "eval" / "final.json").write_text(json.dumps(final))
+    for name in ("final.npz", "first.npz"):
+        (workdir / "eval" / name).unlink()
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    labels = {"kind": "labels", "step": 9, "phase": "train", "round": 1, "clusters": 5, "labelled": 90.0}
+    write_lines(workdir / "metrics.jsonl", [*(x for x in lines if x["kind"] == "train"), labels])
+    run = runs.read(workdir)
+    assert run.untested and run.figures == {} and run.net == ""
+    parsed, text = read(workdir)
+    said = " ".join("".join(parsed.text).split())
+    assert "This run has no test set of its own" in said and "config.eval.also" in said
+    assert said.count("not shown: the run has no test set of its own") >= 3
+    assert "Total loss" in said and "viper, m1" in said and "12.3" in said
+    assert "how many clusters there were" in said and "adjusted Rand index" not in said
+
+
+def test_left_out_pictures_are_counted(workdir, no_tsne):
+    final = json.loads((workdir / "eval" / "final.json").read_text())
+    (workdir / "eval" / "final.json").write_text(json.dumps(final | {"left_out": ["a.jpg", "b.jpg"]}))
+    assert "2 unreadable test pictures" in read(workdir, queries=0)[1]
+
+
+def test_run_to_compare_with_is_looked_at_before_training(finished, data, tmp_path, caplog):
+    """What the report would refuse after it; a run that is not finished may be so by then."""
+    config = json.loads((finished / "config.json").read_text())
+    report.check_compared(str(finished), config, "market")
+    viper, val = {"data": config["data"] | {"name": "viper"}}, {"eval": config["eval"] | {"split": "val"}}
+    for tree, protocol, message in (
+        (config, "all-pairs", "was tested by the protocol market, this run by all-pairs"),
+        (config | viper, "market", r"config\.data\.name is 'synthetic'"),
+        (config | val, "market", r"config\.eval\.split"),
+    ):
+        with pytest.raises(DataError, match=message):
+            report.check_compared(str(finished), tree, protocol)
+    with pytest.raises(DataError, match="config.json is missing"):
+        report.check_compared(str(tmp_path / "nowhere"), config, "market")
+    shutil.copytree(finished, tmp_path / "going")
+    (tmp_path / "going" / "eval" / "final.json").write_text(json.dumps({"step": 1, "nets": {}}))
+    with pytest.raises(DataError, match="nothing to compare with"):
+        report.check_compared(str(tmp_path / "going"), config, "market")
+    (tmp_path / "going" / "eval" / "final.json").unlink()
+    report.check_compared(str(tmp_path / "going"), config, "market")
+    assert "is not finished" in caplog.text
+
+
 def test_run_to_compare_with_must_fit(finished, data, tmp_path):
     with pytest.raises(DataError, match="config.json is missing"):
         report.build(str(finished), compare_with=str(tmp_path))

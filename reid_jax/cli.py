@@ -47,6 +47,12 @@ def add_run_flags(parser):
     parser.add_argument("--checkpoint", default="latest", help="best, latest or a step (default: latest)")
     parser.add_argument("--net", default="auto", help="auto or a network of the method (default: auto)")
     parser.add_argument("--batch", type=int, default=0, help="images at a time (default: the run's)")
+    parser.add_argument(
+        "--on_broken",
+        choices=("stop", "skip"),
+        default="stop",
+        help="pictures that cannot be read: stop (default), or leave them out",
+    )
 
 
 def load_config(path):

@@ -62,6 +62,37 @@ def test_embed_a_folder_of_pictures(run, tmp_path):
             assert (got.pid[i], got.camid[i]) == (-1, 0)
 
 
+def test_pictures_that_cannot_be_read(run, tmp_path, capsys):
+    """They stop the command with their names and the way out, or are left out."""
+    folder = tmp_path / "pictures"
+    shutil.copytree(run / "moved" / "query", folder)
+    names = sorted(p.name for p in folder.glob("*.jpg"))
+    for name, kept in ((names[0], 0), (names[3], 90)):
+        (folder / name).write_bytes((folder / name).read_bytes()[:kept])
+    args = [str(run / "run"), str(folder), "--output", str(tmp_path / "f.npz"), "--checkpoint", "latest"]
+    with pytest.raises(DataError, match=f"{names[0]}.*--on_broken=skip"):
+        embed.main(args)
+    embed.main([*args, "--on_broken=skip"])
+    got = store.load(tmp_path / "f.npz")
+    assert got.path.tolist() == [n for n in names if n not in (names[0], names[3])]
+    all_ = store.load(run / "run" / "eval" / "final.npz")
+    rows = {p.split("/")[-1]: i for i, p in enumerate(all_.path) if p.startswith("query")}
+    want = all_.feature[[rows[p] for p in got.path]]
+    np.testing.assert_allclose(got.feature, want, rtol=1e-4, atol=1e-5)
+
+
+def test_targets_on_which_nothing_can_be_tested(run, tmp_path):
+    """Told before any picture is embedded."""
+    own = tmp_path / "own"
+    for split, name in (("query", "0001_c1_0.jpg"), ("gallery", "0001_c1_1.jpg")):
+        (own / split).mkdir(parents=True)
+        shutil.copy(next((run / "moved" / "query").glob("*.jpg")), own / split / name)
+    targets = [f"market1501:{run / 'moved'}", f"mine=folder:{own}"]
+    with pytest.raises(DataError, match="target mine: none of the 1 queries has a match.*one camera"):
+        cross.main([str(run / "run"), "--targets", *targets, "--workdir", str(tmp_path / "cross")])
+    assert not (tmp_path / "cross").exists()
+
+
 def last_json(capsys):
     return json.loads(capsys.readouterr().out.strip().split("\n")[-1])
 

@@ -13,9 +13,10 @@ import sys
 
 from reid_jax import cli, tables
 from reid_jax.config import split_label
-from reid_jax.data import datasets
+from reid_jax.data import datasets, testable
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval import store
+from reid_jax.fields import namespace
 
 FIGURES = ("rank1", "rank5", "rank10", "mAP", "mINP", "prop")
 
@@ -24,14 +25,16 @@ def main(argv=None):
     """Entry point; returns the exit code."""
     args = parse(argv)
     cli.prepare_jax()
-    from reid_jax.train import restore
+    from reid_jax.train import restore, stages
 
     runs = labelled(args.runs)
-    targets = [datasets.open_source(text) for text in args.targets]
+    targets = [datasets.open_source(text, on_broken=args.on_broken) for text in args.targets]
     check_labels([t.label for t in targets], "target")
     for target in targets:
         if "query" not in target.splits:
             raise DataError(f"{target.root} has no query and gallery; a target is NAME:FOLDER")
+    for workdir in runs.values():
+        check_people(namespace(stages.of_run(workdir)), targets)
     results = {}
     for label, workdir in runs.items():
         run = restore.run(workdir, which=args.checkpoint, batch=args.batch)
@@ -49,6 +52,17 @@ def parse(argv):
     parser.add_argument("--workdir", required=True, help="folder for the features and the table")
     cli.add_run_flags(parser)
     return parser.parse_args(argv)
+
+
+def check_people(config, targets):
+    """DataError for a target on which nothing can be tested as the config of a run says."""
+    from reid_jax.train import evaluate
+
+    for target in targets:
+        protocol = evaluate.choose_protocol(config, target.protocol)
+        reason = testable.impossible(*(target.splits[s] for s in ("query", "gallery")), protocol)
+        if reason:
+            raise DataError(f"target {target.label}: {reason}; or leave it out")
 
 
 def tested(run, workdir, label, targets, args):
@@ -86,11 +100,12 @@ def embedded(run, target, folder, args, workdir):
     path = os.path.join(folder, f"{target.label}.npz")
     origin = {"run": os.path.abspath(workdir), "step": run.step, "net": args.net}
     origin |= {"root": os.path.abspath(target.root), "images": sum(map(len, target.splits.values()))}
+    origin |= {"on_broken": args.on_broken}
     note = path[:-4] + ".json"
     if os.path.exists(path) and read_note(note) == origin:
         return store.load(path)
     sys.stderr.write(f"{os.path.basename(folder)} on {target.label}\n")
-    features = run.features(target.splits, target.root, args.net, progress=True)
+    features = run.features(target.splits, target.root, args.net, True, args.on_broken)
     store.save(path, features)
     tables.write_text(note, json.dumps(origin))
     return features

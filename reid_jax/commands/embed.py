@@ -21,9 +21,9 @@ def main(argv=None):
     cli.prepare_jax()
     from reid_jax.train import restore
 
-    source = datasets.open_source(args.source, args.split)
+    source = datasets.open_source(args.source, args.split, args.on_broken)
     run = restore.run(args.run, which=args.checkpoint, batch=args.batch)
-    features = run.features(source.splits, source.root, args.net, progress=True)
+    features = run.features(source.splits, source.root, args.net, True, args.on_broken)
     store.save(args.output, features)
     size = f"{len(features)} x {features.feature.shape[1]}"
     print(f"{args.output}: features {size} of {source.label} by step {run.step} of {args.run}")

@@ -60,6 +60,7 @@ def main(argv):
         evaluate(config, dataset, workdir, devices)
     else:
         log.info("%s", describe(dataset))
+        processes.from_first(lambda: check_report(config, dataset))
         try:
             result = runs.train(config, dataset, workdir, devices)
             finish(config, dataset, workdir, devices, result, time.monotonic() - began)
@@ -129,8 +130,6 @@ def load(config, workdir):
     rules = dict(seed=config.seed, labels=labels, also=config.eval.also)
     dataset = processes.first_then_all(lambda: datasets.load(config.data, workdir, **rules))
     processes.check_same_data(dataset)
-    if MODE.value == "train":
-        processes.from_first(lambda: check_report(config, dataset))
     return dataset
 
 
@@ -202,15 +201,12 @@ def evaluate(config, dataset, workdir, devices):
     """
     from reid_jax.train import evaluate as evaluation
     from reid_jax.train import preflight, processes, restore, stages
-    from reid_jax.train.run import info_of
 
     name, checkpoints = stages.last_begun(workdir, config.train.only)
     with contextlib.closing(checkpoints):
         step = checkpoints.choose(CHECKPOINT.value)
-        meta = checkpoints.read_meta(step)
-        known = "num_pids" in meta  # the data that trained it may have changed, or be gone
-        axis = devices.axis_name
-        info = restore.info_of(meta, workdir, axis) if known else info_of(dataset, axis)
+        meta = checkpoints.read_meta(step)  # the data that trained it may have changed since
+        info = restore.info_of(meta, workdir, devices.axis_name)
         stage_config, method = stages.build(config, name, info)
         preflight.check_fields(stage_config)
         dataset = preflight.tested([stage_config], dataset, method.study is not None)

@@ -222,8 +222,8 @@ def trace(part, config, state, devices):
         if part.begin is None:
             raise
         return  # other labels may do
-    for stream in streams.values():
-        stream.share((0, len(devices.devices)))
+    for name, stream in streams.items():
+        stream.check_shared(name, len(devices.devices))
     devices.trace(part.step, state, {name: s.example(config.data, s.size) for name, s in streams.items()})
 
 

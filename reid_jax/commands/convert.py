@@ -86,18 +86,18 @@ def read(args):
     return file, json.loads(file.metadata.get("model", "{}")) if ours else {}
 
 
-def shapes(model, entries, layout, args):
+def shapes(model, file, args):
     """Variables of the model as ShapeDtypeStructs, and its config.model fields.
 
-    Neck, classes and MMT's embedding follow from the entries unless the command line says them.
+    file: weights.Recognised. Neck, pooling, norm, classes and MMT's embedding follow from it unless the
+    command line says them.
     """
-    entries = {weights.strip(k): v for k, v in entries.items()}
 
     def entry(*path):
-        return next((entries[k] for k in weights.keys(path, layout) if k in entries), None)
+        return next((file.entries[k] for k in weights.keys(path, file.layout) if k in file.entries), None)
 
     def rows(kernel):
-        return kernel.shape[-1 if layout == "reid_jax" else 0] if kernel is not None else 0
+        return kernel.shape[-1 if file.layout == "reid_jax" else 0] if np.ndim(kernel) > 1 else 0
 
     neck = args.neck
     if neck == "auto":
@@ -105,7 +105,9 @@ def shapes(model, entries, layout, args):
         normed = entry("params", "neck", "scale") is not None
         neck = "none" if not normed else "ap3d" if bias else "bnneck"
     backbone = args.backbone or model.get("backbone", "resnet50")
-    model = defaults()["model"] | model | {"neck": neck, "backbone": backbone}
+    implied = {"pool": "gem"} if weights.exponent_of(file) is not None else {}
+    implied |= {"norm": "aibn"} if any(k.endswith(".adaptive_weight") for k in file.entries) else {}
+    model = defaults()["model"] | implied | model | {"neck": neck, "backbone": backbone}
     classes = args.classes or rows(entry("params", "classifier", "kernel")) or 1
     net = heads.build(namespace(model), classes, num_features=rows(entry("params", "feat", "kernel")))
     frames = (2,) if backbone.startswith("ap3d") else ()
@@ -132,13 +134,12 @@ def convert(args):
     check_target(args)
     source, model = read(args)
     report = {"file": args.source} | inspect(source)
-    stripped = {weights.strip(k): v for k, v in source.entries.items()}
-    layout = SYNONYMS.get(args.layout, args.layout)
-    layout = weights.guess(stripped) if layout == "auto" else layout
+    layout = SYNONYMS.get(args.layout, args.layout).removeprefix("auto")
     try:
-        like, model = shapes(model, source.entries, layout, args)
-        report |= {"backbone": model["backbone"], "neck": model["neck"]}
-        leaves, mapped = weights.fill(source.entries, like, layout, args.inflate)
+        file = weights.recognise(source.entries, layout)
+        like, model = shapes(model, file, args)
+        report |= {"backbone": model["backbone"], "neck": model["neck"], "pool": model["pool"]}
+        leaves, mapped = weights.fill(source.entries, like, file.layout, args.inflate)
     except WeightsError as error:
         raise WeightsError(f"{args.source}: {error}\n{summary(report)}") from error
     report |= mapped | {"notes": report["notes"] + mapped["notes"]}
@@ -194,7 +195,7 @@ def summary(report, whole=False):
     if "layout" in report:
         also = " (also of timm and ResNeSt)" if report["layout"] == "torchvision" else ""
         lines.append(f"layout    {report['layout']}{also}")
-        lines.append(f"model     {report['backbone']}, neck {report['neck']}")
+        lines.append(f"model     {report['backbone']}, neck {report['neck']}, pool {report['pool']}")
         for name in _LISTS:
             keys = report[name]
             shown = weights.tell(keys, len(keys) if whole else _SHOWN)

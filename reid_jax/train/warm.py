@@ -36,13 +36,24 @@ def start(config, method, state, needed=True):
     return method.warm_start(state, load)
 
 
-def from_file(path):
-    """load(name, variables, fallback) from a weight file, the same for every network.
+def split_key(text):
+    """'FILE:KEY' -> (FILE, KEY), the part of a checkpoint to read; without a key (FILE, '')."""
+    path, colon, key = text.rpartition(":")
+    named = colon and not os.path.exists(text) and os.path.isfile(path)
+    return (path, key) if named else (text, "")
+
+
+def from_file(text):
+    """load(name, variables, fallback) from a weight file, FILE or FILE:KEY, the same for every network.
 
     .pth, .pt, .safetensors or .npz in any of the layouts of `reid_jax.models.weights`. Weights of a 2-D net
     go to their places in an AP3D net.
     """
-    file = weights.read(path)
+    path, key = split_key(os.path.expanduser(text))
+    try:
+        file = weights.read(path, key)
+    except WeightsError as error:
+        raise WeightsError(f"config.init.weights={error}") from error
     for note in file.notes:
         log.info("%s: %s", path, note)
     if file.skipped:
@@ -53,7 +64,7 @@ def from_file(path):
         try:
             filled, report = weights.load(file.entries, variables, inflate=True)
         except WeightsError as error:
-            raise WeightsError(f"config.init.weights={path}: {error}") from error
+            raise WeightsError(f"config.init.weights={text}: {error}") from error
         source = f"{path} ({file.kind}, layout {report['layout']})"
         log_origin(name, source, report["used"], report["missing"], report["unused"])
         for note in report["notes"]:

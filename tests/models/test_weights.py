@@ -146,6 +146,12 @@ def test_round_trip_from_there(layout):
         (["base.0.weight", "feat_bn.weight"], "mmt"),
         (["pixel_mean", "backbone.conv1.weight", "heads.weight"], "fastreid"),
         (["conv1.weight", "bn1.weight", "bn.weight"], "ap3d"),
+        (["base.0.weight", "base.1.bias", "base.4.0.conv1.weight", "base.7.0.conv1.weight"], "spcl"),
+        (["base.0.weight", "base.3.0.conv1.weight", "base.6.0.conv1.weight", "gap.p"], "mmt"),
+        (["base.conv1.weight", "bottleneck.weight"], "strong_baseline"),
+        (["backbone.conv1.weight", "head.feat_bn.weight"], "openunreid"),
+        (["backbone.conv1.weight", "heads.bnneck.weight"], "fastreid_old"),
+        (["model.conv1.weight", "classifier.0.weight"], "iics"),
         (["E_con.model.conv1.weight", "G.dec.res.0.weight"], "direid"),
         (["model.layer1.0.conv1.weight"], "direid"),
         (["params.base.conv1.kernel"], "reid_jax"),
@@ -459,6 +465,21 @@ def test_harmless_objects_are_passed_over(tmp_path):
         archive.writestr("archive/data.pkl", body)
         archive.writestr("archive/data/0", values[0].tobytes())
     assert weights.read(tmp_path / "p.pth").entries["w"].tolist() == [1, 1]
+
+
+def test_checkpoints_of_lightning(tmp_path):
+    """Its settings are classes of its own, some of them keys; the network is under `state_dict`."""
+    settings = b"cpytorch_lightning.utilities.parsing\nAttributeDict\n)\x81}X\x02\x00\x00\x00lrK\x01sb"
+    callbacks = b"}cpytorch_lightning.callbacks.model_checkpoint\nModelCheckpoint\n}X\x01\x00\x00\x00aK\x01ss"
+    omega = b"comegaconf.dictconfig\nDictConfig\n)\x81}b"
+    moments = [{"state": {i: {"exp_avg": np.zeros(2, np.float32)} for i in range(20)}}]
+    net = {f"model.conv{i}.weight": np.full(2, i, np.float32) for i in range(3)}
+    checkpoint = {"state_dict": net, "hyper_parameters": Raw(settings), "callbacks": Raw(callbacks)}
+    checkpoint |= {"optimizer_states": moments, "cfg": Raw(omega), "epoch": 3}
+    write_zip(tmp_path / "c.ckpt", checkpoint)
+    found = weights.read(tmp_path / "c.ckpt")
+    assert found.entries.keys() == net.keys()
+    assert "optimizer_states.0.state.0 (1)" in found.notes[1] and "and 8 more" in found.notes[1]
 
 
 # ---- hostile files

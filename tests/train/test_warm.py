@@ -148,6 +148,37 @@ def test_image_weights_in_a_clip_net(tmp_path, caplog):
     assert "over time" in caplog.text
 
 
+@pytest.mark.parametrize("key", ["teacher", "both.teacher", "state_dict_2", ""])
+def test_a_part_of_a_weight_file(key, run, tmp_path, caplog, monkeypatch):
+    """FILE:KEY takes that part, also of networks side by side in one dictionary; the others are told."""
+    _, source = run
+    sides = {"student": source.nets["phi2"], "teacher": source.nets["phi1"]}
+    sides = {name: weights.to_torch(net, "mmt") for name, net in sides.items()}
+    both = {f"{name}.{k}": v for name, side in sides.items() for k, v in side.items()}
+    tree = {
+        "teacher": sides["teacher"],
+        "both": both,
+        "state_dict_2": sides["teacher"],
+        "model": sides["student"],
+    }
+    tree = {"model": sides["student"]} | (
+        {"state_dict_2": sides["teacher"]} if key == "state_dict_2" else tree
+    )
+    folder = tmp_path / "a:b"
+    folder.mkdir()
+    write_zip(folder / "w.pth", tree)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = small("mmt", init__weights="~/a:b/w.pth" + (f":{key}" if key else ""))
+    method, before = fresh(config, 6, 0)
+    with caplog.at_level(logging.INFO):
+        state = warm.start(config, method, before)
+    want = source.nets["phi1" if key else "phi2"]
+    assert difference(state.nets["phi1"]["params"]["base"], want["params"]["base"]) == 0
+    assert f"took {key.split('.')[0] or 'model'!r}" in caplog.text and "not read" in caplog.text
+    with pytest.raises(WeightsError, match="init.weights=.*w.pth: has no part 'none'"):
+        warm.from_file(f"{folder / 'w.pth'}:none")
+
+
 def test_weight_file_of_another_net(tmp_path, run):
     np.savez(tmp_path / "w.npz", **{"conv1.weight": np.zeros((9, 3, 5, 5), np.float32)})
     config = small("mmt", init__weights=str(tmp_path / "w.npz"))

@@ -1,11 +1,13 @@
 """Weights in and out: flax variables <-> PyTorch's state dictionaries, in the layouts and files of the field.
 
-`names` has the key layouts, `mapping` fills variables and writes them under a layout's keys, `files`
-reads and writes files, `pickles` reads PyTorch's own without running anything in them.
+`names` has the key layouts, `wrapped` finds the network among what is around it, `mapping` fills variables
+and writes them under a layout's keys, `files` reads and writes files, `pickles` reads PyTorch's own without
+running anything in them.
 """
 
 from reid_jax.models.weights.files import Weights, read, save
 from reid_jax.models.weights.mapping import (
+    exponent_of,
     fill,
     from_torch,
     leaves,
@@ -16,11 +18,13 @@ from reid_jax.models.weights.mapping import (
     to_torch,
 )
 from reid_jax.models.weights.names import LAYOUTS, TARGETS, guess, keys, strip, torch_key
+from reid_jax.models.weights.wrapped import recognise
 
 __all__ = [
     "LAYOUTS",
     "TARGETS",
     "Weights",
+    "exponent_of",
     "fill",
     "from_torch",
     "guess",
@@ -30,6 +34,7 @@ __all__ = [
     "load_file",
     "nested",
     "read",
+    "recognise",
     "save",
     "strip",
     "tell",

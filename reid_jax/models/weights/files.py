@@ -26,7 +26,10 @@ ORDER = (
 )
 """Names under which training programs keep a network in a checkpoint, the first one there is taken."""
 
-_NOT_NETS = ("optimizer", "optim", "optimizer_state_dict", "scheduler", "lr_scheduler", "scaler")
+_NOT_NETS = (
+    *("optimizer", "optim", "optimizer_state_dict", "scheduler", "lr_scheduler", "scaler"),
+    *("optimizer_states", "lr_schedulers", "callbacks", "loops", "hyper_parameters"),  # of Lightning
+)
 _SAFE = {
     **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "BOOL": np.bool_},
     **{f"I{bits}": f"i{bits // 8}" for bits in (8, 16, 32, 64)},
@@ -49,8 +52,9 @@ def read(path, key=""):
     """Weights in a file.
 
     key: the part to read: the name of a dictionary inside a checkpoint ('model', or 'a.b' for a nested one),
-    or the beginning of the keys. Without it: the object itself if most tensors are in it, else the first of
-    ORDER, else the dictionary with most tensors; other parts are named in `notes`.
+    the beginning of the keys, or both ('state_dict.teacher'). Without it: the object itself if most tensors
+    are in it, else the first of ORDER, else the dictionary with most tensors; other parts are named in
+    `notes`.
     Raises WeightsError naming the file when it cannot be read, is damaged, wants to run code, or has no such
     part.
     """
@@ -154,7 +158,9 @@ def _part(weights, key):
         parts = sorted({k.split(".")[0] for k in weights.entries})
         raise WeightsError(f"has nothing under {key!r}; its keys begin with {', '.join(parts[:12])}")
     return weights._replace(
-        entries=chosen, skipped=weights.skipped + len(weights.entries) - len(chosen), notes=(f"took {key!r}",)
+        entries=chosen,
+        skipped=weights.skipped + len(weights.entries) - len(chosen),
+        notes=(*weights.notes, f"took {key!r}"),
     )
 
 
@@ -167,16 +173,16 @@ def _read_torch(path, key):
         parts = networks(source.root)
         if not parts:
             raise WeightsError("holds no dictionary of tensors")
-        name, prefix = (key, "") if key and key in parts else (choose(parts), key)
+        name, prefix = _named(parts, key)
         chosen = parts[name]
         entries = {k: pickles.array(source, t) for k, t in chosen.items()}
         notes = [f"took {name!r}"] if name else []
         others = [
             f"{n or '(top)'} ({len(p)})" for n, p in parts.items() if n != name and not _inside(n, name)
         ]
-        notes += (
-            [f"not read, tensors in brackets: {', '.join(others[:12])}; choose with key"] if others else []
-        )
+        more = f" and {len(others) - 12} more" if len(others) > 12 else ""
+        told = f"not read, tensors in brackets: {', '.join(others[:12])}{more}; choose with key"
+        notes += [told] if others else []
         notes += ["written on a big-endian machine; converted"] if source.big_endian else []
         values = sum(type(v) not in (dict, list, tuple) for _, v in pickles.walk(source.root))
         skipped = values - len(entries)
@@ -212,6 +218,18 @@ def choose(parts):
     if len(nets.get("", {})) == len(nets[largest]):
         return ""
     return next((n for n in ORDER if n in nets), largest)
+
+
+def _named(parts, key):
+    """(name of the part to read, beginning of its keys) that `key` stands for."""
+    if key in parts and key:
+        return key, ""
+    fronts = [n for n in parts if n and key.startswith(f"{n}.")]
+    for name in sorted(fronts, key=len, reverse=True):
+        prefix = key[len(name) + 1 :]
+        if any(k.startswith(f"{prefix}.") for k in parts[name]):
+            return name, prefix
+    return choose(parts), key
 
 
 def _inside(name, whole):

@@ -5,6 +5,7 @@ convolutions over space are 2-D here and have a time axis of length 1 in AP3D's 
 are [kt,1,1,in,out] here and [out,in,kt,1,1] there.
 """
 
+import math
 import re
 
 import flax
@@ -13,7 +14,8 @@ import numpy as np
 
 from reid_jax.errors import WeightsError
 from reid_jax.models.weights import files
-from reid_jax.models.weights.names import guess, keys, strip
+from reid_jax.models.weights.names import keys
+from reid_jax.models.weights.wrapped import plain, recognise
 
 _TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1), 5: (4, 3, 0, 1, 2)}
 _FROM_TORCH = {2: (1, 0), 4: (2, 3, 1, 0), 5: (2, 3, 4, 1, 0)}
@@ -50,60 +52,74 @@ def fill(entries, shapes, layout="", inflate=False):
     """Finds the leaves of `shapes` among {key: array}: ({path: numpy array in the leaf's type}, report).
 
     shapes: variables, or ShapeDtypeStructs of them.
-    layout: one of names.LAYOUTS; '' tells it from the keys. A leading 'module.' or '_orig_mod.' is ignored.
+    layout: one of names.LAYOUTS; '' tells it from the keys. What is wrapped around the network is taken away
+      by `wrapped.recognise`.
     inflate: a 2-D net may fill an AP3D net: its blocks move past the non-local ones, its 3x3 convolutions
       become those over space, kernels with a time axis get the 2-D kernel in the middle.
     report: {'layout', 'used', 'unused', 'missing', 'ignored', 'cast', 'inflated', 'notes'}: the layout, lists
-      of keys, and sentences; every entry is in one of used, unused and ignored (num_batches_tracked), every
-      leaf in used or missing. 'mapping' is {used key: our key}.
-    Entries of a classifier of another shape (another number of classes) are 'unused', its leaves 'missing';
-    any other wrong shape raises WeightsError, as do a 2-D net for an AP3D one without `inflate`, non-local
-    blocks in other places, and files of which nothing fits the backbone.
+      of keys, and sentences; every entry is in one of used, unused and ignored (num_batches_tracked, copies
+      of a mixing weight), every leaf in used or missing. 'mapping' is {used key: our key}.
+    Entries of a head (what is no trunk) of another shape, as of a classifier of another number of classes,
+    are 'unused', their leaves 'missing'; any other wrong shape raises WeightsError, as do a 2-D net for an
+    AP3D one without `inflate`, non-local blocks in other places, and files of which nothing fits the
+    backbone.
     """
-    entries = _stripped(entries)
-    layout = layout or guess(entries)
     leaf = leaves(shapes)
+    file = max(plain(entries, layout), recognise(entries, layout), key=lambda f: _fitting(leaf, f))
+    entries, layout = file.entries, file.layout
     non_local = _moved_blocks(leaf, entries, layout)
     report = {"layout": layout} | {
-        n: [] for n in ("used", "unused", "missing", "ignored", "cast", "inflated")
+        n: [] for n in ("used", "unused", "missing", "ignored", "cast", "inflated", "misfits")
     }
-    found, mapping = {}, {}
+    trunk = {p for p in leaf if p[1] == "base"} or set(leaf)
+    found, taken = {}, {}
     for path, like in leaf.items():
-        key, flat = _find(path, non_local, entries, layout)
+        key, flat = _find(path, like, non_local, entries, layout)
         if flat and not inflate:
             raise WeightsError(
-                f"has {key} where the model has {'.'.join(path)}: weights of a 2-D net for an AP3D net; "
-                "ask for inflation (--inflate)"
+                f"has {file.origin[key]} where the model has {'.'.join(path)}: weights of a 2-D net for an "
+                "AP3D net; ask for inflation (--inflate)"
             )
-        value = None if flat is None else _fit(key, entries[key], path, like, layout, inflate, report)
+        head = path not in trunk or re.fullmatch(r"classifier|instance\d+", path[1])
+        value = None if flat is None else _fit(key, path, like, file, inflate, head, report)
         if value is None:
             report["missing"].append(key)
             continue
         if flat:
-            report["inflated"].append(key)
-        found[path], mapping[key] = value, ".".join(path)
-    trunk = {p for p in leaf if p[1] == "base"} or set(leaf)
+            report["inflated"].append(file.origin[key])
+        found[path], taken[key] = value, ".".join(path)
     if not trunk & set(found):
         wanted = [keys(p, layout)[0] for p in sorted(trunk)]
         raise WeightsError(
             f"no entry fits this model: it has {', '.join(wanted[:3])}, ..., the file "
-            f"{', '.join(list(entries)[:3])}, ... (taken for layout {layout}). Another beginning "
-            "of its keys is taken off with python -m reid_jax.convert --key"
+            f"{', '.join([*file.origin.values(), *file.beside][:3])}, ... (taken for layout {layout}). "
+            "Another beginning of its keys is taken off with python -m reid_jax.convert --key"
         )
-    report["used"] = list(mapping)
-    rest = sorted(set(entries) - set(mapping))
-    report["ignored"] = [k for k in rest if k.endswith("num_batches_tracked")]
-    report["unused"] = [k for k in rest if not k.endswith("num_batches_tracked")]
-    return found, report | {"mapping": mapping, "notes": _notes(report, entries)}
+    _account(report, file, taken)
+    return found, report | {"notes": file.notes + _notes(report, leaf, file)}
 
 
-def _stripped(entries):
-    found = {}
-    for key, value in entries.items():
-        if strip(key) in found:
-            raise WeightsError(f"has {strip(key)} twice, with and without 'module.' or '_orig_mod.' in front")
-        found[strip(key)] = value
-    return found
+def _fitting(leaf, file):
+    """Number of leaves that a Recognised file has an entry for."""
+    return sum(any(key in file.entries for key in keys(path, file.layout)) for path in leaf)
+
+
+def _account(report, file, taken):
+    """Puts every entry of the file into one of the report's lists; taken: {key: our key}."""
+    report["mapping"] = {file.origin[key]: ours for key, ours in taken.items()}
+    report["used"] = list(report["mapping"])
+    left = [key for key in file.entries if key not in taken]
+    idle = {k for k in left if k.endswith("num_batches_tracked") or _copied(k, file.entries)}
+    report["ignored"] = sorted(file.origin[k] for k in idle)
+    counters = {k for k in file.beside if k.endswith("num_batches_tracked")}
+    report["ignored"] += sorted(counters)
+    report["unused"] = sorted({file.origin[k] for k in left if k not in idle} | set(file.beside) - counters)
+
+
+def _copied(key, entries):
+    """Whether this is a norm's copy of its block's mixing weight, which IICS writes down once for each."""
+    block = re.sub(r"\.(bn\d|downsample\.\d)\.adaptive_weight$", ".adaptive_weight", key)
+    return block != key and block in entries and np.array_equal(entries[block], entries[key])
 
 
 def _moved_blocks(paths, entries, layout):
@@ -131,39 +147,55 @@ def _sources(path, non_local):
     return [path, tuple(name for name in path if name != "spatial_conv3d")]
 
 
-def _find(path, non_local, entries, layout):
+def _find(path, like, non_local, entries, layout):
     """(key, whether it is a 2-D net's) of a leaf; the key it should have and None when it is not there.
 
-    The batch norm `bat_n` of a norm that mixes several also takes the weights of a plain batch norm.
+    The batch norm `bat_n` of a norm that mixes several also takes the weights of a plain batch norm. Of
+    several names the first with as many axes as the leaf counts.
     """
+    there = []
     for place in (path, tuple(name for name in path if name != "bat_n")):
         for source in _sources(place, non_local):
-            for key in keys(source, layout):
-                if key in entries:
-                    return key, source != place
-    return keys(path, layout)[0], None
+            there += [(key, source != place) for key in keys(source, layout) if key in entries]
+    if not there:
+        return keys(path, layout)[0], None
+    axes = len(like.shape)
+    fitting = (f for f in there if len(_without_ones(entries[f[0]].shape, axes)) == axes)
+    return next(fitting, there[0])
 
 
-def _fit(key, value, path, like, layout, inflate, report):
-    """The entry as a leaf, or None for a classifier of another shape."""
-    value = np.asarray(value)
-    kernel = path[-1] == "kernel" and layout != "reid_jax"
+def _without_ones(shape, least):
+    """A shape without the ones at its end, as long as it keeps `least` axes: a linear 1x1 convolution's."""
+    while len(shape) > least and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def _fit(key, path, like, file, inflate, head, report):
+    """The entry as a leaf, or None for part of a head of another shape."""
+    value, name = np.asarray(file.entries[key]), file.origin[key]
+    kernel = path[-1] == "kernel" and file.layout != "reid_jax"
     want = tuple(like.shape[a] for a in _TO_TORCH[len(like.shape)]) if kernel else tuple(like.shape)
     if kernel and value.ndim == 5 and len(want) == 4 and value.shape[2] == 1:
         value = value[:, :, 0]
     if inflate and path[-1] == "kernel" and value.ndim == 4 and len(want) == 5:
         value = _middle(value, want, 2 if kernel else 0)
-        report["inflated"].append(key)
+        report["inflated"].append(name)
+    if len(want) < 3 and value.size == math.prod(want) and _without_ones(value.shape, len(want)) == want:
+        value = value.reshape(want)
+    if value.shape == () and want == (1,):  # an exponent
+        value = value.reshape(want)
     if value.shape != want:
-        if re.fullmatch(r"classifier|instance\d+", path[1]):
+        if head:
+            report["misfits"].append((key, value.shape, want))
             return None
         raise WeightsError(
-            f"{key} has shape {value.shape}, the model needs {want}; is the file of another backbone?"
+            f"{name} has shape {value.shape}, the model needs {want}; is the file of another backbone?"
         )
     if value.dtype.kind not in "fiub" and value.dtype.name != "bfloat16":
-        raise WeightsError(f"{key} has type {value.dtype}, not numbers")
+        raise WeightsError(f"{name} has type {value.dtype}, not numbers")
     if value.dtype != like.dtype:
-        report["cast"].append(f"{key}: {value.dtype} -> {np.dtype(like.dtype)}")
+        report["cast"].append(f"{name}: {value.dtype} -> {np.dtype(like.dtype)}")
     value = value.transpose(_FROM_TORCH[value.ndim]) if kernel else value
     return np.ascontiguousarray(value.astype(like.dtype, copy=False)).reshape(like.shape)
 
@@ -177,7 +209,8 @@ def _middle(value, shape, axis):
     return wide
 
 
-def _notes(report, entries):
+def _notes(report, leaf, file):
+    """Sentences for the report; leaf: {path: shape} of the model."""
     notes = []
     if report["inflated"]:
         notes.append(
@@ -186,17 +219,39 @@ def _notes(report, entries):
         )
     kinds = sorted({c.rpartition(": ")[2] for c in report["cast"]})
     notes += [f"{len(report['cast'])} arrays change their type ({', '.join(kinds)})"] if kinds else []
-    if report["ignored"]:
-        notes.append(f"{len(report['ignored'])} counters of batches (num_batches_tracked) ignored")
-    missing = [
-        k for k in report["missing"] if re.search(r"(^|\.)(classifier|heads|fc)\.(weight|bias|kernel)$", k)
-    ]
-    if missing and any(k in entries for k in missing):
-        shape = np.shape(entries[next(k for k in missing if k in entries)])
-        notes.append(f"the file's classifier is of another number of classes (shape {shape}); it is not used")
+    counters = sum(k.endswith("num_batches_tracked") for k in report["ignored"])
+    copies = len(report["ignored"]) - counters
+    notes += [f"{counters} counters of batches (num_batches_tracked) ignored"] if counters else []
+    notes += [f"{copies} copies of the blocks' mixing weights ignored"] if copies else []
+    notes += _heads(report.pop("misfits"), file)
     if report["layout"] == "torchvision" and "fc.weight" in report["unused"]:
         notes.append("fc is the classifier of ImageNet or another task; it is not used")
+    exponent = exponent_of(file)
+    if exponent is not None and ("params", "pooling", "p") not in leaf:
+        notes.append(
+            f"the file pools by GeM with exponent {exponent:.4g}, this model does not: use it with "
+            "config.model.pool=gem"
+        )
     return notes
+
+
+def _heads(misfits, file):
+    """Sentences on the parts of a head that have another shape, [(key, shape, the model's)]."""
+    notes = []
+    for key, shape, want in misfits:
+        if re.search(r"(^|\.)(classifier|heads|fc|classifier\.1)\.(weight|kernel)$", key):
+            notes.append(
+                f"the file's classifier is of another number of classes (shape {shape}); it is not used"
+            )
+        elif not re.search(r"\.(bias|running_mean|running_var|mean|var)$", key):
+            notes.append(f"{file.origin[key]} has shape {shape}, this model's head {want}; it is not used")
+    return notes
+
+
+def exponent_of(file):
+    """The exponent of GeM in a Recognised file, None when there is none."""
+    names = [key for key in keys(("params", "pooling", "p"), file.layout) if key in file.entries]
+    return float(np.asarray(file.entries[names[0]]).mean()) if names else None
 
 
 def load(entries, variables, layout="", inflate=False):

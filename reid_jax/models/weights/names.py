@@ -3,41 +3,93 @@
 The rules of a name: `layer1_0` is `layer1.0`; kernel, scale -> weight; mean, var -> running_mean,
 running_var. What differs between layouts is the net's frame:
 
-    here             torchvision  mmt             fastreid            ap3d         direid
-    base.conv1       conv1        base.0          backbone.conv1      conv1        E_id.model.conv1
-    base.bn1         bn1          base.1          backbone.bn1        bn1          E_id.model.bn1
-    base.layerI_J    layerI.J     base.(I + 2).J  backbone.layerI.J   layerI.J     E_id.model.layerI.J
-    neck             neck         feat_bn         heads.bottleneck.0  bn
-    feat             feat         feat            feat                feat
-    classifier       classifier   classifier      heads               classifier
+    here          torchvision  mmt             spcl            strong_baseline  openunreid
+    base.conv1    conv1        base.0          base.0          base.conv1       backbone.conv1
+    base.bn1      bn1          base.1          base.1          base.bn1         backbone.bn1
+    base.layerI_J layerI.J     base.(I + 2).J  base.(I + 3).J  base.layerI.J    backbone.layerI.J
+    neck          neck         feat_bn         feat_bn         bottleneck       head.feat_bn
+    feat          feat         feat            feat            feat             head.feat_reduction
+    classifier    classifier   classifier      classifier      classifier       classifier
+    pooling       pooling      gap             gap             gap              global_pooling
+
+    here          fastreid             fastreid_old       iics           ap3d        direid
+    base.conv1    backbone.conv1       backbone.conv1     model.conv1    conv1       E_id.model.conv1
+    base.bn1      backbone.bn1         backbone.bn1       model.bn1      bn1         E_id.model.bn1
+    base.layerI_J backbone.layerI.J    backbone.layerI.J  model.layerI.J layerI.J    E_id.model.layerI.J
+    neck          heads.bottleneck.0   heads.bnneck       classifier.0   bn          neck
+    feat          feat                 -                  -              feat        feat
+    classifier    heads                heads.classifier   classifier.1   classifier  classifier
+    pooling       heads.pool_layer     heads.pool_layer   -              pooling     pooling
 
 torchvision is also the layout of timm, ResNeSt and deep-person-reid; imagenet is the same with the
-classifier called `fc`. ap3d has five axes in every convolution. Where direid's E_id has only its top,
-the rest comes from the stem it shares (E_con), and files of one network begin with `model`.
-reid_jax is our own: params.base.layer1_0.conv1.kernel, arrays as they are.
+classifier called `fc`. spcl is also that of cluster-contrast: a sequence as mmt's, but with its ReLU.
+strong_baseline is also that of AGW. fast-reid's bottleneck is a norm, or an embedding and then a norm, which
+are read as feat and neck.
+ap3d has five axes in every convolution. Where direid's E_id has only its top, the rest comes from the stem
+it shares (E_con), and files of one network begin with `model`. reid_jax is our own:
+params.base.layer1_0.conv1.kernel, arrays as they are.
+
+Names of heads of other repositories are tried after these (_HEADS). What a trainer puts in front of all
+keys, and other names of the trunk: `wrapped`.
 """
 
 import re
 
 from reid_jax.config import choice
 
+_HEADS = {
+    "neck": ("neck", "bottleneck", "bnneck", "feat_bn", "bn_neck"),
+    "feat": ("feat",),
+    "classifier": ("classifier",),
+    "pooling": ("pooling", "gap", "global_pool", "global_pooling", "pool", "pool_layer", "gem", "avgpool"),
+}
+
+
+def _frame(base, **heads):
+    """{module of ours: its names}, those of `heads` before the usual ones."""
+    names = {module: [*heads.get(module, ()), *usual] for module, usual in _HEADS.items()}
+    return {"base": base} | {module: list(dict.fromkeys(each)) for module, each in names.items()}
+
+
+_AFTER_TRUNK = ("classifier", "fc")  # beside a trunk with a name of its own `fc` is no ImageNet classifier
+_POOL_LAYER = ("heads.pool_layer", "heads.pool_layer.0")
+
 LAYOUTS = {
-    "torchvision": {"base": [""]},
-    "imagenet": {"base": [""], "classifier": ["fc"]},
-    "mmt": {"base": ["base"], "neck": ["feat_bn"]},
-    "fastreid": {
-        "base": ["backbone"],
-        "neck": ["heads.bottleneck.0"],
-        "classifier": ["heads", "heads.classifier"],
-    },
-    "ap3d": {"base": [""], "neck": ["bn"]},
-    "direid": {"base": ["E_id.model", "E_con.model", "model"], "trunk": [""]},
+    "torchvision": _frame([""]),
+    "imagenet": _frame([""], classifier=["fc"]),
+    "mmt": _frame(["base"], neck=["feat_bn"], pooling=["gap"], classifier=_AFTER_TRUNK),
+    "spcl": _frame(["base"], neck=["feat_bn"], pooling=["gap"], classifier=_AFTER_TRUNK),
+    "strong_baseline": _frame(
+        ["base"], neck=["bottleneck", "bn"], pooling=["gap", "global_pool"], classifier=_AFTER_TRUNK
+    ),
+    "openunreid": _frame(
+        ["backbone"], neck=["head.feat_bn"], feat=["head.feat_reduction"], pooling=["global_pooling"]
+    ),
+    "fastreid": _frame(
+        ["backbone"],
+        neck=["heads.bottleneck.0", "heads.bottleneck.1", "bn"],
+        feat=["feat", "heads.bottleneck.0"],
+        classifier=["heads", "heads.classifier", *_AFTER_TRUNK],
+        pooling=_POOL_LAYER,
+    ),
+    "fastreid_old": _frame(
+        ["backbone"], neck=["heads.bnneck"], classifier=["heads.classifier"], pooling=_POOL_LAYER
+    ),
+    "iics": _frame(["model"], neck=["classifier.0"], classifier=["classifier.1"]),
+    "ap3d": _frame([""], neck=["bn"]),
+    "direid": _frame(["E_id.model", "E_con.model", "model"]) | {"trunk": [""]},
     "reid_jax": {},
 }
 """{layout: {module of ours: its names there, the first one is written}}."""
-TARGETS = tuple(name for name in LAYOUTS if name != "direid")  # layouts that files are written in
+_READ_ONLY = ("direid", "iics", "fastreid_old")
+TARGETS = tuple(name for name in LAYOUTS if name not in _READ_ONLY)  # layouts that files are written in
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+_SEQUENCES = {"mmt": 2, "spcl": 3}  # layouts whose trunk is numbered: the number of stage 1, less 1
+_WRAPPERS = (
+    *("module", "_orig_mod", "_forward_module"),
+    *("_fsdp_wrapped_module", "_checkpoint_wrapped_module"),
+)
 
 
 def keys(path, layout):
@@ -48,8 +100,8 @@ def keys(path, layout):
     _, *modules, leaf = path
     frame = LAYOUTS[layout].get(modules[0]) if modules else None
     inner = [_dotted(m) for m in (modules[1:] if frame else modules)]
-    if layout == "mmt" and modules[:1] == ["base"]:
-        inner[0] = _mmt_stage(inner[0])
+    if layout in _SEQUENCES and modules[:1] == ["base"]:
+        inner[0] = _numbered(inner[0], _SEQUENCES[layout])
     inner.append(_LEAVES.get(leaf, leaf))
     return [".".join([name, *inner] if name else inner) for name in frame or [""]]
 
@@ -58,11 +110,11 @@ def _dotted(module):
     return re.sub(r"_(\d+)(?=(_\d+)*$)", r".\1", module)
 
 
-def _mmt_stage(module):
-    """MMT's trunk is a sequence: stem convolution, its norm, max pooling, four stages."""
+def _numbered(module, before):
+    """A trunk as a sequence: stem convolution, its norm, perhaps its ReLU, max pooling, four stages."""
     module = re.sub(r"^conv1\b", "0", module)
     module = re.sub(r"^bn1$", "1", module)
-    return re.sub(r"^layer(\d)", lambda m: str(int(m[1]) + 2), module)
+    return re.sub(r"^layer(\d)", lambda m: str(int(m[1]) + before), module)
 
 
 def torch_key(path, naming="torchvision"):
@@ -71,12 +123,12 @@ def torch_key(path, naming="torchvision"):
 
 
 def strip(key):
-    """A key without what nn.DataParallel and torch.compile put in front."""
-    return re.sub(r"^(module\.|_orig_mod\.)+", "", key)
+    """A key without what nn.DataParallel, torch.compile and the like put into it."""
+    return ".".join(part for part in key.split(".") if part not in _WRAPPERS) or key
 
 
 def guess(entries):
-    """The layout of {stripped key: array}."""
+    """The layout of {stripped key: array}, see `wrapped`."""
 
     def some(pattern):
         return any(re.match(pattern, k) for k in entries)
@@ -84,10 +136,18 @@ def guess(entries):
     if some(r"(params|batch_stats)\."):
         return "reid_jax"
     if some(r"base\.\d"):
-        return "mmt"
+        relu = some(r"base\.7\.") or (some(r"base\.[01]\.\w+$") and not some(r"base\.3\."))
+        return "spcl" if relu and some(r"base\.[4-7]\.") else "mmt"
+    if some(r"base\.(conv1|bn1|layer\d)\."):
+        return "strong_baseline"
+    if some(r"backbone\.") and some(r"(head|global_pooling)\."):
+        return "openunreid"
     if some(r"(backbone|heads)\."):
-        return "fastreid"
-    if some(r"(E_id|E_con)\.|model\.(conv1|bn1|layer\d)\."):
+        return "fastreid_old" if some(r"heads\.bnneck\.(weight|running_mean)$") else "fastreid"
+    trunk = some(r"model\.(conv1|bn1|layer\d)\.")
+    if trunk and (some(r"classifier\.\d+\.") or some(r"model\..*\.adaptive_weight$")):
+        return "iics"
+    if trunk or some(r"(E_id|E_con)\."):
         return "direid"
     if some(r"bn\.(weight|running_mean)$") or any(_time(k, v) for k, v in entries.items()):
         return "ap3d"

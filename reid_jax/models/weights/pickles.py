@@ -63,6 +63,10 @@ _INERT = {
     *(f"numpy.{core}.multiarray.{f}" for core in ("core", "_core") for f in ("scalar", "_reconstruct")),
     *(f"numpy.{t}" for t in ("float64", "float32", "float16", "int64", "int32", "bool_")),
 }
+_SETTINGS = (  # packages whose objects in a checkpoint are settings and figures; they stay opaque too
+    *("pytorch_lightning.", "lightning.", "lightning_fabric.", "lightning_utilities.", "omegaconf."),
+    *("fvcore.common.config.", "fastreid.config.", "addict.", "mmcv.utils.config.", "mmengine.config."),
+)
 _CONSTANTS = set(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES "
     "SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8".split()
@@ -273,12 +277,16 @@ def allowed(module, name):
     module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)
     text = f"{module}.{name}"
     is_storage = module in ("torch", "torch.storage") and name in _STORAGES
-    if is_storage or text in _DICTS or text in _REBUILD or text in _INERT:
+    if is_storage or text in _DICTS or text in _REBUILD or _inert(text):
         return Name(text)
     raise WeightsError(
         f"wants to use {text[:200]}, which is no part of plain weights; refused, nothing was run. If you "
         "trust the file, save model.state_dict() from it in PyTorch, best as .safetensors"
     )
+
+
+def _inert(text):
+    return text in _INERT or text.startswith(_SETTINGS)
 
 
 def built(function, arguments):
@@ -295,7 +303,7 @@ def built(function, arguments):
         return arguments[0]
     if text in _REBUILD:
         return tensor(*arguments[:4], arguments[6] if text.endswith("v3") else None)
-    if text in _INERT:
+    if _inert(text):
         return Opaque()
     raise WeightsError("calls something that has no name; refused")
 
@@ -424,7 +432,7 @@ def array(source, t):
 
 
 def walk(root):
-    """(path, value) of everything in nested dicts and lists, each container once; paths end at 8 names."""
+    """(path, value) of all in nested dicts and lists, in order, each container once; paths end at 8 names."""
     waiting, seen = [((), root)], set()
     while waiting:
         path, value = waiting.pop()
@@ -432,7 +440,8 @@ def walk(root):
         if type(value) in (dict, list, tuple) and id(value) not in seen:
             seen.add(id(value))
             items = value.items() if isinstance(value, dict) else enumerate(value)
-            waiting.extend(((*path, k) if len(path) < 8 else path, v) for k, v in items)
+            inside = [((*path, k) if len(path) < 8 else path, v) for k, v in items]
+            waiting.extend(reversed(inside))
 
 
 def open_file(path) -> Any:

@@ -15,7 +15,7 @@ from jax import lax
 from tqdm import tqdm
 
 from reid_jax.config import choice
-from reid_jax.errors import ConfigError, DataError
+from reid_jax.errors import NOT_FINITE, ConfigError, DataError
 from reid_jax.eval import scoring
 
 DISTANCES = ("cosine", "euclidean")
@@ -206,8 +206,7 @@ def _square_norms(block, start):
     bad = np.flatnonzero(~(square < _HUGE))
     if len(bad):
         raise DataError(
-            f"features are not finite or too large for float32 (first: row {start + bad[0]}); "
-            "training has probably diverged"
+            f"features are not finite or too large for float32 (first: row {start + bad[0]}); {NOT_FINITE}"
         )
     return square
 

@@ -46,6 +46,22 @@ def conv(x, kernel, stride=1, padding=0, dilation=1, groups=1):
     """
     if x.ndim != 4:
         return over_images(lambda x: conv(x, kernel, stride, padding, dilation, groups), x)
+    if x.dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
+        return apart(_conv(apart(x), kernel, stride, padding, dilation, groups))
+    return _conv(x, kernel, stride, padding, dilation, groups)
+
+
+def apart(x):
+    """x as it is, in a program of its own from what is computed of it; so is the gradient.
+
+    From jax 0.11 on XLA's CPU compiler joins sums in float32 with the bfloat16 convolutions before them, and
+    then reads what it should not: entries that are not finite, or wrong.
+    """
+    return lax.optimization_barrier(x)
+
+
+def _conv(x, kernel, stride, padding, dilation, groups):
+    """`conv` of images [B,H,W,C] in the form of this platform."""
     if _cpu_form():
         if dilation == 1 and 1 < groups <= 4:
             return _conv_by_group(x, kernel, stride, padding, groups)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from reid_jax.errors import DataError
+from reid_jax.errors import NOT_FINITE, DataError
 from reid_jax.eval import cluster, linkage, neighbours, reciprocal, rerank
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def _checked(features, camid):
         raise DataError(f"{len(features)} features but {len(camid)} cameras")
     bad = np.flatnonzero(~np.isfinite(features).all(1))
     if len(bad):
-        raise DataError(f"features are not finite (first: row {bad[0]}); training has probably diverged")
+        raise DataError(f"features are not finite (first: row {bad[0]}); {NOT_FINITE}")
     return features, camid
 
 

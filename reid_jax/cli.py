@@ -90,10 +90,21 @@ def report_error(error):
         place = error.filename or "in --workdir"
         message = f"{DISK_FULL[error.errno]} ({place}) and run the same command again"
     elif not isinstance(error, ReidError):
-        traceback.print_exception(error)
-        return 1
+        message = no_platform(error)
+        if not message:
+            traceback.print_exception(error)
+            return 1
     sys.stderr.write(f"error: {message}\n")
     return 1 if isinstance(error, ProcessError) else USER_ERROR
+
+
+def no_platform(error):
+    """Why JAX has nothing to run on, where that may be behind an error; "" where it has."""
+    if "jax" not in sys.modules or not isinstance(error, RuntimeError | AssertionError):
+        return ""
+    from reid_jax import hardware
+
+    return hardware.missing_platform()
 
 
 class AboveBar(logging.Handler):

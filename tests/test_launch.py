@@ -1,5 +1,6 @@
 """The start scripts: linted, dry runs print the command, restarts end where they must, the manifest fits."""
 
+import configparser
 import os
 import shlex
 import shutil
@@ -46,6 +47,95 @@ def program(folder, name, text):
     path.write_text(f"#!/usr/bin/env bash\n{text}\n")
     path.chmod(0o755)
     return f"{folder}:{os.environ['PATH']}"
+
+
+STAND_IN = r"""
+case "$1 $2" in
+-c\ *) exit 0 ;;
+"-m venv") mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
+"-m pip") shift 2; echo "$@" >>"$LOG" ;;
+esac"""  # of a Python that installs nothing
+
+
+def installed(tmp_path, nvidia_smi="", **environment):
+    """(what pip is told, stderr) when a fresh copy of the scripts makes its environment beside them.
+
+    nvidia_smi: a stand-in for it.
+    """
+    root, log = tmp_path / "checkout", tmp_path / "log"
+    if not root.exists():
+        shutil.copytree(ROOT / "launch", root / "launch")
+        for name in ("setup.cfg", "pyproject.toml"):
+            shutil.copy(ROOT / name, root)
+    programs = tmp_path / "programs"
+    programs.mkdir(exist_ok=True)
+    python = programs / "some_python"
+    program(programs, "some_python", STAND_IN)
+    path = program(programs, "nvidia-smi", nvidia_smi)
+    if not nvidia_smi:
+        (programs / "nvidia-smi").unlink()
+    settings = {"PATH": path, "PYTHON": str(python), "LOG": str(log), "REID_JAX_INSTALL": "1"} | environment
+    command = ["bash", "-c", "source launch/setup.sh test"]
+    kept = {k: v for k, v in os.environ.items() if k not in ("REID_JAX_EXTRAS", "DRY_RUN")}
+    done = subprocess.run(command, cwd=root, env=kept | settings, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    lines = log.read_text().splitlines() if log.exists() else []
+    log.unlink(missing_ok=True)
+    return lines, done.stderr
+
+
+def smi(*gpus):
+    """A stand-in for nvidia-smi that knows "DRIVER, CAPABILITY" of its GPUs, asked in one way."""
+    asked = "--query-gpu=driver_version,compute_cap --format=csv,noheader"
+    shown = " ".join(f"'{gpu}'" for gpu in gpus)
+    return f'[ "$*" = "{asked}" ] || exit 2\nprintf "%s\\n" {shown}'
+
+
+@pytest.mark.parametrize(
+    "nvidia_smi, extra",
+    [
+        ("", ""),
+        (smi("580.65.06, 9.0"), ",cuda13"),
+        (smi("580.65.06, 7.5", "580.65.06, 12.0"), ",cuda13"),
+        (smi("535.183.01, 7.0"), ",cuda12"),  # a V100 with the driver of a few years ago
+        (smi("575.57.08, 9.0"), ",cuda12"),  # an old driver alone
+        (smi("590.10, 6.1"), ",cuda12"),  # an old GPU alone
+        (smi("580.65.06, 9.0", "580.65.06, 7.0"), ",cuda12"),  # one of two
+        (smi("580.65.06, 9.0", "580.65.06, 3.5"), ",cuda13"),  # one that no JAX can use does not count
+        ('[ "$1" = "--query-gpu=driver_version" ] || exit 2\necho 530.30.02', ",cuda12"),
+        ("exit 9", ""),
+        ('echo "No devices were found"', ""),
+        (smi("470.256.02, 8.0"), ""),
+        (smi("525.60.13, 3.7"), ""),
+    ],
+)
+def test_cuda_by_driver_and_gpu(nvidia_smi, extra, tmp_path):
+    lines, said = installed(tmp_path, nvidia_smi)
+    assert len(lines) == 1 and lines[0].endswith(f"--editable {tmp_path}/checkout[test{extra}]")
+    told = ("installing JAX for CPUs" in said) == bool(nvidia_smi and not extra)
+    assert told or "No devices" in nvidia_smi
+
+
+def test_extras_by_hand_and_a_second_start(tmp_path):
+    new, old = smi("580.65.06, 9.0"), smi("535.183.01, 9.0")
+    assert installed(tmp_path, new, REID_JAX_EXTRAS="tensorboard")[0][0].endswith("[test,tensorboard]")
+    assert installed(tmp_path, new, REID_JAX_EXTRAS="")[0][0].endswith("[test]")
+    assert installed(tmp_path, new)[0][0].endswith("[test,cuda13]")
+    assert installed(tmp_path, new)[0] == []
+    other, again = installed(tmp_path, old)[0]  # another machine with the same environment
+    assert other.endswith("jax-cuda13-plugin jax-cuda13-pjrt") and other.startswith("uninstall")
+    assert again.endswith("[test,cuda12]")
+    assert len(installed(tmp_path, new)[0]) == 2
+
+
+def test_extras_of_the_scripts_are_there():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    extras = config["options.extras_require"]
+    assert {"cuda12", "cuda13", "tpu", "test"} <= set(extras)
+    bounds = config["options"]["install_requires"].split("\njax")[1].split("\n")[0]
+    for name, form in (("cuda12", "cuda12"), ("cuda13", "cuda13"), ("cuda", "cuda12"), ("tpu", "tpu")):
+        assert extras[name].strip() == f"jax[{form}]{bounds}", name
 
 
 def test_scripts_are_lint_free():

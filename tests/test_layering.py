@@ -15,11 +15,12 @@ MAY = {
     "parity": BASE | LOW | {"methods", "parity"},
     "report": BASE | LOW | {"report"},
     "benchmarks": BASE | LOW | {"methods", "train", "benchmarks", "cli"},
-    "commands": BASE | LOW | {"train", "cli", "tables"},  # none imports another
-    "main": BASE | LOW | {"methods", "train", "report", "cli"},
+    "commands": BASE | LOW | {"train", "cli", "hardware", "tables"},  # none imports another
+    "main": BASE | LOW | {"methods", "train", "report", "cli", "hardware"},
     **dict.fromkeys(("compare", "convert", "cross", "embed", "evaluate"), {"commands", "cli"}),
     "__main__": {"cli", "errors"},
-    "cli": {"errors", "models"},
+    "cli": {"errors", "models", "hardware"},
+    "hardware": {"errors"},
     "tables": {"errors"},
     "config": {"errors", "fields", "models"},  # whose fields it collects
     "fields": {"errors"},

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 
-from reid_jax import cli, tables
+from reid_jax import cli, hardware, tables
 from reid_jax.config import split_label
 from reid_jax.data import datasets, testable
 from reid_jax.errors import ConfigError, DataError
@@ -25,6 +25,7 @@ def main(argv=None):
     """Entry point; returns the exit code."""
     args = parse(argv)
     cli.prepare_jax()
+    hardware.start()
     from reid_jax.train import restore, stages
 
     runs = labelled(args.runs)

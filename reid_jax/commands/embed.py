@@ -8,7 +8,7 @@ NAME:FOLDER, or any folder of pictures. The file holds feature f32[N,D], pid, ca
 `python -m reid_jax score FILE.npz` scores it.
 """
 
-from reid_jax import cli
+from reid_jax import cli, hardware
 from reid_jax.data import datasets
 from reid_jax.eval import store
 
@@ -19,6 +19,7 @@ def main(argv=None):
     """Entry point; returns the exit code."""
     args = parse(argv)
     cli.prepare_jax()
+    hardware.start()
     from reid_jax.train import restore
 
     source = datasets.open_source(args.source, args.split, args.on_broken)

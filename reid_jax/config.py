@@ -163,6 +163,9 @@ def defaults():
             # "LABEL=NAME:ROOT:SPLITS,...", e.g. "viper:/data/VIPeR:0-9,cuhk03/labeled:/data/cuhk03". LABEL=
             # (the name), /VARIANT and :SPLITS (0; 3 | 0-9 | 0+2+5) may be left out.
             also="",
+            # Same person or not: shares of pairs of two persons that may pass for one. Thresholds for them,
+            # and the share of true pairs that each finds, are given after training
+            false_match_rates=(0.01, 0.001, 0.0001),
             trials=0,  # single-*: draws, seeded by `seed`; 0 = 100 for single-shot, 10 for single-gallery
         ),
         report=dict(
@@ -171,7 +174,8 @@ def defaults():
             baseline="",  # workdir of a finished run to compare strips with
         ),
         init=dict(
-            weights="",  # .pth, .pt, .safetensors or .npz with weights (see python -m reid_jax.convert)
+            # .pth, .pt, .safetensors or .npz with weights (see python -m reid_jax.convert), FILE or FILE:KEY
+            weights="",
             run="",  # or the workdir of a finished run: all but its classifiers
             stages="",  # methods with several stages: finished ones of other runs, "STAGE=WORKDIR,..."
         ),

@@ -20,7 +20,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from reid_jax import cli
+from reid_jax import cli, hardware
 from reid_jax.errors import STOPPED, ConfigError
 
 log = logging.getLogger("reid_jax")
@@ -89,6 +89,7 @@ def prepare(argv):
     from reid_jax.train import checkpoint, preflight, processes, stages
     from reid_jax.train.devices import Devices
 
+    hardware.start()
     config, workdir = CONFIG.value, WORKDIR.value or default_workdir()
     settings = plain(config)
     processes.check_same_config(settings)
@@ -171,7 +172,7 @@ def finish(config, dataset, workdir, devices, result, wall_seconds):
         "data_root": dataset.root,
         "camera_names": list(dataset.camera_names),
         "processes": jax.process_count(),
-        "devices": f"{len(devices.devices)} x {devices.devices[0].device_kind}",
+        "devices": hardware.described(devices.devices),
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
         "versions": cli.versions(),
     }
@@ -221,13 +222,15 @@ def evaluate(config, dataset, workdir, devices):
     measured = study(state) if study else None
     if not processes.first():
         return
-    for (test, net), result in results.items():
-        print(evaluation.line(" ".join(filter(None, (f"step {step}", net, test))), result.figures))
-        if "same_id" in result.figures:
-            print(evaluation.table1(result.figures))
     which = "last" if step == last else "best" if step == best else str(step)
     left_out = evaluator.left_out
-    evaluation.save_final(stage_config, workdir, step, results, left_out, folder="evaluate", checkpoint=which)
+    written = evaluation.save_final(
+        stage_config, workdir, step, results, left_out, folder="evaluate", checkpoint=which
+    )
+    for (test, net), figures in written.items():
+        print(evaluation.line(" ".join(filter(None, (f"step {step}", net, test))), figures))
+        for text in evaluation.details(figures):
+            print(text)
     if measured:
         keep_study(os.path.join(workdir, "evaluate"), step, *measured)
     log.info("figures and features: %s", os.path.join(workdir, "evaluate"))

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from runs import load, tiny, train
+from sklearn import metrics
 
 from reid_jax.commands import cross, embed, score
 from reid_jax.data import synthetic
@@ -108,7 +109,7 @@ def test_evaluate_gives_the_figures_of_the_run(run, tmp_path, capsys):
     assert files[1].read_bytes()[:4] == b"\x89PNG"
     stored = json.loads((run / "run" / "eval" / "final.json").read_text())
     figures = stored["nets"][stored["net"]]
-    for name in ("rank1", "rank5", "mAP", "mINP", "prop"):
+    for name in ("rank1", "rank5", "mAP", "mINP", "prop", "auc", "eer"):
         assert abs(result[name] - figures[name]) < 1e-9, name
     cameras = result["cameras"].values()
     total = sum(c["queries"] for c in cameras)
@@ -159,6 +160,39 @@ def test_protocols_reranking_and_expansion(tmp_path, capsys):
     mean = unit[q] + unit[g][near].sum(1)
     expanded = naive_rank1(-mean @ unit[g].T, pid[q], pid[g])
     assert abs(results["expand"]["rank1"] - expanded) < 1e-9
+
+
+def test_same_person_or_not(tmp_path, capsys):
+    """Thresholds for wanted false match rates, in the table and the JSON; by any distance, also re-ranked."""
+    path, drawn = str(tmp_path / "f.npz"), tmp_path / "roc.png"
+    feature, pid, _, split = features(path)
+    q, g = split == "query", split == "gallery"
+    unit = feature / np.linalg.norm(feature, axis=1, keepdims=True)
+    same, similarity = (pid[q][:, None] == pid[g]).ravel(), (unit[q] @ unit[g].T).ravel()
+    assert score.main([f"a={path}", "--fmr=0.1,0.02", "--roc", str(drawn)]) == 0
+    text = capsys.readouterr().out
+    result = json.loads(text.strip().split("\n")[-1])["a"]
+    fpr, tpr, threshold = metrics.roc_curve(same, similarity, drop_intermediate=False)
+    assert result["auc"] == pytest.approx(100 * metrics.roc_auc_score(same, similarity), abs=1e-3)
+    for rate in (0.1, 0.02):
+        at = np.searchsorted(fpr, rate, side="right") - 1
+        assert result[f"threshold@{rate}"] == pytest.approx(threshold[at], abs=2e-5)
+        assert result[f"tpr@{rate}"] == pytest.approx(100 * tpr[at])
+        assert f"{100 * tpr[at]:.1f} ({threshold[at]:.4f}"[:12] in text
+    assert drawn.read_bytes()[:4] == b"\x89PNG"
+    assert sum(result["similarity"]["same"]) == pytest.approx(1) and result["roc"]["tpr"][-1] == 1
+    for flags in (["--distance=euclidean"], ["--rerank", "--k1=4", "--k2=2"], ["--protocol=single-shot"]):
+        assert score.main([path, *flags]) == 0
+        other = last_json(capsys)[path]
+        assert (
+            50 < other["auc"] <= 100 and "threshold@0.01" not in other or other["threshold@0.01"] is not None
+        )
+        assert (other["auc"] == result["auc"]) == (flags == ["--protocol=single-shot"])
+    for wrong in ("0", "1.5", "x", "0.1,"):
+        with pytest.raises(ConfigError, match=f"--fmr={wrong}: false match rates lie"):
+            score.main([path, f"--fmr={wrong}"])
+    with pytest.raises(ConfigError, match="--roc=.*cannot be written"):
+        score.main([path, "--roc", str(tmp_path / "no" / "roc.png")])
 
 
 def test_cross(run, tmp_path, capsys, monkeypatch):

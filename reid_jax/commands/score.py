@@ -3,9 +3,11 @@
     python -m reid_jax score runs/a/eval/final.npz
     python -m reid_jax score A=market.npz B=other.npz --per-camera --plot cmc.png --json scores.json
     python -m reid_jax score market.npz --rerank
+    python -m reid_jax score market.npz --fmr 0.01,0.001 --roc roc.png
 
 The files are those of `python -m reid_jax embed` or of a run's eval/ folder: feature, pid, camid, path and
-split, with the splits query and gallery. Prints one row a file; the last line is JSON.
+split, with the splits query and gallery. Prints one row a file, and what thresholds on the similarity tell of
+whether two pictures show one person; the last line is JSON.
 """
 
 import contextlib
@@ -15,10 +17,10 @@ import tempfile
 
 import numpy as np
 
-from reid_jax import cli, tables
+from reid_jax import cli, hardware, tables
 from reid_jax.config import split_label
 from reid_jax.errors import ConfigError, DataError
-from reid_jax.eval import expansion, protocols, ranking, rerank, store
+from reid_jax.eval import expansion, protocols, ranking, rerank, store, verification
 
 TITLES = {"rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "rank20": "rank-20", "prop": "prop."}
 _IN_MEMORY = 1 << 30  # larger matrices of re-ranked distances go to a temporary file
@@ -28,16 +30,20 @@ def main(argv=None):
     """Entry point; returns the exit code."""
     args = parse(argv)
     cli.prepare_jax()
+    hardware.start()
     results = {}
     for text in args.features:
         label, path = split_label(text)
         results[label or path] = score(path, args)
     print(table(results))
+    print(f"\nsame person or not, by a threshold on the similarity\n{pairs_table(results, args.fmr)}")
     if args.per_camera:
         for label, result in results.items():
             print(f"\n{label}, by the query's camera\n{camera_table(result['cameras'])}")
     if args.plot:
         plot(results, args.plot)
+    if args.roc:
+        plot_pairs(results, args.roc)
     text = json.dumps(results)
     if args.json:
         tables.write_text(args.json, text + "\n")
@@ -69,11 +75,29 @@ def parse(argv):
     parser.add_argument("--per-camera", action="store_true", help="figures by the query's camera too")
     parser.add_argument("--json", metavar="FILE", help="write the figures and the CMC to a file")
     parser.add_argument("--plot", metavar="FILE.png", help="draw the CMC (.png, .pdf or .svg)")
+    parser.add_argument("--roc", metavar="FILE.png", help="draw the ROC, and how similar pairs are")
+    parser.add_argument(
+        "--fmr",
+        type=rates,
+        default=verification.RATES,
+        metavar="RATE,...",
+        help="wanted false match rates (default: 0.01,0.001,0.0001)",
+    )
     args = parser.parse_args(argv)
     if args.protocol.startswith("single") and (args.rerank or args.per_camera):
         parser.error(f"--protocol={args.protocol} goes with neither --rerank nor --per-camera")
     args.trials = args.trials or protocols.TRIALS.get(args.protocol, 0)
     return args
+
+
+def rates(text):
+    """'0.01,0.001' -> (0.01, 0.001)."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+        verification.check_rates(found)
+    except (ValueError, ConfigError) as e:
+        raise ConfigError(f"--fmr={text}: false match rates lie between 0 and 1, 0.01,0.001 say") from e
+    return found
 
 
 def score(path, args):
@@ -89,26 +113,41 @@ def score(path, args):
     labels = (query.pid, gallery.pid, query.camid, gallery.camid)
     if args.protocol.startswith("single"):
         return single_shot(query, gallery, labels, args)
-    retrieval = ranked(query, gallery, labels, args)
+    retrieval, pairs = ranked(query, gallery, labels, args)
     result = {**retrieval.figures(), "mAP_trapezoid": 100 * retrieval.mAP_trapezoid}
     result |= {"cmc": percent(retrieval.cmc), "queries": len(query), "gallery": len(gallery)}
     result["queries_with_match"] = int(retrieval.valid.sum())
+    result |= pairs
     if args.per_camera:
         result["cameras"] = by_camera(retrieval, query.camid)
     return result
 
 
 def ranked(query, gallery, labels, args):
-    """ranking.Retrieval of the features, or of re-ranked distances."""
+    """(ranking.Retrieval, `of_pairs`) of the features, or of re-ranked distances."""
     options = dict(camera_filter=args.protocol == "market")
     if not args.rerank:
-        return ranking.rank(query.feature, gallery.feature, *labels, distance=args.distance, **options)
+        sides = (query.feature, gallery.feature, *labels)
+        options |= dict(distance=args.distance)
+        return ranking.rank(*sides, **options), of_pairs(verification.count, args, *sides, **options)
     settings = dict(form=args.rerank, k1=args.k1, k2=args.k2, lambda_value=args.lambda_value)
     settings |= dict(distance=args.distance, progress=True)
     with matrix(len(query), len(gallery)) as distances:
         for start, block in rerank.blocks(query.feature, gallery.feature, **settings):
             distances[start : start + len(block)] = block
-        return ranking.rank_distances(distances, *labels, **options)
+        counted = of_pairs(verification.count_distances, args, distances, *labels, **options)
+        return ranking.rank_distances(distances, *labels, **options), counted
+
+
+def of_pairs(count, args, *sides, **options):
+    """Figures, ROC and distributions of count(*sides, **options), {} without pairs of two persons."""
+    try:
+        pairs = count(*sides, **options)
+    except DataError:
+        return {}
+    edges, same, other = (part.tolist() for part in pairs.shares())
+    distributions = {"edges": edges, "same": same, "other": other}
+    return {**pairs.figures(args.fmr), "roc": pairs.curve(), "similarity": distributions}
 
 
 @contextlib.contextmanager
@@ -127,6 +166,8 @@ def single_shot(query, gallery, labels, args):
     options = dict(distance=args.distance, trials=args.trials, seed=args.seed, draw=draw)
     retrieval = protocols.single_shot(query.feature, gallery.feature, *labels, **options)
     result = {**retrieval.figures(), "cmc": percent(retrieval.cmc), "trials": args.trials, "seed": args.seed}
+    sides = (query.feature, gallery.feature, *labels)
+    result |= of_pairs(verification.count, args, *sides, distance=args.distance)
     return result | {"queries": len(query), "queries_with_match": int(retrieval.valid.sum())}
 
 
@@ -156,6 +197,20 @@ def table(results):
     return tables.markdown(["", *(TITLES.get(n, n.replace("_", " ")) for n in names)], rows)
 
 
+def pairs_table(results, rates):
+    """Markdown, one row for each file: area under the ROC; for each rate what is found, from which score."""
+    head = ["", "AUC", "equal error rate", *(f"found at {r:g} (threshold)" for r in rates)]
+    rows = []
+    for label, r in results.items():
+        cells = [f"{r[k]:.2f}" if k in r else "-" for k in ("auc", "eer")]
+        cells += [
+            f"{r[f'tpr@{x:g}']:.1f} ({r[f'threshold@{x:g}']:.4f})" if f"tpr@{x:g}" in r else "-"
+            for x in rates
+        ]
+        rows.append([label, *cells])
+    return tables.markdown(head, rows)
+
+
 def camera_table(cameras):
     """Markdown, one row for each camera."""
     rows = [
@@ -165,12 +220,15 @@ def camera_table(cameras):
     return tables.markdown(["camera", "queries", "rank-1", "mAP", "mINP"], rows)
 
 
+STYLE = {"axes.spines.top": False, "axes.spines.right": False}
+
+
 def plot(results, path):
     """Draws the CMC of every file."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 4.0), layout="constrained")
         axes = figure.subplots()
         for label, result in results.items():
@@ -184,7 +242,39 @@ def plot(results, path):
         axes.set_xlabel("rank")
         axes.set_ylabel("queries with a match among the first ranks, %")
         axes.legend(title="rank-1, %", loc="lower right", frameon=False)
-        try:
-            figure.savefig(path, dpi=150)
-        except (OSError, ValueError) as e:
-            raise ConfigError(f"--plot={path} cannot be written: {e}") from e
+        save(figure, path, "--plot")
+
+
+def plot_pairs(results, path):
+    """Draws the ROC of all files, and for each the distributions of the similarity of both sorts of pairs."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    results = {label: r for label, r in results.items() if "roc" in r}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.6 + 4.0, 4.0), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for i, (label, result) in enumerate(results.items()):
+            roc, similarity = result["roc"], result["similarity"]
+            left.plot(100 * np.array(roc["fpr"]), 100 * np.array(roc["tpr"]), label=label)
+            for part, style in (("same", "-"), ("other", ":")):
+                right.stairs(
+                    100 * np.array(similarity[part]), similarity["edges"], color=f"C{i}", linestyle=style
+                )
+        left.set_xscale("log")
+        left.set_xlabel("pairs of two persons above the threshold, %")
+        left.set_ylabel("pairs of one person above the threshold, %")
+        left.legend(loc="lower right", frameon=False)
+        right.set_xlabel("similarity (solid: pairs of one person, dotted: of two)")
+        right.set_ylabel("pairs of either sort, %")
+        for axes in (left, right):
+            axes.grid(alpha=0.3)
+        save(figure, path, "--roc")
+
+
+def save(figure, path, flag):
+    """Writes a drawing; ConfigError when that fails."""
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"{flag}={path} cannot be written: {e}") from e

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from reid_jax.errors import DataError
+from reid_jax.errors import NOT_FINITE, DataError
 
 REMOVED = -2  # label of gallery entries that no query keeps
 NO_LABEL = -1  # label of a query for which nothing is removed
@@ -113,7 +113,7 @@ class Tiles:
         if len(bad):
             raise DataError(
                 f"{len(bad)} of {len(square)} {side} features are not finite or too large for float32 "
-                f"(first: row {bad[0]}); training has probably diverged"
+                f"(first: row {bad[0]}); {NOT_FINITE}"
             )
         return square
 
@@ -131,8 +131,8 @@ class FeatureScores:
         self.dtype = q_feat.dtype
         self.q_square = Tiles(q_feat).square_norms("query", labels.q_mask)
         self.tiles = Tiles(g_feat)
-        g_square = self.tiles.square_norms("gallery", labels.g_mask)
-        self.g_factor = jnp.asarray(_inverse(g_square) if self.cosine else g_square)
+        self.g_square = self.tiles.square_norms("gallery", labels.g_mask)
+        self.g_factor = jnp.asarray(_inverse(self.g_square) if self.cosine else self.g_square)
         self.g_label = jnp.asarray(labels.g_label)
         self.q_factor = _inverse(self.q_square) if self.cosine else np.full(len(q_feat), 2, q_feat.dtype)
 
@@ -159,6 +159,17 @@ class FeatureScores:
         q = take(self.q_feat, queries)
         return jax.device_put(np.multiply(q, factor, out=q), may_alias=True)
 
+    def range(self):
+        """(lowest, highest) similarity that features of these lengths can have, as `shown` gives it."""
+        if self.cosine:
+            return -1.0, 1.0
+        longest = [float(np.sqrt(square.max())) for square in (self.q_square, self.g_square)]
+        return -sum(longest) or -1.0, 0.0
+
+    def squares(self, queries, rows):
+        """What turns scores of the queries into similarities: f[rows] squared norms, None for cosine."""
+        return None if self.cosine else jnp.asarray(self.q_square[_padded(queries, rows)])
+
     def shown(self, score):
         """Scores f[Q,k] as users read them: cosine similarity or minus the distance."""
         if self.cosine:
@@ -181,10 +192,20 @@ class DistanceScores:
         block = np.asarray(self.distance[queries], self.dtype)
         bad = ~np.isfinite(block).all(axis=1, where=self.g_mask)
         if bad.any():
-            raise DataError(
-                f"the distances of query {queries[bad].min()} are not finite; training has probably diverged"
-            )
+            raise DataError(f"the distances of query {queries[bad].min()} are not finite; {NOT_FINITE}")
         return _fill_distance(rows, jnp.asarray(block), jnp.asarray(self.q_label[queries]), self.g_label)
+
+    def range(self):
+        """(lowest, highest) of minus the distances."""
+        starts = range(0, len(self.distance), 256)
+        blocks = (np.asarray(self.distance[start : start + 256], self.dtype) for start in starts)
+        kept = (block[:, self.g_mask] for block in blocks)
+        low, high = zip(*((float(-block.max()), float(-block.min())) for block in kept), strict=True)
+        return min(low), max(high) if max(high) > min(low) else min(low) + 1
+
+    def squares(self, queries, rows):
+        """As FeatureScores.squares: the scores are what is counted."""
+        del queries, rows
 
     def shown(self, score):
         """Minus the distances."""

@@ -112,6 +112,7 @@ def context(run, compared, data_root, queries):
         "sets": sections.other_sets(run),
         "table1": sections.table1(run, compared),
         "strips": retrieval(run, compared, data_root, queries),
+        "pairs": sections.pairs(run, compared),
         "distance": distance,
         "tsne": sections.tsne(run.last.features, names) if run.last else None,
         "camera_tsne": camera_tsne(run, names),

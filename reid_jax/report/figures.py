@@ -154,6 +154,45 @@ def cmc(lines, label):
         return _svg(figure, label)
 
 
+def roc(lines, label):
+    """Receiver operating characteristic in percent; x, the false match rate, is logarithmic."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 4.0), layout="constrained")
+        axes = figure.subplots()
+        for line in lines:
+            _draw(axes, line, False)
+        axes.set_xscale("log")
+        first = min(float(np.min(line.x[line.x > 0])) for line in lines)
+        axes.set_xlim(max(first, 1e-5), 100)
+        axes.xaxis.set_major_formatter(ticker.FuncFormatter(compact))
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+        axes.set_ylim(0, 101)
+        axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
+        axes.set_xlabel("pairs of two persons at or above the threshold, %")
+        axes.set_ylabel("pairs of one person, %")
+        return _svg(figure, label)
+
+
+def distributions(edges, same, other, label, level=None):
+    """Shares of pairs f64[bins] of one person and of two over the similarity; level: a marked similarity."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 4.0), layout="constrained")
+        axes = figure.subplots()
+        for shares, series in ((other, 1), (same, 0)):
+            axes.stairs(100 * shares, edges, fill=True, color=colour(series), alpha=0.22, lw=0)
+            axes.stairs(100 * shares, edges, color=colour(series), lw=1.6)
+        if level is not None:
+            axes.axvline(level, color=_MUTED, lw=1.2, ls=(0, (1, 2)))
+        axes.set_ylim(0, None)
+        axes.yaxis.set_major_locator(ticker.MaxNLocator(4))
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(6))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(ticker.FuncFormatter(compact))
+        axes.set_xlabel("similarity")
+        axes.set_ylabel("pairs of either sort, %")
+        return _svg(figure, label)
+
+
 def embed_2d(features, *, seed=0):
     """t-SNE of f32[N,D] -> f32[N,2]; rows are L2-normalised first, so that distance follows cosine."""
     from sklearn.decomposition import PCA

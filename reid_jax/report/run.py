@@ -1,5 +1,6 @@
 """Reads what a run left in its workdir."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 
 from reid_jax.config import defaults
 from reid_jax.errors import DataError
-from reid_jax.eval import protocols, ranking, store
+from reid_jax.eval import protocols, ranking, store, verification
 from reid_jax.fields import misfit
 
 TOP = 10  # gallery images in a retrieval strip
@@ -29,6 +30,7 @@ class Ranked:
     query: Any  # FeatureSet of the queries, without features (f32[Q,0])
     gallery: Any  # the same for the gallery
     retrieval: ranking.Retrieval
+    pairs: verification.Pairs | None = None  # of the last evaluation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +163,7 @@ def read(workdir, keep_features=True) -> Run:
         labels=labels,
         studies=lines["study"],
         titles=_titles(_optional(workdir, "titles.json", notes)),
-        last=_ranked(workdir / folder, "final.npz", options, notes, keep_features),
+        last=_ranked(workdir / folder, "final.npz", options, notes, keep_features, pairs=True),
         first=_ranked(workdir / folder, "first.npz", options, notes, False),
         notes=notes,
     )
@@ -309,25 +311,30 @@ def _usable(line):
     return isinstance(step, int) and _number(step) and _number(epoch) and isinstance(line.get("net", ""), str)
 
 
-def _ranked(folder, name, options, notes, keep_features):
+def _ranked(folder, name, options, notes, keep_features, pairs=False):
     """Ranked feature file, None with a note when it cannot be used; notes call every stage's folder eval."""
     path, note = folder / name, f"eval/{name}"
     if not path.exists():
         notes[note] = f"{note} is not in the workdir"
         return None
     try:
-        return rank(store.load(path), keep_features=keep_features, **options)
+        return rank(store.load(path), keep_features=keep_features, pairs=pairs, **options)
     except DataError as e:
         notes[note] = str(e)
         return None
 
 
-def rank(features, distance="cosine", keep_features=True, camera_filter=True):
-    """Ranked of a FeatureSet that holds query and gallery."""
-    options = {"distance": distance, "topk": TOP, "camera_filter": camera_filter}
+def rank(features, distance="cosine", keep_features=True, camera_filter=True, pairs=False):
+    """Ranked of a FeatureSet with query and gallery; pairs: with them, if there are any of two persons."""
     q, g = features.of("query"), features.of("gallery")
-    retrieval = ranking.rank(q.feature, g.feature, q.pid, g.pid, q.camid, g.camid, **options)
-    return Ranked(features if keep_features else None, _without_features(q), _without_features(g), retrieval)
+    sides = (q.feature, g.feature, q.pid, g.pid, q.camid, g.camid)
+    options = {"distance": distance, "camera_filter": camera_filter}
+    retrieval, counted = ranking.rank(*sides, topk=TOP, **options), None
+    if pairs:
+        with contextlib.suppress(DataError):
+            counted = verification.count(*sides, **options)
+    kept = features if keep_features else None
+    return Ranked(kept, _without_features(q), _without_features(g), retrieval, counted)
 
 
 def _without_features(side):

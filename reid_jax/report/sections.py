@@ -42,6 +42,7 @@ UNTESTED = (
     "config.eval.also, or query and gallery be added to the data set."
 )
 CHECKPOINTS = {"last": "the last", "best": "the best of all evaluations"}
+MATCH_RATE = 0.001  # false match rate whose threshold the distributions show
 TSNE_POINTS, TSNE_IDS = 2000, 20
 _PAIR_CAMERAS, _PAIR_WORK = 12, 2e11  # beyond them the camera-pair table is left out
 _SEED = 0
@@ -283,6 +284,58 @@ def cmc(run, compared):
     if not lines:
         return None, []
     return figures.cmc(lines[::-1], "Cumulative matching characteristic, percent"), labels
+
+
+def pairs(run, compared):
+    """ROC, distributions and thresholds of pairs: {"roc", "similarity", "legend", "rows", ...}, None without.
+
+    Rows are a false match rate each: (rate, threshold, percent found, the comparison run's percent or None).
+    """
+    if run.last is None or run.last.pairs is None:
+        return None
+    ours = run.last.pairs
+    theirs = compared.last.pairs if compared and compared.last else None
+    sides = [(run.name, ours), *([(compared.name, theirs)] if theirs else [])]
+    lines = [_roc_line(side, i) for i, (_, side) in enumerate(sides)]
+    level = ours.at(MATCH_RATE)
+    return {
+        "roc": figures.roc(
+            lines[::-1], "ROC: pairs of one person found over pairs of two let through, percent"
+        ),
+        "similarity": figures.distributions(
+            *ours.shares(), "Similarity of pairs of one person and of two", level[0] if level else None
+        ),
+        "marked": f"{MATCH_RATE:g}" if level else None,
+        "legend": [(i, name) for i, (name, _) in enumerate(sides)],
+        "rows": [_rate_row(rate, ours, theirs) for rate in _rates(run)],
+        "auc": [f"{100 * side.auc:.2f}" for _, side in sides],
+        "eer": [f"{100 * side.eer:.2f}" for _, side in sides],
+        "same": int(ours.same.sum()),
+        "other": int(ours.other.sum()),
+    }
+
+
+def _rates(run):
+    """False match rates of the table: round ones and those of the run's config."""
+    asked = run.config.get("eval", {}).get("false_match_rates") or ()
+    asked = {r for r in asked if isinstance(r, float) and 0 < r < 1}
+    return sorted(asked | {0.1, 0.01, 0.001, 0.0001, 0.00001}, reverse=True)
+
+
+def _roc_line(side, series):
+    curve = side.curve()
+    fpr, tpr = (100 * np.asarray(curve[k]) for k in ("fpr", "tpr"))
+    return figures.Line(fpr, tpr, series, strong=not series, dashed=bool(series))
+
+
+def _rate_row(rate, ours, theirs):
+    point, other = ours.at(rate), theirs.at(rate) if theirs else None
+    return {
+        "rate": f"{100 * rate:g} %",
+        "threshold": f"{point[0]:.3f}" if point else "–",
+        "found": percent(100 * point[1] if point else None),
+        "compared": percent(100 * other[1] if other else None) if theirs else None,
+    }
 
 
 def networks(run, compared):

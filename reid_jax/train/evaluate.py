@@ -15,7 +15,7 @@ from reid_jax.config import choice
 from reid_jax.data import pipeline, tracklets
 from reid_jax.data.records import TestSet
 from reid_jax.errors import ConfigError, DataError
-from reid_jax.eval import embed, probe, protocols, ranking, scoring, store
+from reid_jax.eval import embed, probe, protocols, ranking, scoring, store, verification
 from reid_jax.train import processes
 from reid_jax.train.checkpoint import write_json
 
@@ -57,6 +57,7 @@ class Evaluator:
     """Evaluates states of a method on the run's own test set and on others; compiles each network once."""
 
     def __init__(self, config, dataset, method, devices):
+        false_match_rates(config)
         self.config, self.devices, self.tests = config, devices, tests_of(config, dataset)
         nets = methods.choose_net(method, config.eval.net)
         self.embedders = {net: Embedder(method, net, devices) for net in nets}
@@ -233,10 +234,8 @@ def choose_protocol(config, custom):
 
 def score(config, features, protocol="market"):
     """Result of a FeatureSet that holds query and gallery, by one of eval.protocols.PROTOCOLS."""
-    q, g = features.split == "query", features.split == "gallery"
     f, pid, cam = features.feature, features.pid, features.camid
-    sides = scoring.take(f, q), scoring.take(f, g), pid[q], pid[g], cam[q], cam[g]
-    distance = config.eval.distance
+    sides, distance = sides_of(features), config.eval.distance
     if protocol in protocols.SINGLE:
         trials = getattr(config.eval, "trials", 0) or protocols.TRIALS[protocol]
         settings = dict(trials=trials, seed=config.seed, draw=protocols.SINGLE[protocol])
@@ -244,11 +243,35 @@ def score(config, features, protocol="market"):
     else:
         found = ranking.rank(*sides, distance=distance, camera_filter=protocol == "market")
     figures = dict(found.figures())
-    known = np.isin(pid, pid[q])  # people, no distractors
+    known = np.isin(pid, pid[features.split == "query"])  # people, no distractors
     if len(np.unique(pid[known])) > 3:
         with contextlib.suppress(DataError):  # one camera alone shows those who are learned from
             figures["camera_probe"] = probe.camera_probe(f[known], cam[known], pid[known])
     return Result(figures, features, found, protocol)
+
+
+def sides_of(features):
+    """Features, pids and cameras, each of query and gallery in turn, of a FeatureSet: ranking.rank's."""
+    q, g = features.split == "query", features.split == "gallery"
+    f, pid, cam = features.feature, features.pid, features.camid
+    return scoring.take(f, q), scoring.take(f, g), pid[q], pid[g], cam[q], cam[g]
+
+
+def pairs(config, result):
+    """Figures of verification.Pairs of a Result, {} where there are no pairs of two persons."""
+    rule = dict(distance=config.eval.distance, camera_filter=result.protocol != "all-pairs")
+    try:
+        counted = verification.count(*sides_of(result.features), **rule)
+    except DataError:
+        return {}
+    return counted.figures(false_match_rates(config))
+
+
+def false_match_rates(config):
+    """config.eval.false_match_rates, checked; the usual ones for runs of older versions."""
+    rates = tuple(getattr(config.eval, "false_match_rates", verification.RATES))
+    verification.check_rates(rates)
+    return rates
 
 
 def line(title, figures):
@@ -262,26 +285,44 @@ def chosen(results):
     return next((result for (test, _), result in results.items() if not test), None)
 
 
+def details(figures):
+    """Lines below `line`: what the first hits are, and what thresholds on the similarity do."""
+    lines = [table1(figures)] if "same_id" in figures else []
+    return [*lines, pairs_line(figures)] if "auc" in figures else lines
+
+
+def pairs_line(figures):
+    """Same person or not: how well a threshold on the similarity tells, in one line."""
+    parts = [f"AUC {figures['auc']:.2f}, equal error rate {figures['eer']:.2f} %"]
+    rates = [name.partition("@")[2] for name in figures if name.startswith("tpr@")]
+    for rate in rates:
+        threshold, tpr = figures[f"threshold@{rate}"], figures[f"tpr@{rate}"]
+        parts.append(f"{tpr:.1f} % at false match rate {rate} (from {threshold:.4f})")
+    return f"same person or not: {'; '.join(parts)}"
+
+
 def save_final(config, workdir, step, results, left_out, folder="eval", checkpoint="last"):
     """Writes WORKDIR/eval/final.json and, of a run with a test set of its own, final.npz.
 
     results: {(test, net): Result} as `Evaluator` gives them; left_out: as there. checkpoint: last, best (by
-    figures of config.eval.split) or a step.
+    figures of config.eval.split) or a step. Returns {(test, net): the figures written}.
     """
     folder, own, tests = os.path.join(workdir, folder), chosen(results), {"": {"nets": {}}}
     os.makedirs(folder, exist_ok=True)
+    written = {}
     if own:
         store.save(os.path.join(folder, "final.npz"), own.features)
     for (test, name), result in results.items():
         entry = tests.setdefault(test, {"nets": {}})
         entry["protocol"] = result.protocol
-        entry["nets"][name] = final_figures(result)
+        entry["nets"][name] = written[test, name] = final_figures(result) | pairs(config, result)
     for test, paths in left_out.items():
         tests[test]["left_out"] = paths
     final = {"step": step, "split": config.eval.split, "checkpoint": checkpoint, **tests.pop("")}
     if own:
         final |= {"net": next(iter(final["nets"])), "random": random_figures(config, own)}
     write_json(os.path.join(folder, "final.json"), final | ({"sets": tests} if tests else {}))
+    return written
 
 
 def final_figures(result):

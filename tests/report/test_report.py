@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from report.arrays import study_arrays
+from sklearn import metrics
 
 from reid_jax import cli, methods, report
 from reid_jax.errors import ConfigError, DataError
@@ -208,6 +209,34 @@ def test_size_stays_bounded_for_a_long_run(workdir, data, no_tsne):
     _, text = read(workdir, queries=2)
     assert len(text) < 2_000_000
     assert text.count("<figure") == 12 + 2
+
+
+# ---- pairs
+def test_same_person_or_not(finished, data, tmp_path, page, no_tsne):
+    """Area, thresholds and what they find, against scikit-learn on all pairs; beside a comparison run's."""
+    f = feature_set(0.1)
+    unit = f.feature / np.linalg.norm(f.feature, axis=1, keepdims=True)
+    q, g = f.split == "query", (f.split == "gallery") & (f.pid != -1)
+    same = f.pid[q][:, None] == f.pid[g]
+    kept = ~(same & (f.camid[q][:, None] == f.camid[g]))
+    same, similarity = same[kept], (unit[q] @ unit[g].T)[kept]
+    fpr, tpr, threshold = metrics.roc_curve(same, similarity, drop_intermediate=False)
+    at = np.searchsorted(fpr, 0.1, side="right") - 1
+    parsed = Page(page)
+    text = " ".join(" ".join(parsed.text).split())
+    assert f"Area under the curve {100 * metrics.roc_auc_score(same, similarity):.2f} %" in text
+    assert f"all {same.sum()} pairs" in text and f"and {(~same).sum()} of two" in text
+    row = rf"10 % {threshold[at]:.3f} {100 * tpr[at]:.1f}"
+    assert row in text and re.search("0.1 % – –", text)  # too few pairs for a rate of 0.001
+    base = make_run(tmp_path / "base", data, camera_share=3.0, method="baseline")
+    _, beside = read(finished, queries=0, compare_with=str(base))
+    assert "(Baseline: " in beside and "<th>Baseline, %</th>" in beside
+
+
+def test_a_gallery_of_one_person_has_no_roc(workdir, no_tsne):
+    f = store.load(workdir / "eval" / "final.npz")
+    store.save(workdir / "eval" / "final.npz", dataclasses.replace(f, pid=np.ones_like(f.pid)))
+    assert "The ROC is not shown" in read(workdir)[1]
 
 
 # ---- which queries are shown

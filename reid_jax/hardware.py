@@ -34,8 +34,8 @@ def start():
     log.info("running on %s%s", described(), f" in {processes} processes" if processes > 1 else "")
     if jax.default_backend() == "cpu" and (sign := idle_gpu()):
         log.warning(
-            "only CPUs are used, though there is a GPU (%s): for JAX to use it install its CUDA form, %s, "
-            "and see what nvidia-smi says; set JAX_PLATFORMS=cpu where CPUs are meant",
+            "warning: only CPUs are used, though there seems to be a GPU (%s): for JAX to use it install its "
+            "CUDA form, %s, and see what nvidia-smi says; set JAX_PLATFORMS=cpu where CPUs are meant",
             sign,
             EXTRAS,
         )

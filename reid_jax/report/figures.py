@@ -178,6 +178,7 @@ def distributions(edges, same, other, label, level=None):
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5.2, 4.0), layout="constrained")
         axes = figure.subplots()
+        axes.set_axisbelow(True)
         for shares, series in ((other, 1), (same, 0)):
             axes.stairs(100 * shares, edges, fill=True, color=colour(series), alpha=0.22, lw=0)
             axes.stairs(100 * shares, edges, color=colour(series), lw=1.6)

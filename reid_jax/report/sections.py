@@ -295,7 +295,7 @@ def pairs(run, compared):
         return None
     ours = run.last.pairs
     theirs = compared.last.pairs if compared and compared.last else None
-    sides = [(run.name, ours), *([(compared.name, theirs)] if theirs else [])]
+    sides = [(run.name, ours), *([(f"{compared.name}, comparison run", theirs)] if theirs else [])]
     lines = [_roc_line(side, i) for i, (_, side) in enumerate(sides)]
     level = ours.at(MATCH_RATE)
     return {

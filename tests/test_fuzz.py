@@ -284,7 +284,7 @@ def run(tmp_path, monkeypatch):
     features = store.FeatureSet(rng.standard_normal((12, 4), np.float32), pid, camid, names, split)
     store.save(str(folder / "eval" / "final.npz"), features)
     result = evaluate.score(c.namespace(tree), features)
-    evaluate.save_final(c.namespace(tree), str(folder), 12, {("", "net"): result})
+    evaluate.save_final(c.namespace(tree), str(folder), 12, {("", "net"): result}, {})
     lines = [
         {"kind": "train", "step": s, "epoch": s / 3, "seconds": 1.0, "loss": 1 / s, "lr": 0.1}
         for s in (1, 2, 3)

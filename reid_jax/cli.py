@@ -16,6 +16,7 @@ import threading
 import traceback
 from importlib import metadata
 
+from reid_jax import places
 from reid_jax.errors import USER_ERROR, ConfigError, ProcessError, ReidError
 
 log = logging.getLogger("reid_jax")
@@ -57,7 +58,7 @@ def add_run_flags(parser):
 
 def load_config(path):
     """ConfigDict of a config file and its variant, configs/METHOD.py:VARIANT; ConfigError: no such file."""
-    file, _, variant = path.partition(":")
+    file, _, variant = places.local(path, "a config").partition(":")
     if not os.path.exists(file):
         raise ConfigError(f"config file {file} does not exist")
     spec = importlib.util.spec_from_file_location("config_of_a_run", file)
@@ -117,7 +118,10 @@ class AboveBar(logging.Handler):
 
 
 def show_log():
-    """The library's log lines from INFO on go to stderr, as bare text."""
+    """The library's log lines from INFO on go to stderr, as bare text; what cannot be printed is escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     if not log.handlers:
         log.addHandler(AboveBar())
     log.setLevel(logging.INFO)

@@ -81,6 +81,10 @@ def defaults():
             prefetch=4,  # batches made ahead
             device_prefetch=2,  # batches put on the devices ahead of the step that takes them; 0 = off
             decoder="pil",  # pil | cv2 | simplejpeg (faster; extra `decode`)
+            exif=True,  # pictures are turned as their EXIF orientation says; False: as they are stored
+            # Grey pictures of 16 or 32 bits or floats: the values that become black and white, as (0, 16383);
+            # () = of the smallest depth that holds a picture's values
+            grey=(),
             cache_mib=0,  # decoded training images kept in memory up to this size; 0 = off
             on_broken="stop",  # stop | skip: an image that cannot be read
             val_ids=0,  # training identities held out as a validation split

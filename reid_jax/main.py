@@ -20,7 +20,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from reid_jax import cli, hardware
+from reid_jax import cli, hardware, places
 from reid_jax.errors import STOPPED, ConfigError
 
 log = logging.getLogger("reid_jax")
@@ -83,6 +83,8 @@ def prepare(argv):
 
         known = ", ".join(methods.names())
         raise ConfigError(f"--config is needed: configs/METHOD.py:synthetic, say; METHOD is one of {known}")
+    workdir = places.written(WORKDIR.value or default_workdir(), "--workdir")
+    check_paths(CONFIG.value)
     cli.prepare_jax()
     join()
     from reid_jax.fields import plain
@@ -90,7 +92,7 @@ def prepare(argv):
     from reid_jax.train.devices import Devices
 
     hardware.start()
-    config, workdir = CONFIG.value, WORKDIR.value or default_workdir()
+    config = CONFIG.value
     settings = plain(config)
     processes.check_same_config(settings)
     devices = Devices()
@@ -103,6 +105,13 @@ def prepare(argv):
         processes.from_first(lambda: checkpoint.claim_workdir(workdir, settings))
         processes.check_shared(os.path.join(workdir, "config.json"))
     return config, workdir, devices
+
+
+def check_paths(config):
+    """ConfigError for a field that names a file or folder on another machine, before anything is done."""
+    for field in ("data.csv", "init.weights", "init.run", "report.baseline"):
+        section, name = field.split(".")
+        places.local(config[section][name], f"config.{field}")
 
 
 def join():
@@ -258,6 +267,8 @@ def describe(dataset):
 
 def parse_flags(argv):
     """absl's parser with errors that name the flag or field."""
+    config = "--config="
+    argv = [config + places.local(a[len(config) :], "--config") if a.startswith(config) else a for a in argv]
     try:
         return flags.FLAGS(argv)
     except ConfigError:

@@ -27,7 +27,7 @@ def comma_separated(head, rows):
 def write_text(path, text):
     """Writes a file; ConfigError naming it when that fails."""
     try:
-        with open(path, "w") as f:
+        with open(path, "w", encoding="utf-8", errors="backslashreplace") as f:
             f.write(text)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error

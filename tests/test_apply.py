@@ -1,6 +1,7 @@
 """Using a finished run: embed, evaluate, cross; its training data may be gone."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -92,6 +93,26 @@ def test_targets_on_which_nothing_can_be_tested(run, tmp_path):
     with pytest.raises(DataError, match="target mine: none of the 1 queries has a match.*one camera"):
         cross.main([str(run / "run"), "--targets", *targets, "--workdir", str(tmp_path / "cross")])
     assert not (tmp_path / "cross").exists()
+
+
+def test_embed_whatever_lies_in_a_folder(run, tmp_path):
+    """Any name and any identity; hidden copies and links that lead nowhere are left out."""
+    folder = tmp_path / "odd"
+    (folder / ".thumbnails").mkdir(parents=True)
+    some = sorted((run / "moved" / "query").glob("*.jpg"))[0]
+    for name in ("20260101123001_c4_\u884c.jpg".encode("gbk"), b".thumbnails/1_c1.jpg", b"12_c1\n.jpg"):
+        shutil.copy(some, bytes(folder) + b"/" + name)
+    (folder / "3_c1.jpg").symlink_to("nowhere.jpg")
+    out = tmp_path / "f.npz"
+    assert embed.main([str(run / "run"), str(folder), "--output", str(out), "--checkpoint", "latest"]) == 0
+    got, all_ = store.load(out), store.load(run / "run" / "eval" / "final.npz")
+    assert got.pid.tolist() == [12, 20260101123001] and got.pid.dtype == np.int64
+    assert [os.fsencode(str(p)) for p in got.path] == [
+        b"12_c1\n.jpg",
+        "20260101123001_c4_\u884c.jpg".encode("gbk"),
+    ]
+    want = all_.feature[[p.split("/")[-1] for p in all_.path].index(some.name)]
+    np.testing.assert_allclose(got.feature, [want, want], rtol=1e-4, atol=1e-5)
 
 
 def last_json(capsys):

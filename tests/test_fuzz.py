@@ -5,6 +5,7 @@ Seeds are fixed. The default run takes a few hundred variants a reader, `-m slow
 
 import io
 import json
+import os
 import shutil
 import warnings
 import zipfile
@@ -15,14 +16,14 @@ import torchfile
 from absl import flags
 from batches import opened
 from ml_collections import config_flags
-from PIL import Image
+from PIL import Image, ImageCms
 from report.arrays import study_arrays
 from scipy import io as matlab
 
 from reid_jax import config as c
 from reid_jax import main, methods, presets, report
 from reid_jax.data import datasets, decode, images, pipeline, synthetic
-from reid_jax.data.loaders import common
+from reid_jax.data.loaders import common, labels, walk
 from reid_jax.errors import DataError, ReidError
 from reid_jax.eval import store
 from reid_jax.methods.direid import STUDY
@@ -156,6 +157,97 @@ def test_pictures(tmp_path, decoder, form, count):
     fuzz_file(tmp_path / "picture", out.getvalue(), read, count)
 
 
+SAVED = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I", "F", "I;16", "I;16B")
+FORMATS = (
+    *(
+        "AVIF",
+        "BLP",
+        "BMP",
+        "DDS",
+        "DIB",
+        "GIF",
+        "ICNS",
+        "ICO",
+        "IM",
+        "JPEG",
+        "JPEG2000",
+        "MPO",
+        "MSP",
+        "PCX",
+    ),
+    *("PNG", "PPM", "QOI", "SGI", "SPIDER", "TGA", "TIFF", "WEBP", "XBM"),
+)  # that Pillow writes and opens
+
+
+def in_mode(mode, size=(16, 32)):
+    """A picture of a mode, its values spread over all that the mode can hold."""
+    small = np.random.default_rng(7).integers(0, 256, (4, 2, 3), np.uint8)
+    image = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+    grey = np.asarray(image.convert("L"))
+    if mode in ("I", "F"):
+        return Image.fromarray((grey * 257.0).astype(np.int32 if mode == "I" else np.float32))
+    if mode.startswith("I;16"):
+        deep = grey.astype(np.uint16) * 257
+        return Image.frombytes(mode, size, deep.astype(">u2" if mode.endswith("B") else "<u2").tobytes())
+    if mode == "LAB":
+        profiles = (ImageCms.createProfile(space) for space in ("sRGB", "LAB"))
+        return ImageCms.applyTransform(image, ImageCms.buildTransform(*profiles, "RGB", "LAB"))
+    return image.convert(mode)
+
+
+def files_of(form):
+    """{mode: bytes} of the modes that Pillow can write in a format."""
+    found = {}
+    for mode in SAVED:
+        out, image = io.BytesIO(), in_mode(mode, (32, 32) if form in ("ICNS", "ICO") else (16, 32))
+        try:
+            image.save(out, form)
+        except (OSError, ValueError, KeyError):
+            continue
+        found[mode] = out.getvalue()
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_mode_and_format(form):
+    """All decoders see the same picture, deep ones with the contrast of 8 bits."""
+    for package in ("cv2", "simplejpeg"):
+        pytest.importorskip(package)
+    for mode, contents in files_of(form).items():
+        want = decode.original(contents)
+        for name, decoder in ((n, decode.find(n)) for n in decode.DECODERS):
+            found = decoder(contents, *want.shape[:2])
+            assert np.abs(found.astype(int) - want).max() <= 1, (mode, name)
+            small = decoder(contents, want.shape[0] // 2, want.shape[1] // 2)
+            assert small.shape == (want.shape[0] // 2, want.shape[1] // 2, 3) and small.dtype == np.uint8
+        lossy = form in ("AVIF", "GIF", "WEBP")  # they hold no deep values: PIL cuts them as it writes
+        if form != "ICNS" and ((mode[0] in "IF" and not lossy) or mode == "L"):  # it is written resized
+            grey = np.asarray(in_mode("L", want.shape[1::-1])).astype(int)
+            assert np.abs(want[..., 0] - grey).mean() < (40 if lossy else 6), mode
+
+
+def test_no_format_of_pillow_is_forgotten():
+    """What Pillow opens and writes is in FORMATS, but for documents and formats that other programs draw."""
+    Image.init()
+    others = {"EPS", "PDF", "PALM", "WMF", "BUFR", "GRIB", "HDF5"}
+    assert set(Image.SAVE) - others <= set(FORMATS)
+
+
+@pytest.mark.parametrize(
+    "form", [f for f in FORMATS if f not in ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")]
+)
+@many(8, 500)
+def test_damaged_pictures_of_every_format(tmp_path, form, count):
+    """Whatever a plugin raises (AVIF's is a RuntimeError) is a message that names the file."""
+    rng, seen, path = np.random.default_rng(len(form)), {"read": 0, "errors": 0}, tmp_path / "picture"
+    for mode, data in files_of(form).items():
+        for i in range(count):
+            path.write_bytes(damaged(data, rng) if i else data[: len(data) // 2])
+            survives(lambda: images.read(str(path), 32, 16), seen, f"(variant {i} of {form} {mode})")
+    assert seen["errors"], seen
+
+
 @pytest.mark.parametrize("decoder", decode.DECODERS)
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP"])
 def test_a_small_file_cannot_claim_a_huge_picture(tmp_path, decoder, form):
@@ -251,6 +343,105 @@ def test_own_labels(tmp_path, count):
             assert record.path.startswith(f"{tmp_path}/") and ".." not in record.path
 
     fuzz_file(tmp_path / "labels.csv", f"path,pid,camid,split\n{rows}".encode(), read, count)
+
+
+TURNS = {  # of a table's lines; what any of them does, the pictures and labels are the same
+    "separator": lambda lines, rng: lines,
+    "index": lambda lines, rng: [["" if not i else str(i), *line] for i, line in enumerate(lines)],
+    "column": lambda lines, rng: [[*line, "size" if not i else "3"] for i, line in enumerate(lines)],
+    "order": lambda lines, rng: list(zip(*rng.permutation(np.array(lines, object).T).tolist(), strict=True)),
+    "capitals": lambda lines, rng: [[v.title() for v in lines[0]], *lines[1:]],
+    "spaces": lambda lines, rng: [[f" {v} " for v in line] for line in lines],
+    "quotes": lambda lines, rng: [[f'"{v}"' for v in line] for line in lines],
+    "empty": lambda lines, rng: [x for line in lines for x in (line, [""] * len(line))],
+    "floats": lambda lines, rng: change(lines, "pid", lambda v: f"{v}.0"),
+    "backslashes": lambda lines, rng: change(lines, "path", lambda v: v.replace("/", "\\")),
+    "dots": lambda lines, rng: change(lines, "path", lambda v: f"./{v}"),
+    "names": lambda lines, rng: change(lines, "pid", lambda v: v if v[:1] in "-0" else f"p{v}"),
+}
+
+
+def change(lines, column, function):
+    """Lines with the values of a column changed."""
+    at = [name.strip(' "').lower() for name in lines[0]].index(column)
+    return [[*v[:at], function(v[at]) if i else v[at], *v[at + 1 :]] for i, v in enumerate(lines)]
+
+
+@many(60, 3000)
+def test_tables_of_every_shape(tmp_path, count):
+    """Ways to write a table are mixed at random; all say the same."""
+    lines = [["path", "pid", "camid", "split"]]
+    for i in range(12):
+        Image.new("RGB", (4, 8)).save(tmp_path / f"{i}.png")
+        split = "train" if i < 4 else "query" if i < 6 else "gallery"
+        who = "-1" if i == 10 else "0" if i == 11 else str(21 + i % 2 + 2 * (i >= 4))
+        lines.append([f"x/../{i}.png", who, str(1 + i // 2 % 2), split])
+    rng, path, want = np.random.default_rng(8), tmp_path / "labels.csv", None
+    (tmp_path / "x").mkdir()
+    for i in range(count):
+        ways = rng.choice(list(TURNS), rng.integers(0, 6) if i else 0, replace=False).tolist()
+        ways.sort(key=lambda way: way in ("empty", "spaces", "quotes"))  # the others know the plain lines
+        turned = lines
+        for way in ways:
+            turned = TURNS[way](turned, rng)
+        separator = rng.choice([",", ";", "\t", "|"]) if "separator" in ways else ","
+        mark, end = rng.choice(["", "\ufeff"]), rng.choice(["\n", "\r\n", "\r"])
+        text = mark + end.join(separator.join(line) for line in turned) + end * int(rng.integers(3))
+        path.write_text(
+            text, encoding=str(rng.choice(["utf-8", "utf-16"])) if not mark else "utf-8", newline=""
+        )
+        found = datasets.load_folder("folder", str(tmp_path))
+        first = min(r.pid for r in found.query) - 1
+        splits = [
+            [(r.path, r.pid - first * (r.pid > 0) * (s is not found.train), r.camid) for r in s]
+            for s in (found.train, found.query, found.gallery)
+        ]
+        want = want or splits
+        assert splits == want, (ways, text)
+
+
+NAMES = (
+    *("a.png", "b.JPG", "\u884c.png", "e\u0301.webp", " .png", "-x.png", "a\nb.png", "#.png", "%s.png", "d"),
+    *("c,d;e.png", "'q'.png", "~", "x" * 200 + ".png", ".h.png", "@eaDir", "__MACOSX", "Thumbs.db", "f.heic"),
+)
+
+
+def random_tree(root, rng, depth=0):
+    """Files, folders and links of odd names below a folder; {path: whether a person sees a picture there}."""
+    seen = {}
+    for name in rng.choice(NAMES, rng.integers(2, 8), replace=False).tolist():
+        kind = rng.random()
+        raw = os.path.join(os.fsencode(root), name.encode("gbk", "replace") if kind > 0.9 else name.encode())
+        shown = name.lower().endswith((".png", ".jpg", ".webp")) and not name.startswith(".")
+        if kind < 0.3 and depth < 3:
+            os.mkdir(raw)
+            below = random_tree(os.fsdecode(raw), rng, depth + 1)
+            hidden = name.startswith(".") or name in ("@eaDir", "__MACOSX")
+            seen |= {p: s and not hidden for p, s in below.items()}
+        elif kind < 0.4:
+            os.symlink(rng.choice(["..", ".", "nowhere", "/nowhere/x"]), raw)
+        else:
+            with open(raw, "wb") as f:
+                f.write(b"x")
+            seen[os.fsdecode(raw)] = shown
+    return seen
+
+
+@many(40, 2000)
+def test_paths(tmp_path, count):
+    """Trees of any names and links: exactly what a person sees is listed, once, and can be printed."""
+    for i in range(count):
+        root = tmp_path / str(i)
+        root.mkdir()
+        seen = random_tree(str(root), np.random.default_rng([9, i]))
+        want = sorted(path for path, shown in seen.items() if shown)
+        with walk.noting() as left:
+            places = walk.once(str(root), walk.pictures(str(root)), lambda path: None)
+        assert sorted(places) == want, i
+        told = walk.told(left, (*walk.PICTURES, walk.OTHER), str(root))
+        labels.printable(told).encode()
+        if want:
+            assert [r.path for r in datasets.pictures(str(root))] == places
 
 
 @many(200, 10000)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "reid_jax"
 LOW = {"losses", "models", "data", "eval"}
-BASE = {"config", "errors", "fields"}
+BASE = {"config", "errors", "fields", "places"}
 MAY = {
     **{layer: BASE | {layer} for layer in LOW},
     "methods": BASE | LOW | {"methods"},
@@ -19,12 +19,13 @@ MAY = {
     "main": BASE | LOW | {"methods", "train", "report", "cli", "hardware"},
     **dict.fromkeys(("compare", "convert", "cross", "embed", "evaluate"), {"commands", "cli"}),
     "__main__": {"cli", "errors"},
-    "cli": {"errors", "models", "hardware"},
+    "cli": {"errors", "models", "hardware", "places"},
     "hardware": {"errors"},
     "tables": {"errors"},
     "config": {"errors", "fields", "models"},  # whose fields it collects
     "fields": {"errors"},
     "presets": {"methods", "fields"},
+    "places": {"errors"},
     "errors": set(),
 }
 PARSE = {"__main__.py", "drift.py"}  # files inside the layers that are commands

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from reid_jax import cli, tables
+from reid_jax import cli, places, tables
 from reid_jax.errors import STOPPED, ConfigError, DataError, ReidError
 
 TITLES = {
@@ -43,7 +43,8 @@ def arguments(argv):
     """Parsed command line; what stands behind `--` is .extra."""
     parser = cli.parser("compare", __doc__)
     parser.add_argument("runs", nargs="+", metavar="LABEL=CONFIG", help="as in A=configs/METHOD.py:VARIANT")
-    parser.add_argument("--workdir", required=True, help="folder for all runs and the table")
+    workdir = places.argument("--workdir", places.written)
+    parser.add_argument("--workdir", required=True, type=workdir, help="folder for all runs and the table")
     parser.add_argument("--seeds", type=seed_list, default="0,1,2,3,4", help="comma-separated (%(default)s)")
     parser.add_argument(
         "--jobs", type=int, default=1, help="runs at a time; above 1 each takes one CPU thread"

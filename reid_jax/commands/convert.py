@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reid_jax import __version__, cli
+from reid_jax import __version__, cli, places
 from reid_jax.config import defaults, namespace
 from reid_jax.errors import WeightsError
 from reid_jax.models import heads, weights
@@ -37,8 +37,16 @@ def arguments(argv):
     parser = cli.parser("convert", __doc__)
     sources = ("auto", *weights.LAYOUTS, *SYNONYMS)
     add = parser.add_argument
-    add("source", metavar="IN", help="weight file, or --workdir of a finished run")
-    add("target", metavar="OUT", nargs="?", help="file to write, .safetensors; without it only look")
+    add(
+        "source", metavar="IN", type=places.argument("IN"), help="weight file, or --workdir of a finished run"
+    )
+    add(
+        "target",
+        metavar="OUT",
+        nargs="?",
+        type=places.argument("OUT", places.written),
+        help="file to write, .safetensors; without it only look",
+    )
     add("--backbone", choices=heads.BACKBONES, help="default: IN's own if it says so, else resnet50")
     add("--neck", choices=NECKS, default="auto", help="head of the model (default: as in IN)")
     add("--classes", type=int, default=0, help="classes of the model (default: as in IN)")
@@ -55,7 +63,13 @@ def arguments(argv):
     add("--inflate", action="store_true", help="put a 2-D net's weights into an AP3D net")
     add("--all", action="store_true", help="print lists of keys in full")
     add("--json", action="store_true", help="print the whole report as JSON")
-    add("--report", metavar="FILE", default="", help="write the whole report as JSON")
+    add(
+        "--report",
+        metavar="FILE",
+        default="",
+        type=places.argument("--report", places.written),
+        help="write the whole report as JSON",
+    )
     return parser.parse_args(argv)
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 
-from reid_jax import cli, hardware, tables
+from reid_jax import cli, hardware, places, tables
 from reid_jax.config import split_label
 from reid_jax.data import datasets, testable
 from reid_jax.errors import ConfigError, DataError
@@ -50,7 +50,10 @@ def parse(argv):
     parser = cli.parser("cross", __doc__)
     parser.add_argument("runs", nargs="+", metavar="[LABEL=]RUN", help="workdirs of runs")
     parser.add_argument("--targets", nargs="+", required=True, metavar="[LABEL=]NAME:FOLDER")
-    parser.add_argument("--workdir", required=True, help="folder for the features and the table")
+    workdir = places.argument("--workdir", places.written)
+    parser.add_argument(
+        "--workdir", required=True, type=workdir, help="folder for the features and the table"
+    )
     cli.add_run_flags(parser)
     return parser.parse_args(argv)
 
@@ -82,6 +85,7 @@ def tested(run, workdir, label, targets, args):
 def labelled(texts):
     """['A=runs/a', 'runs/b'] -> {'A': 'runs/a', 'b': 'runs/b'}."""
     pairs = [split_label(t) for t in texts]
+    pairs = [(label, places.local(run, "a run")) for label, run in pairs]
     pairs = [(label or os.path.basename(os.path.abspath(run)), run) for label, run in pairs]
     check_labels([label for label, _ in pairs], "run")
     return dict(pairs)

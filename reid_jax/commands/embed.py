@@ -8,7 +8,7 @@ NAME:FOLDER, or any folder of pictures. The file holds feature f32[N,D], pid, ca
 `python -m reid_jax score FILE.npz` scores it.
 """
 
-from reid_jax import cli, hardware
+from reid_jax import cli, hardware, places
 from reid_jax.data import datasets
 from reid_jax.eval import store
 
@@ -34,9 +34,12 @@ def main(argv=None):
 def parse(argv):
     """Command line -> namespace."""
     parser = cli.parser("embed", __doc__)
-    parser.add_argument("run", metavar="RUN", help="workdir of a finished or unfinished run")
+    parser.add_argument(
+        "run", metavar="RUN", type=places.argument("RUN"), help="workdir of a finished or unfinished run"
+    )
     parser.add_argument("source", metavar="SOURCE", help="NAME:FOLDER or a folder of pictures")
-    parser.add_argument("--output", required=True, metavar="FILE.npz")
+    output = places.argument("--output", places.written)
+    parser.add_argument("--output", required=True, metavar="FILE.npz", type=output)
     parser.add_argument(
         "--split",
         type=lambda text: text.split(","),

@@ -17,7 +17,7 @@ import tempfile
 
 import numpy as np
 
-from reid_jax import cli, hardware, tables
+from reid_jax import cli, hardware, places, tables
 from reid_jax.config import split_label
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval import expansion, protocols, ranking, rerank, store, verification
@@ -34,7 +34,7 @@ def main(argv=None):
     results = {}
     for text in args.features:
         label, path = split_label(text)
-        results[label or path] = score(path, args)
+        results[label or path] = score(places.local(path, "a feature file"), args)
     print(table(results))
     print(f"\nsame person or not, by a threshold on the similarity\n{pairs_table(results, args.fmr)}")
     if args.per_camera:
@@ -73,9 +73,24 @@ def parse(argv):
     parser.add_argument("--expand", type=int, default=0, metavar="K", help="query expansion by K neighbours")
     parser.add_argument("--alpha", type=float, default=0.0, help="--expand: weights are similarity^alpha")
     parser.add_argument("--per-camera", action="store_true", help="figures by the query's camera too")
-    parser.add_argument("--json", metavar="FILE", help="write the figures and the CMC to a file")
-    parser.add_argument("--plot", metavar="FILE.png", help="draw the CMC (.png, .pdf or .svg)")
-    parser.add_argument("--roc", metavar="FILE.png", help="draw the ROC, and how similar pairs are")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        type=places.argument("--json", places.written),
+        help="write the figures and the CMC to a file",
+    )
+    parser.add_argument(
+        "--plot",
+        metavar="FILE.png",
+        type=places.argument("--plot", places.written),
+        help="draw the CMC (.png, .pdf or .svg)",
+    )
+    parser.add_argument(
+        "--roc",
+        metavar="FILE.png",
+        type=places.argument("--roc", places.written),
+        help="draw the ROC, and how similar pairs are",
+    )
     parser.add_argument(
         "--fmr",
         type=rates,

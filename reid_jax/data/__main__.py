@@ -8,7 +8,7 @@ python -m reid_jax data synthesize --root /data/drawn --sheet sheet.png
 
 import os
 
-from reid_jax import cli
+from reid_jax import cli, places
 from reid_jax.config import defaults
 from reid_jax.data import build, check, listing
 from reid_jax.errors import DataError
@@ -74,7 +74,8 @@ _HELP = dict(
 
 
 def _synthesize_flags(parser):
-    parser.add_argument("--root", required=True, help="folder to put the set into")
+    root = places.argument("--root", places.written)
+    parser.add_argument("--root", required=True, type=root, help="folder to put the set into")
     for field, value in defaults()["data"]["synthetic"].items():
         flag = "--" + field.replace("_", "-")
         text = f"{_HELP.get(field, field)} (default {value})"
@@ -84,7 +85,8 @@ def _synthesize_flags(parser):
             parser.add_argument(flag, type=type(value), default=value, help=text)
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument("--sheet", metavar="FILE.png", help="also write a contact sheet")
+    sheet = places.argument("--sheet", places.written)
+    parser.add_argument("--sheet", metavar="FILE.png", type=sheet, help="also write a contact sheet")
 
 
 def _synthesize(args):
@@ -100,14 +102,18 @@ def _synthesize(args):
 
 # ---- sheet ----------------------------------------------------------------------------------------------
 def _sheet_flags(parser):
-    parser.add_argument("--root", required=True, help="folder of the data set, or its parent")
-    parser.add_argument("--out", required=True, metavar="FILE.png")
+    root, out = places.argument("--root"), places.argument("--out", places.written)
+    parser.add_argument("--root", required=True, type=root, help="folder of the data set, or its parent")
+    parser.add_argument("--out", required=True, metavar="FILE.png", type=out)
     parser.add_argument("--name", default="market1501", help="kind of data set (default market1501)")
     parser.add_argument("--ids", type=int, default=8, help="rows (default 8)")
     parser.add_argument(
         "--per-cell", type=int, default=1, help="pictures per identity and camera (default 1)"
     )
-    parser.add_argument("--animate", metavar="FILE.webp", help="tracklets: also a moving picture (webp, gif)")
+    animate = places.argument("--animate", places.written)
+    parser.add_argument(
+        "--animate", metavar="FILE.webp", type=animate, help="tracklets: also a moving picture (webp, gif)"
+    )
     parser.add_argument("--split", choices=("test", "train"), default="test", help="(default test)")
 
 

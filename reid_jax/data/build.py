@@ -2,6 +2,7 @@
 
 import os
 
+from reid_jax import places
 from reid_jax.data import datasets, synthetic, tfds_sets
 from reid_jax.data.loaders import LAYOUTS
 from reid_jax.data.loaders.common import Options
@@ -11,18 +12,28 @@ from reid_jax.errors import DataError
 def flags(parser):
     """Flags of the command."""
     source_flags(parser)
-    parser.add_argument("--output", required=True, help="folder for built sets, e.g. /data/built")
+    output = places.argument("--output", places.written)
+    parser.add_argument(
+        "--output", required=True, type=output, help="folder for built sets, e.g. /data/built"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 def source_flags(parser):
     """Flags that name a data set in its original layout."""
     parser.add_argument("name", choices=datasets.NAMES, metavar="NAME", help=", ".join(datasets.NAMES))
-    parser.add_argument("--root", required=True, help="folder of the data set, or its parent")
+    parser.add_argument(
+        "--root", required=True, type=places.argument("--root"), help="folder of the data set, or its parent"
+    )
     parser.add_argument("--variant", default="", help="form of the set (config.data.variant)")
     parser.add_argument("--split", type=int, default=0, help="number of the split (config.data.split)")
     parser.add_argument("--split-seed", type=int, default=0, help="of drawn splits (config.data.split_seed)")
-    parser.add_argument("--csv", default="", help="labels of the set 'folder' (config.data.csv)")
+    parser.add_argument(
+        "--csv",
+        default="",
+        type=places.argument("--csv"),
+        help="labels of the set 'folder' (config.data.csv)",
+    )
     parser.add_argument("--pattern", default="", help="names of the set 'folder' (config.data.pattern)")
     parser.add_argument("--train-share", type=float, default=0.5, help="of the set 'folder' (default 0.5)")
 
@@ -41,7 +52,7 @@ def run(args):
 
 def synthetic_folder(root):
     """The folder of the synthetic set in a folder or its parent; DataError unless there is exactly one."""
-    root = os.path.abspath(os.path.expanduser(root))
+    root = os.path.abspath(places.local(root, "--root"))
     folders = [root, *(os.path.join(root, kind.folder) for kind in synthetic.KINDS.values())]
     found = [folder for folder in folders if synthetic.stored_kind(folder)]
     if not found:

@@ -12,9 +12,10 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from reid_jax.data import build, folders, synthetic, testable
-from reid_jax.data.loaders import LAYOUTS
-from reid_jax.data.loaders.common import Options, advice, find_root
+from reid_jax import places
+from reid_jax.data import build, decode, folders, synthetic, testable
+from reid_jax.data.loaders import LAYOUTS, folder, walk
+from reid_jax.data.loaders.common import Options, find_root
 from reid_jax.errors import DataError
 
 ADVICE = {
@@ -24,6 +25,7 @@ ADVICE = {
     "overlap": "people would be tested on whom the network has seen: put the original split back (harmless "
     "only where a set numbers its test identities anew)",
     "match": "a run would end at its first evaluation, and is not started",
+    "link": "copy or mount what they lead to, or remove them; they are left out",
     "duplicate": "the same file under two labels: compare with the original archive, remove the wrong one",
 }
 
@@ -42,7 +44,9 @@ class File(NamedTuple):
     path: str
     size: int
     digest: bytes
-    error: str  # "" when it is whole
+    error: str = ""  # of a whole one
+    turned: bool = False  # by its EXIF orientation
+    deep: tuple = ()  # of grey pictures of more than 8 bits: lowest and highest value, the value of white
 
 
 def flags(parser):
@@ -59,7 +63,8 @@ def flags(parser):
         "--threads", type=int, default=os.cpu_count() or 1, help="(default: one for each core)"
     )
     parser.add_argument("--show", type=int, default=5, help="paths printed of each problem (default 5)")
-    parser.add_argument("--json", metavar="FILE", help="write everything found")
+    written = places.argument("--json", places.written)
+    parser.add_argument("--json", metavar="FILE", type=written, help="write everything found")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -77,18 +82,20 @@ def check(name, root, options=None, quick=False, threads=1, progress=False, prot
     """Everything there is to say about a copy, as a dict for JSON.
 
     {"title", "kind", "root", "counts", "published", "frames" {split: n}, "cameras" {split: n}, "files",
-    "problems": [{"kind", "message", "advice", "items"}], "notes"}. Paths are relative to root. Errors: as
+    "problems": [{"kind", "message", "advice", "items"}], "notes", "left_out": {reason: {path: number of
+    pictures}}}. Paths are relative to root. Errors: as
     folders.load_folder, when so much is missing that nothing can be counted.
     """
-    layout, root, splits, strange = read(name, root, options or Options())
+    layout, root, splits, strange, left = read(name, root, options or Options())
     paths = testable.paths_of(r for records in splits.values() for r in records)
     files = read_files(paths, quick, threads, progress)
     counts = folders.count(splits)
     doubled, notes = duplicates(files, splits)
     problems = [*wrong_counts(layout, counts), *wrong_names(strange), *unreadable(files)]
-    problems += [*overlap(layout, splits), *doubled]
+    problems += [*overlap(layout, splits), *doubled, *broken_links(left)]
     protocol = layout.protocol if protocol == "auto" else protocol
     problems, notes = problems + unmatched(splits, protocol), notes + people(splits, protocol)
+    notes += [*turned(files), *deep(files), *left_out(left, root)]
     return {
         "title": layout.title,
         "kind": layout.kind,
@@ -108,11 +115,12 @@ def check(name, root, options=None, quick=False, threads=1, progress=False, prot
             for p in problems
         ],
         "notes": notes,
+        "left_out": {r: {shorten(p, root): n for p, n in paths.items()} for r, paths in left.items()},
     }
 
 
 def read(name, root, options):
-    """(Layout, root, {split: records as published, junk left out}, strange paths)."""
+    """(Layout, root, {split: records as published, junk left out}, strange paths, see walk.noting)."""
     if name == "synthetic":
         root, options = build.synthetic_folder(root), Options()
         layout = LAYOUTS[synthetic.layout_of(synthetic.stored_kind(root))]
@@ -120,18 +128,26 @@ def read(name, root, options):
         layout = LAYOUTS[name]
     options = layout.check(options)
     layout = layout.form(options.variant)
-    root = find_root(layout, os.path.abspath(os.path.expanduser(root)))
-    try:
-        reading = layout.read(root, options)
-    except DataError as e:
-        raise DataError(f"{e}\n{advice(layout)}") from e
+    root = find_root(layout, os.path.abspath(places.local(root, "--root")))
+    reading, left = folders.read(layout, root, options)
+    if name == "folder" and (path := folder.csv_path(root, options)):
+        left[f"not in {os.path.basename(path)}"] = unlisted(root, reading.splits)
     splits = folders.clean(layout, root, reading.splits, unlabelled=True, needed=())
     unknown = not any(r.pid >= 0 for r in splits["train"])  # a folder of pictures that nobody has labelled
     strange = folders.skipped(reading, unknown)
     if name == "synthetic":
         layout = dataclasses.replace(layout, title="synthetic set", counts={})
-    layout = dataclasses.replace(layout, kind=reading.kind or layout.kind)
-    return layout, root, splits, strange
+    about = {"kind": reading.kind or layout.kind, "protocol": reading.protocol or layout.protocol}
+    return dataclasses.replace(layout, **about), root, splits, strange, left
+
+
+def unlisted(root, splits):
+    """{path: 1} of pictures below root that a table does not name."""
+    with walk.noting():
+        found = walk.pictures(root)
+    names = set(testable.paths_of(r for records in splits.values() for r in records))
+    real = {os.path.realpath(path) for path in names} if any(real for _, real in found) else set()
+    return {path: 1 for path, target in found if path not in names and target not in real}
 
 
 def paths_of(record):
@@ -154,14 +170,25 @@ def read_file(path, quick):
             data = f.read()
     except OSError as e:
         return File(path, 0, b"", e.strerror or str(e))
-    error = "" if data else "empty"
-    if data and not quick:
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
-        except Exception as e:  # PIL's plugins raise whatever a damaged byte leads to
-            error = "no image" if isinstance(e, UnidentifiedImageError) else str(e)
-    return File(path, len(data), hashlib.blake2b(data, digest_size=16).digest(), error)
+    found = path, len(data), hashlib.blake2b(data, digest_size=16).digest()
+    if not data:
+        return File(*found, "empty")
+    turned = decode.orientation(data) != 1
+    try:
+        return File(*found, "", turned, () if quick else values(data))
+    except Exception as e:  # PIL's plugins raise whatever a damaged byte leads to
+        return File(*found, "no image" if isinstance(e, UnidentifiedImageError) else str(e) or repr(e))
+
+
+def values(data):
+    """File.deep of a picture, which is decoded."""
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        decode.rgb(image)
+        if not decode.is_deep(image):
+            return ()
+        grey = decode.values_of(image)
+        return float(grey.min()), float(grey.max()), decode.span(grey)[1]
 
 
 def unreadable(files):
@@ -172,6 +199,42 @@ def unreadable(files):
         if broken
         else []
     )
+
+
+def turned(files):
+    """Notes on EXIF orientations."""
+    count = sum(f.turned for f in files)
+    text = f"{count} pictures have an EXIF orientation: they are turned as a viewer does, as long as "
+    return [f"{text}config.data.exif is set"] if count else []
+
+
+def deep(files):
+    """Notes on grey pictures of more than 8 bits."""
+    found = [f.deep for f in files if f.deep]
+    if not found:
+        return []
+    low, high = min(f[0] for f in found), max(f[1] for f in found)
+    white = collections.Counter(f"{f[2]:.12g}" for f in found)
+    scales = ", ".join(f"{top} in {n}" for top, n in white.items())
+    return [
+        f"{len(found)} pictures have grey values of more than 8 bits, from {low:.6g} to {high:.6g}; white is "
+        f"{scales}; one scale for all: config.data.grey=BLACK,WHITE"
+    ]
+
+
+def broken_links(left):
+    """Links that lead nowhere."""
+    paths = list(left.get(walk.BROKEN, ()))
+    return [Problem("link", f"{len(paths)} {walk.BROKEN}", paths)] if paths else []
+
+
+def left_out(left, root):
+    """Notes on what is not read; of other files by their suffixes."""
+    reasons = [r for r in left if r not in (walk.BROKEN, walk.OTHER)]
+    notes = [f"pictures that are left out: {text}"] if (text := walk.told(left, reasons, root)) else []
+    others = collections.Counter(os.path.splitext(p)[1].lower() for p in left.get(walk.OTHER, ()))
+    shown = ", ".join(f"{suffix or 'without a suffix'} {n}" for suffix, n in others.most_common(8))
+    return notes + ([f"{others.total()} files that are {walk.OTHER}: {shown}"] if others else [])
 
 
 def duplicates(files, splits):

@@ -11,11 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from reid_jax import places
 from reid_jax.config import choice, split_label
 from reid_jax.data import clips, test_sets, tfds_sets, union
 from reid_jax.data.folders import NAMES, load_folder, unknown_name
-from reid_jax.data.loaders import LAYOUTS
-from reid_jax.data.loaders.common import IMAGES, PID_CAMERA, Options, advice, query_and_gallery
+from reid_jax.data.loaders import LAYOUTS, walk
+from reid_jax.data.loaders.common import PID_CAMERA, Options, advice, query_and_gallery
+from reid_jax.data.loaders.labels import LIMIT
 from reid_jax.data.records import Record
 from reid_jax.data.rows import hide
 from reid_jax.errors import ConfigError, DataError
@@ -251,6 +253,8 @@ def open_source(text, splits=("query", "gallery"), on_broken="stop"):
         dataset = tfds_sets.load(root) if name == "tfds" else load_folder(name, root, **wanted)
         records = {s: getattr(dataset, s) for s in splits}
         return Source(label or name, dataset.root, records, dataset.protocol)
+    if "://" in rest or rest.startswith("~"):
+        rest = places.local(rest, "the source")
     if not os.path.isdir(rest):
         raise DataError(
             f"{rest} is neither a folder nor NAME:FOLDER with NAME one of {', '.join(LAYOUTS)}; "
@@ -260,17 +264,22 @@ def open_source(text, splits=("query", "gallery"), on_broken="stop"):
 
 
 def pictures(root):
-    """Records of all pictures below a folder, sorted by path."""
-    records = []
-    for folder, inside, names in os.walk(os.path.abspath(root)):
-        inside.sort()
-        for name in sorted(n for n in names if n.lower().endswith(IMAGES) and n[0] != "."):
-            match = PID_CAMERA.match(name)
-            pid, camera = (int(match[1]), int(match[2])) if match else (-1, 0)
-            records.append(Record(os.path.join(folder, name), pid, camera))
-    if not records:
-        raise DataError(f"{root} holds no picture ({', '.join(IMAGES)})")
-    return tuple(records)
+    """Records of all pictures below a folder, in its order; what is left out of them is told in the log."""
+    root = os.path.abspath(root)
+    with walk.noting() as left:
+        found = walk.once(root, walk.pictures(root), labelled)
+    if text := walk.told(left, walk.PICTURES, root):
+        log.warning("%s: pictures that are left out: %s", root, text)
+    if not found:
+        raise DataError(f"{root} holds no picture ({', '.join(walk.IMAGES)})")
+    return tuple(Record(path, *(labelled(path) or (-1, 0))) for path in found)
+
+
+def labelled(path):
+    """(identity, camera) that a name like Market-1501's gives, None for another; numbers fit into arrays."""
+    match = PID_CAMERA.match(os.path.basename(path))
+    pid, camera = (int(match[1]), int(match[2])) if match else (0, 0)
+    return (pid, camera) if match and abs(pid) < LIMIT and camera < 2**31 else None
 
 
 def cut(dataset, size):

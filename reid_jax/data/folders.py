@@ -4,7 +4,8 @@ import dataclasses
 import logging
 import os
 
-from reid_jax.data.loaders import LAYOUTS
+from reid_jax import places
+from reid_jax.data.loaders import LAYOUTS, labels, walk
 from reid_jax.data.loaders.common import Options, advice, find_root
 from reid_jax.data.records import Dataset
 from reid_jax.errors import ConfigError, DataError
@@ -31,12 +32,11 @@ def load_folder(name, root, options=None, check_counts=True, unlabelled=False, n
         raise ConfigError(unknown_name(name))
     layout = LAYOUTS[name]
     options = layout.check(options or Options())
-    root = find_root(layout, os.path.abspath(os.path.expanduser(root)))
+    root = find_root(layout, os.path.abspath(places.local(root, "config.data.root")))
     layout = layout.form(options.variant)
-    try:
-        reading = layout.read(root, options)
-    except DataError as e:
-        raise DataError(f"{e}\n{advice(layout)}") from e
+    reading, left = read(layout, root, options)
+    if text := walk.told(left, walk.PICTURES, root):
+        log.warning("%s: pictures that are left out: %s", root, text)
     strange = skipped(reading, unlabelled)
     if strange:
         log.warning(
@@ -51,8 +51,18 @@ def load_folder(name, root, options=None, check_counts=True, unlabelled=False, n
         splits = all_train(splits, unlabelled)
     if check_counts:
         compare_counts(layout, splits)
-    about = {"kind": reading.kind or layout.kind, "protocol": layout.protocol, "drawn": reading.drawn}
+    about = {"kind": reading.kind or layout.kind, "protocol": reading.protocol or layout.protocol}
+    about["drawn"] = reading.drawn
     return dataclasses.replace(relabel(name, root, splits, reading.cameras), **about)
+
+
+def read(layout, root, options):
+    """(Reading, what is left out of folders, see walk.noting) of a Layout's form in its own folder."""
+    with walk.noting() as left:
+        try:
+            return layout.read(root, options), left
+        except DataError as e:
+            raise DataError(f"{e}\n{advice(layout)}") from e
 
 
 def skipped(reading, unlabelled):
@@ -62,12 +72,15 @@ def skipped(reading, unlabelled):
 
 
 def clean(layout, root, splits, unlabelled=False, needed=TRAINS):
-    """Drops junk (-1) and, outside the gallery, distractors (0); DataError for an empty split.
+    """Drops junk (-1) and, outside the gallery, distractors (0).
 
     Sets whose ids count from 0 in train keep them: only a 0 that the gallery uses too is a distractor.
-    unlabelled, needed: see `load_folder`.
+    unlabelled, needed: see `load_folder`. DataError for an empty split and for an identity that no array can
+    hold.
     """
     kept, free = {}, layout.unlabelled
+    for r in (r for records in splits.values() for r in records if abs(r.pid) >= labels.LIMIT):
+        raise DataError(f"{r.path}: identity {r.pid} is beyond 2**62; number the identities anew")
     for split, records in splits.items():
         lowest = 1 if layout.distractors and split != "gallery" else 0
         lowest = -1 if unlabelled and free and split == "train" else lowest
@@ -141,7 +154,7 @@ def relabel(name, root, splits, camera_names=None):
         root,
         tuple(dataclasses.replace(r, pid=pids[r.pid], camid=cameras[r.camid]) for r in splits["train"]),
         *test,
-        tuple((camera_names or {}).get(c, f"c{c}") for c in cameras),
+        tuple(labels.printable((camera_names or {}).get(c, f"c{c}")) for c in cameras),
         domain_names=(name,),
     )
 

@@ -4,10 +4,9 @@ import logging
 import threading
 
 import numpy as np
-from PIL import Image
 
 from reid_jax.data import decode, tfds_sets
-from reid_jax.errors import DataError, PictureError
+from reid_jax.errors import DataError, PictureError, ReidError
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +27,9 @@ def read(path, height, width, decoder=decode.with_pil):
     return readable(path, lambda contents: decoder(contents, height, width))
 
 
-def original(path):
-    """u8[h,w,3] RGB of an image file at its own size, by PIL; errors as in `read`."""
-    return readable(path, decode.original)
+def original(path, pixels=decode.AS_SEEN):
+    """u8[h,w,3] RGB of an image file at its own size, by PIL; pixels: a decode.Pixels; errors as in read."""
+    return readable(path, lambda contents: decode.original(contents, pixels))
 
 
 def readable(path, function):
@@ -39,8 +38,11 @@ def readable(path, function):
         return function(contents(path))
     except FileNotFoundError as e:
         raise PictureError(f"{path} does not exist") from e
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
-        raise PictureError(f"{path} cannot be read as an image ({e}): copy it again or remove it") from e
+    except ReidError:
+        raise
+    except Exception as e:  # PIL's plugins raise whatever a damaged byte leads to
+        reason = str(e) or type(e).__name__
+        raise PictureError(f"{path} cannot be read as an image ({reason}): copy it again or remove it") from e
 
 
 class Images:
@@ -48,8 +50,8 @@ class Images:
 
     skip: a broken file is replaced by the next readable one of the same identity, in the order of the list,
     and warned of once; otherwise it raises PictureError. cache_bytes: decoded pictures kept up to this size.
-    decoder: a name of data.decode. group: what rows of the same number in `pids` have in common, in words.
-    advice: what else can be done about a broken file, for the error.
+    decoder: a name of data.decode, or what decode.find gives. group: what rows of the same number in `pids`
+    have in common, in words. advice: what else can be done about a broken file, for the error.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class Images:
     ):
         self.paths, self.pids = list(paths), np.asarray(pids)
         self.height, self.width, self.skip, self.group, self.advice = height, width, skip, group, advice
-        self._decoder = decode.find(decoder)
+        self._decoder = decode.find(decoder) if isinstance(decoder, str) else decoder
         self._room = cache_bytes // (height * width * 3)  # pictures that may still be kept
         self._cache, self._instead, self._lock = {}, {}, threading.Lock()
 
@@ -129,10 +131,14 @@ class Images:
 
 
 class Originals(Images):
-    """Pictures at their own sizes, by PIL."""
+    """Pictures at their own sizes, by PIL; pixels: a decode.Pixels."""
+
+    def __init__(self, *given, pixels=decode.AS_SEEN, **options):
+        super().__init__(*given, **options)
+        self.pixels = pixels
 
     def read(self, path):
-        return original(path)
+        return original(path, self.pixels)
 
 
 def training(data):

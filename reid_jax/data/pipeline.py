@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 
 from reid_jax.config import choice
-from reid_jax.data import degrade
+from reid_jax.data import decode, degrade
 from reid_jax.data.images import Images, Originals, original, training
 from reid_jax.data.records import extras
 from reid_jax.data.streams import share as share_of
@@ -36,14 +36,14 @@ def open_stream(stream, dataset, data, first_step, share):
 def source(stream, records, data, first_step, share):
     """Grain dataset of a stream of images or clips; records: of the stream's block."""
     size = data.height, data.width
-    options = dict(cache_bytes=data.cache_mib << 20, decoder=data.decoder, **training(data))
+    options = dict(cache_bytes=data.cache_mib << 20, decoder=decode.of(data), **training(data))
     given = stream, Draws.of(data, stream.seed, stream.views), first_step, share
     if data.frames:
         return ClipSource(Tracklets(records, *size, **options), TrainClips(data, stream.seed), *given)
     options["group"] = GROUPS[stream.alike]
     images = Images([r.path for r in records], replaceable(stream), *size, **options)
     if data.degrade.share:
-        return DegradedSource(degrade.Settings.of(data.degrade), images, *given)
+        return DegradedSource(degrade.Settings.of(data.degrade), decode.Pixels.of(data), images, *given)
     return TrainSource(images, *given)
 
 
@@ -66,7 +66,7 @@ def eval_batches(records, data, batch_size, shard=(0, 1), trains=False):
     share = share_of(batch_size, shard, "config.eval.batch_size")
     paths, size = [r.path for r in records], (data.height, data.width)
     alike = [r.pid if r.pid >= 0 else -1 - r.camid for r in records]  # who is unknown: of the same camera
-    images = Images(paths, alike, *size, decoder=data.decoder, **(training(data) if trains else {}))
+    images = Images(paths, alike, *size, decoder=decode.of(data), **(training(data) if trains else {}))
     return Batches(EvalSource(images, columns_of(records), batch_size, share), data, 0)
 
 
@@ -83,7 +83,7 @@ def eval_clips(records, data, batch_size, *, pad=True, multiple=1, trains=False)
         raise ConfigError(f"config.eval.batch_size is {batch_size}; it must be at least 1")
     if not records:
         raise DataError("there are no tracklets to embed")
-    options = {"decoder": data.decoder} | (training(data) if trains else {})
+    options = {"decoder": decode.of(data)} | (training(data) if trains else {})
     clips = Tracklets(records, data.height, data.width, **options)
     plan = *plan_clips(clips.lengths, data), batch_size, pad, multiple
     return Batches(EvalClipSource(clips, columns_of(records), *plan), data, 0)
@@ -105,6 +105,7 @@ def taken(columns, index):
 def check_fields(dataset, data):
     """ConfigError when data.frames does not suit the training set, or pictures cannot be as data says."""
     Draws.of(data, 0)
+    decode.Pixels.of(data)
     for field in ("mean", "std", "erase_fill"):
         if len(getattr(data, field)) != 3:
             raise ConfigError(f"config.data.{field} is {getattr(data, field)}; it must be three numbers, RGB")
@@ -165,18 +166,18 @@ class TrainSource(Steps):
 
 
 class DegradedSource(TrainSource):
-    """TrainSource that degrades some images; settings: a degrade.Settings."""
+    """TrainSource that degrades some images; settings: a degrade.Settings, pixels: a decode.Pixels."""
 
-    def __init__(self, settings, *given):
+    def __init__(self, settings, pixels, *given):
         super().__init__(*given)
-        self.settings = settings
+        self.settings, self.pixels = settings, pixels
 
     def read(self, rows, position):
         image, used = super().read(rows, position)
         for i, row in enumerate(used):
             rng = generator(self.stream.seed, 0x64656772, position + i)
             if rng.random() < self.settings.share:
-                picture = self.settings.draw(rng, original(self.images.paths[row]))
+                picture = self.settings.draw(rng, original(self.images.paths[row], self.pixels))
                 image[i] = degrade.enlarge(picture, *image[i].shape[:2])
         return image, used
 
@@ -199,7 +200,7 @@ class TripleSource(Steps):
     def __init__(self, stream, records, data, first_step, share):
         super().__init__(stream, first_step, share)
         size, alike = (data.height, data.width), replaceable(stream)
-        options = {"group": GROUPS[stream.alike], **training(data)}
+        options = {"group": GROUPS[stream.alike], "pixels": decode.Pixels.of(data), **training(data)}
         images = Originals([r.path for r in records], alike, *size, **options)
         self.given = images, degrade.Settings.of(data.degrade)
 

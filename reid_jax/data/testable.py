@@ -67,7 +67,7 @@ def unreadable(paths, data, progress=False):
 
     Reads all of them as an evaluation does. data: the config's section.
     """
-    decoder, size = decode.find(data.decoder), (data.height, data.width)
+    decoder, size = decode.of(data), (data.height, data.width)
 
     def read(start):
         broken = {}

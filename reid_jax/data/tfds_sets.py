@@ -13,6 +13,7 @@ import threading
 
 import numpy as np
 
+from reid_jax import places
 from reid_jax.data.loaders.common import Options
 from reid_jax.data.records import Dataset, Record
 from reid_jax.errors import DataError
@@ -105,7 +106,7 @@ def _builder(tfds):
 def features(tfds, video):
     """Features of an example."""
     f = tfds.features
-    labels = {"pid": f.Scalar(np.int32), "camid": f.Scalar(np.int32), "split": f.Text(), "path": f.Text()}
+    labels = {"pid": f.Scalar(np.int64), "camid": f.Scalar(np.int32), "split": f.Text(), "path": f.Text()}
     if video:
         return f.FeaturesDict(
             {**labels, "frames": f.Sequence(f.Image()), "frame_paths": f.Sequence(f.Text())}
@@ -115,10 +116,11 @@ def features(tfds, video):
 
 def example(record, split, root, video):
     """An example: the labels as in the Dataset, the files' bytes as they are."""
-    labels = {"pid": record.pid, "camid": record.camid, "split": split, "path": relative(record.path, root)}
+    path = os.fsencode(relative(record.path, root))
+    labels = {"pid": record.pid, "camid": record.camid, "split": split, "path": path}
     if not video:
         return {**labels, "image": file_bytes(record.path)}
-    paths = [relative(p, root) for p in record.frames]
+    paths = [os.fsencode(relative(p, root)) for p in record.frames]
     return {**labels, "frames": [file_bytes(p) for p in record.frames], "frame_paths": paths}
 
 
@@ -187,7 +189,7 @@ def find(root, name=""):
     from etils import epath
 
     try:
-        path = epath.Path(os.path.expanduser(root) if "://" not in root else root)
+        path = epath.Path(root if "://" in root else places.local(root, "config.data.root"))
         if (path / "features.json").exists():
             return os.path.abspath(path) if "://" not in root else str(path)
         inside = sorted(
@@ -265,7 +267,7 @@ class BuiltSet:
         for s, split in enumerate(SPLITS):
             labels = self.about["splits"][split]
             groups = labels["frames"] or [[p] for p in labels["path"]]
-            paths += [p.encode() for group in groups for p in group]
+            paths += [os.fsencode(p) for group in groups for p in group]
             counts = np.array([len(group) for group in groups])
             row = np.repeat(np.arange(len(counts)), counts)
             frame = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -276,7 +278,7 @@ class BuiltSet:
 
     def read(self, path):
         """Bytes of the picture with this original path; the same picture in two splits is stored twice."""
-        name = path.encode()
+        name = os.fsencode(path)
         place = int(self._paths.searchsorted(name))
         if place == len(self._paths) or self._paths[place] != name:
             raise FileNotFoundError(path)

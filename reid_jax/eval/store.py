@@ -18,7 +18,7 @@ class FeatureSet:
     """Features of images and what is known of them, row by row."""
 
     feature: np.ndarray  # f32[N,D]
-    pid: np.ndarray  # i32[N], -1 junk, 0 distractor
+    pid: np.ndarray  # i64[N], -1 junk, 0 distractor
     camid: np.ndarray  # i32[N], from 0
     path: np.ndarray  # str[N], relative to the data set's root
     split: np.ndarray  # str[N], "query" | "gallery" | ...
@@ -99,7 +99,7 @@ def _check(path, features):
             raise DataError(
                 f"{path}: array {name} is {array.dtype} {array.shape} beside features "
                 f"{features.feature.shape}; "
-                "a feature set has feature f32[N,D], pid, camid i32[N], path, split str[N]"
+                "a feature set has feature f32[N,D], pid i64[N], camid i32[N], path, split str[N]"
             )
     if not all(_is_text(getattr(features, name)) for name in ("path", "split")):
         raise DataError(f"{path}: its names are damaged; evaluate again")

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 
-from reid_jax import cli
+from reid_jax import cli, places
 
 
 def main(argv=None):
@@ -45,11 +45,27 @@ def main(argv=None):
 def parse(argv):
     """Command line -> namespace."""
     parser = cli.parser("parity", __doc__)
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="a case (.npz) or a folder of cases")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        type=places.argument("PATH"),
+        help="a case (.npz) or a folder of cases",
+    )
     parser.add_argument("--all", action="store_true", help="list every array, not only the failed ones")
     parser.add_argument("--no-float32", action="store_true", help="float64 only, half the time")
-    parser.add_argument("--json", metavar="FILE", help="write all figures to a file")
-    parser.add_argument("--runners", metavar="FILE.py", help="runners of your own cases, one function each")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        type=places.argument("--json", places.written),
+        help="write all figures to a file",
+    )
+    parser.add_argument(
+        "--runners",
+        metavar="FILE.py",
+        type=places.argument("--runners"),
+        help="runners of your own cases, one function each",
+    )
     parser.add_argument("--platform", default="cpu", help="JAX platform to compute on (default: cpu)")
     return parser.parse_args(argv)
 

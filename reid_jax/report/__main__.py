@@ -4,16 +4,21 @@ python -m reid_jax report runs/a
 python -m reid_jax report runs/a --baseline runs/b --data_root /data/moved
 """
 
-from reid_jax import cli
+from reid_jax import cli, places
 from reid_jax.report import build
 
 
 def main(argv=None):
     """Entry point; returns the exit code."""
     parser = cli.parser("report", __doc__)
-    parser.add_argument("workdir", help="folder of a finished run")
+    parser.add_argument("workdir", type=places.argument("WORKDIR"), help="folder of a finished run")
     parser.add_argument(
-        "--baseline", dest="compare_with", default="", metavar="WORKDIR2", help="finished run to compare with"
+        "--baseline",
+        dest="compare_with",
+        default="",
+        metavar="WORKDIR2",
+        type=places.argument("--baseline"),
+        help="finished run to compare with",
     )
     parser.add_argument("--data_root", metavar="DIR", help="where the pictures are, if they were moved")
     parser.add_argument("--queries", type=int, default=12, help="number of retrieval strips (%(default)s)")

@@ -10,6 +10,8 @@ from pathlib import Path
 import jinja2
 
 import reid_jax
+from reid_jax import places
+from reid_jax.data import tfds_sets
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval import store
 from reid_jax.report import look, sections, strips, study
@@ -29,12 +31,14 @@ def build(workdir, *, data_root=None, queries=12, compare_with=""):
     """
     if queries < 0:
         raise ConfigError(f"config.report.queries is {queries}; it must be 0 or more")
+    if data_root and not str(data_root).startswith(tfds_sets.PREFIX):
+        data_root = places.local(data_root, "--data_root")
     run = runs.read(workdir)
     compared = read_compared(compare_with, run) if compare_with else None
     page = render(context(run, compared, data_root, queries))
-    path = os.path.join(workdir, "report.html")
+    path = run.workdir / "report.html"
     write(path, page)
-    return path
+    return str(path)
 
 
 def read_compared(workdir, run):
@@ -75,6 +79,7 @@ def check_compared(workdir, config, protocol):
 
     config: a nested dict, protocol: by which the run will be tested. A run that is not finished is warned of.
     """
+    workdir = places.local(workdir, "config.report.baseline")
     theirs = runs.read_config(workdir)
     if not os.path.exists(os.path.join(workdir, "eval", "final.json")):
         log.warning("config.report.baseline=%s is not finished; the report needs it finished", workdir)
@@ -145,7 +150,8 @@ def retrieval(run, compared, data_root, queries):
     if compared and compared.last:
         before, before_name = compared.last, compared.name
     frames = strips.read_frames(os.path.join(run.workdir, "eval", "frames.npz"))
-    items, thumbs, counts = strips.build(run.last, before, queries, run.data_root(data_root), frames)
+    shown = queries, run.data_root(data_root), frames, run.pixels
+    items, thumbs, counts = strips.build(run.last, before, *shown)
     return {
         "strips": items,
         "uris": thumbs.uris,
@@ -171,7 +177,7 @@ def render(values):
 
 def write(path, page):
     """Writes the file so that a reader sees the old one or the whole new one."""
-    data, temporary = page.encode("utf-8", errors="replace"), None
+    data, temporary = page.encode("utf-8", errors="backslashreplace"), None
     try:
         with tempfile.NamedTemporaryFile(dir=Path(path).parent, prefix=".report-", delete=False) as f:
             temporary = f.name

@@ -3,12 +3,15 @@
 import contextlib
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from reid_jax import places
 from reid_jax.config import defaults
+from reid_jax.data import decode
 from reid_jax.errors import DataError
 from reid_jax.eval import protocols, ranking, store, verification
 from reid_jax.fields import misfit
@@ -119,11 +122,18 @@ class Run:
         """Whether the pictures are computer-made."""
         return self.config.get("data", {}).get("name", "").startswith("synthetic")
 
+    @property
+    def pixels(self):
+        """data.decode.Pixels that the run saw its pictures with."""
+        data = self.config.get("data", {})
+        return decode.Pixels(bool(data.get("exif", True)), tuple(data.get("grey", ())))
+
     def data_root(self, given=None):
         """Folder that the paths of the features are relative to, or None."""
         data = self.config.get("data", {})
         roots = (given, self.summary.get("data_root"), data.get("root"))
-        return next((Path(r) for r in roots if r and isinstance(r, str | Path)), None)
+        root = next((r for r in roots if r and isinstance(r, str | Path)), None)
+        return root and Path(os.path.expanduser(root))
 
 
 def numbers(line):
@@ -143,7 +153,7 @@ def read(workdir, keep_features=True) -> Run:
     The other files are optional; `notes` says why one is not there. Of a run whose last stage is still to be
     trained the last finished one stands for it: eval/STAGE/final.json.
     """
-    workdir = Path(workdir)
+    workdir = Path(places.local(workdir, "the run"))
     config, notes = read_config(workdir), {}
     lines = _metrics(workdir, notes)
     names = [line.get("stage", "") for line in lines["eval"] or lines["train"]]

@@ -10,10 +10,9 @@ import math
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from reid_jax.data import tfds_sets
-from reid_jax.errors import DataError
+from reid_jax.data import decode, tfds_sets
 
 KINDS = ("same_id", "same_cam", "other_cam")
 _THUMB = (96, 192)  # width, height in pixels: sharp at twice the size shown
@@ -90,14 +89,14 @@ def _distinct(rows, pids):
     return [rows[i] for i in np.argsort(turn, kind="stable")]
 
 
-def build(after, before, count, root, frames=None):
+def build(after, before, count, root, frames=None, pixels=decode.AS_SEEN):
     """Strips for the page: (strips, thumbnails, counts of the groups).
 
-    after, before: Ranked, before may be None. root: folder of the pictures or None. frames: see
-    `Thumbnails`. A strip is a dict with group, query and rows; a row has a list of entries, each with
+    after, before: Ranked, before may be None. root: folder of the pictures or None. frames, pixels:
+    see `Thumbnails`. A strip is a dict with group, query and rows; a row has a list of entries, each with
     thumb, kind, score, pid, camid.
     """
-    thumbs = Thumbnails(root, frames)
+    thumbs = Thumbnails(root, frames, pixels)
     rows_of = groups(after, before)
     now = kinds(after)
     if before is not None:
@@ -132,12 +131,12 @@ def _picture(features, row, thumbs):
 class Thumbnails:
     """Small JPEG data URIs of pictures below `root` (or in a built set, tfds:FOLDER), each picture once.
 
-    frames: {path of a tracklet: paths of its frames to show}, None for images.
+    frames: {path of a tracklet: paths of its frames to show}, None for images. pixels: a decode.Pixels.
     uris: {number: data URI}; missing: {path: reason} of pictures that could not be shown.
     """
 
-    def __init__(self, root, frames=None):
-        self.frames = frames or {}
+    def __init__(self, root, frames=None, pixels=decode.AS_SEEN):
+        self.frames, self.pixels = frames or {}, pixels
         self.built = str(root) if str(root).startswith(tfds_sets.PREFIX) else ""
         self.root = Path(root).resolve() if root and not self.built else None
         self.uris, self.missing, self._numbers = {}, {}, {}
@@ -151,21 +150,27 @@ class Thumbnails:
     def _load(self, path):
         try:
             if path in self.frames:
-                data = _jpeg(sheet([_picture_of(self._file(p), _FRAME) for p in self.frames[path]]))
+                data = _jpeg(sheet([self._picture(p, _FRAME) for p in self.frames[path]]))
             else:
-                data = _jpeg(_picture_of(self._file(path), _THUMB))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, DataError) as e:
+                data = _jpeg(self._picture(path, _THUMB))
+        except Exception as e:  # PIL's plugins raise whatever a damaged byte leads to
             self.missing[path] = _reason(e)
             return None
         number = len(self.uris)
         self.uris[number] = "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
         return number
 
-    def _file(self, path):
-        """The picture's file: one below the root, or its bytes from a built set (data.tfds_sets)."""
+    def _picture(self, path, size):
+        """The picture as the network saw it, at most `size` large."""
+        image = decode.picture(self._contents(path), self.pixels, size)
+        image.thumbnail(size, Image.Resampling.LANCZOS)
+        return image
+
+    def _contents(self, path):
+        """Bytes of a file below the root, or from a built set (data.tfds_sets)."""
         if self.built:
-            return io.BytesIO(tfds_sets.contents(f"{self.built}//{path}"))
-        return self._inside(path)
+            return tfds_sets.contents(f"{self.built}//{path}")
+        return self._inside(path).read_bytes()
 
     def _inside(self, path):
         """The resolved file; ValueError when it is not below the root (links are followed first)."""
@@ -185,15 +190,6 @@ def _reason(error):
     if isinstance(error, ValueError) and error.args:
         return str(error.args[0])
     return "not a readable picture"
-
-
-def _picture_of(file, size):
-    """The picture, at most `size` large."""
-    with Image.open(file) as image:
-        image.draft("RGB", size)
-        image = ImageOps.exif_transpose(image).convert("RGB")
-    image.thumbnail(size, Image.Resampling.LANCZOS)
-    return image
 
 
 def _jpeg(image):

@@ -117,7 +117,7 @@ def feature_set(config, embedder, state, splits, root, progress=False, shared=Fa
         feature = embed_records(config, embedder, state, records, progress, trains)
     return store.FeatureSet(
         feature=feature,
-        pid=np.array([r.pid for r in records], np.int32),
+        pid=np.array([r.pid for r in records], np.int64),
         camid=np.array([r.camid for r in records], np.int32),
         path=np.array([os.path.relpath(r.path, root) for r in records]),
         split=np.repeat(list(splits), [len(part) for part in splits.values()]),

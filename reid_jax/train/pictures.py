@@ -5,7 +5,7 @@ import os
 import numpy as np
 from PIL import Image
 
-from reid_jax.data import clips, images
+from reid_jax.data import clips, decode, images
 from reid_jax.eval import store
 from reid_jax.train import evaluate
 
@@ -58,13 +58,13 @@ def save_study(folder, step, arrays):
 def look(config, method, state, devices, query):
     """{name: array} of CLIPS query tracklets, spread over the list.
 
-    image u8[N,T,H,W,3]; pid, camid i32[N]; map/TITLE f32[N,T,h,w] in [0,1] per frame; weight f32[N,T].
+    image u8[N,T,H,W,3]; pid i64[N]; camid i32[N]; map/TITLE f32[N,T,h,w] in [0,1] per frame; weight f32[N,T].
     """
     chosen = [query[i] for i in np.unique(np.linspace(0, len(query) - 1, CLIPS).astype(int))]
     image = np.stack([read_clip(r, config.data) for r in chosen])
     found = devices.compile_embed(lambda state, image: method.look(state, image))
     parts = [found(state, np.repeat(clip[None], len(devices.local), 0)) for clip in image]
-    arrays = {"image": image, "pid": np.array([r.pid for r in chosen], np.int32)}
+    arrays = {"image": image, "pid": np.array([r.pid for r in chosen], np.int64)}
     arrays["camid"] = np.array([r.camid for r in chosen], np.int32)
     for name in parts[0]:
         values = np.stack([np.asarray(p[name], np.float32)[0] for p in parts])
@@ -75,7 +75,8 @@ def look(config, method, state, devices, query):
 def read_clip(record, data):
     """u8[T,H,W,3]: the first frame of each of T equal parts of a tracklet."""
     index = clips.rrs_test(len(record), data.frames)
-    return np.stack([images.read(record.frames[i], data.height, data.width) for i in index])
+    decoder = decode.find("pil", decode.Pixels.of(data))
+    return np.stack([images.read(record.frames[i], data.height, data.width, decoder) for i in index])
 
 
 def unit_range(maps):

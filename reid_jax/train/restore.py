@@ -4,7 +4,7 @@ import contextlib
 import logging
 from typing import Any, NamedTuple
 
-from reid_jax import methods
+from reid_jax import methods, places
 from reid_jax.data import testable
 from reid_jax.errors import CheckpointError, ConfigError, PictureError
 from reid_jax.fields import namespace
@@ -71,7 +71,7 @@ def run(workdir, devices=None, which="latest", batch=0):
     devices: default, all devices. batch: images at a time, 0: as in the run. Raises CheckpointError or
     ConfigError when there is no such run or checkpoint.
     """
-    devices = devices or Devices()
+    devices, workdir = devices or Devices(), places.local(workdir, "the run")
     config = namespace(stages.of_run(workdir))
     name, checkpoints = stages.last_begun(workdir)
     with contextlib.closing(checkpoints):

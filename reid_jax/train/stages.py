@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 from flax import traverse_util
 
-from reid_jax import methods
+from reid_jax import methods, places
 from reid_jax.errors import CheckpointError, ConfigError
 from reid_jax.fields import completed, flatten, namespace, overlay, plain, split_label
 from reid_jax.train import checkpoint
@@ -80,7 +80,7 @@ def elsewhere(config):
         if stage not in methods.stage_names(config.method):
             known = ", ".join(methods.stage_names(config.method))
             raise ConfigError(f"config.init.stages has {text!r}; use STAGE=WORKDIR with a stage of {known}")
-        folders[stage] = workdir
+        folders[stage] = places.local(workdir, f"config.init.stages: {stage}")
     return folders
 
 

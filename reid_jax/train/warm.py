@@ -7,6 +7,7 @@ import os
 import jax.numpy as jnp
 from flax import traverse_util
 
+from reid_jax import places
 from reid_jax.errors import CheckpointError, ConfigError, WeightsError
 from reid_jax.models import weights
 from reid_jax.train import stages, titles
@@ -79,6 +80,7 @@ def best_of(workdir):
 
     Leaf paths are nets/NET/params/base/... Raises WeightsError when there is no checkpoint.
     """
+    workdir = places.local(workdir, "the run")
     folder = os.path.join(workdir, "checkpoints")
     if not os.path.isdir(folder) or not os.listdir(folder):
         raise WeightsError(f"{workdir} holds no checkpoints; name the --workdir of a finished run")

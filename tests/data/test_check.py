@@ -4,6 +4,8 @@ import itertools
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -134,6 +136,36 @@ def test_video(tmp_path):
     frame.write_bytes(frame.read_bytes()[:300])
     broken = kinds(check.check("duke_video", str(tmp_path / "d")))["unreadable"]["items"]
     assert len(broken) == 1 and broken[0].startswith("train/0002/0001/0002_C1_F0001_X00001.jpg")
+
+
+def test_turned_and_deep_pictures_are_counted(market):
+    tag, query = Image.Exif(), market / "query"
+    tag[0x0112] = 6
+    Image.open(query / "0001_c1s1_000000_00.jpg").save(query / "0001_c1s1_000000_00.jpg", exif=tag)
+    grey = np.arange(128, dtype=np.uint16).reshape(16, 8)
+    for name, factor in (("0001_c3s1_000000_00.jpg", 30), ("0003_c1s1_000000_00.jpg", 500)):
+        Image.fromarray(grey * factor).save(query / name, "PNG")
+    turned, deep = check.check("market1501", str(market))["notes"]
+    assert turned.startswith("1 pictures have an EXIF orientation") and "config.data.exif" in turned
+    assert deep.startswith("2 pictures have grey values of more than 8 bits, from 0 to 63500; white is")
+    assert "4095 in 1" in deep and "65535 in 1" in deep and "config.data.grey=BLACK,WHITE" in deep
+    assert check.check("market1501", str(market), quick=True)["notes"] == [turned]
+
+
+def test_names_that_are_not_utf8(market, tmp_path):
+    """They are printed escaped, wherever the output goes."""
+    name = "0003_c3s1_000009_\u884c\u4eba.jpg".encode("gbk")
+    broken = bytes(market / "bounding_box_test") + b"/" + name
+    with open(broken, "wb") as f:
+        f.write(b"\xff\xd8 cut")
+    args = ["check", "market1501", "--root", str(market), "--quiet", f"--json={tmp_path / 'found.json'}"]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii:strict", "PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, "-m", "reid_jax.data", *args], env=env, capture_output=True)
+    assert done.returncode == 1, done.stderr
+    assert rb"bounding_box_test/0003_c3s1_000009_\udcd0\udcd0\udcc8\udccb.jpg (no image)" in done.stdout
+    found = json.loads((tmp_path / "found.json").read_text())
+    (items,) = [p["items"] for p in found["problems"] if p["kind"] == "unreadable"]
+    assert items[0].encode(errors="surrogateescape") == b"bounding_box_test/" + name + b" (no image)"
 
 
 def test_synthetic_has_no_published_counts(tmp_path):

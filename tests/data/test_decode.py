@@ -63,11 +63,132 @@ def test_modes_and_formats(name, mode, suffix):
     assert difference(encode(picture().convert(mode), suffix), name, 128, 64) <= 1
 
 
-@pytest.mark.parametrize("name", FAST)
-def test_pictures_are_not_turned(name):
-    turned = Image.Exif()
-    turned[0x0112] = 6  # orientation: 90 degrees
-    assert difference(encode(picture(), exif=turned), name, 128, 64) <= 1
+UNTURNED = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # orientation: PIL's transposition that it undoes
+
+
+def tagged(number, suffix="JPEG", mode="RGB"):
+    """(an upright picture, the file of it on its side or so, with the tag that says it)."""
+    upright, tag = picture().convert(mode), Image.Exif()
+    tag[0x0112] = number
+    quality = {} if suffix in ("PNG", "TIFF") else {"quality": 98}
+    stored = upright.transpose(UNTURNED[number]) if number in UNTURNED else upright
+    return upright, encode(stored, suffix, exif=tag, **quality)
+
+
+@pytest.mark.parametrize("name", decode.DECODERS)
+@pytest.mark.parametrize("suffix", ["JPEG", "MPO", "PNG", "TIFF", "WEBP", "AVIF"])
+def test_pictures_are_turned_as_their_tag_says(name, suffix):
+    for number in range(1, 9):
+        upright, contents = tagged(number, suffix)
+        want, size = np.asarray(upright).astype(int), upright.size[::-1]
+        assert decode.orientation(contents) == number
+        found = decode.find(name)(contents, *size)
+        assert np.abs(found - want).mean() < 4, number
+        assert np.abs(decode.original(contents) - want).mean() < 4
+        as_stored = decode.Pixels(exif=False)
+        left = decode.original(contents, as_stored)
+        assert left.shape[:2] == (size if number < 5 else size[::-1])
+        np.testing.assert_array_equal(left, decode.find(name, as_stored)(contents, *left.shape[:2]))
+        assert np.abs(left - want).mean() < 4 if number == 1 else not np.array_equal(left, want), number
+
+
+def test_tags_that_are_damaged_or_elsewhere():
+    """A whole picture stays one; XMP's tag counts where EXIF has none."""
+    upright, contents = tagged(6)
+    start = contents.index(b"Exif")
+    for end in range(start, start + 29, 3):  # of 32 bytes
+        broken = contents[:end] + b"\xff\x00\xff" + contents[end + 3 :]
+        assert all(decode.find(n)(broken, 64, 32).shape == (64, 32, 3) for n in decode.DECODERS)
+    xmp = encode(upright.transpose(UNTURNED[8]), quality=98, xmp=b'<x tiff:Orientation="8"/>')
+    for name in decode.DECODERS:
+        assert np.abs(decode.find(name)(xmp, 128, 64) - np.asarray(upright).astype(int)).mean() < 4
+
+
+def test_a_tag_does_not_slow_upright_pictures(monkeypatch):
+    monkeypatch.setattr(decode, "with_pil", lambda *a: pytest.fail("PIL was asked"))
+    for name in FAST:
+        decode.find(name)(tagged(1)[1], 256, 128)
+
+
+# ---- deep pictures
+
+
+def levels(size=(16, 32), seed=0):
+    """u8[h,w] in blocks of 8 x 8, from 0 to 255."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (size[1] // 8, size[0] // 8))
+    blocks.flat[:2] = 0, 255
+    return np.kron(blocks, np.ones((8, 8), int)).astype(np.uint8)
+
+
+def assert_shown(contents, want, pixels=decode.AS_SEEN, off=1):
+    for name in decode.DECODERS:
+        found = decode.find(name, pixels)(contents, *want.shape).astype(int)
+        assert np.abs(found - want[..., None]).max() <= off, name
+    np.testing.assert_array_equal(decode.original(contents, pixels), found)
+
+
+@pytest.mark.parametrize("suffix", ["PNG", "TIFF", "JPEG2000", "PPM", "IM"])
+@pytest.mark.parametrize("factor", [257, 64, 16, 4, 1])
+def test_16_bits(suffix, factor):
+    """Cameras of 10, 12 and 14 bits store their values as they are; a PGM says how deep its are."""
+    if suffix != "PPM" or factor in (257, 1):
+        want = levels()
+        assert_shown(encode(Image.fromarray(want.astype(np.uint16) * factor), suffix), want, off=2)
+
+
+@pytest.mark.parametrize("suffix", ["TIFF", "IM"])
+@pytest.mark.parametrize("factor", [1, 257, 2**16, 2**23])
+def test_32_bits(suffix, factor):
+    want = levels()
+    assert_shown(encode(Image.fromarray(want.astype(np.int32) * factor), suffix), want)
+
+
+def test_tiff_without_a_sign_or_with_white_as_zero():
+    want = levels()
+    contents = encode(Image.fromarray((want.astype(np.uint32) << 24).view(np.int32)), "TIFF")
+    sign = b"\x53\x01\x03\0\x01\0\0\0\x02"  # tag 339, SampleFormat, one short: 2
+    assert sign in contents
+    assert_shown(contents.replace(sign, sign[:-1] + b"\x01"), want)
+    black = b"\x06\x01\x03\0\x01\0\0\0\x01"  # tag 262, PhotometricInterpretation
+    contents = encode(Image.fromarray(want.astype(np.uint16) * 257), "TIFF")
+    assert black in contents
+    assert_shown(contents.replace(black, black[:-1] + b"\0"), 255 - want)
+
+
+@pytest.mark.parametrize("suffix", ["TIFF", "IM", "PPM"])
+@pytest.mark.parametrize("factor", [1 / 255, 1, 257, 2.0**16])
+def test_floats(suffix, factor):
+    want = levels()
+    values = (want.astype(float) * factor).astype(np.float32)
+    assert_shown(encode(Image.fromarray(values), suffix), want)
+    if suffix == "TIFF":
+        values[0, :4], want[0, :4] = (np.nan, -np.inf, np.inf, 1.05 * values.max()), (0, 0, 255, 255)
+        assert_shown(encode(Image.fromarray(values), suffix), want)
+
+
+def test_values_below_zero_keep_their_contrast():
+    signed = levels().astype(np.float32) / 127.5 - 1
+    assert_shown(encode(Image.fromarray(signed), "TIFF"), levels())
+    assert_shown(encode(Image.fromarray((signed * 32767).astype(np.int32)), "TIFF"), levels(), off=2)
+    flat = np.zeros((32, 16), np.float32)
+    assert_shown(encode(Image.fromarray(flat), "TIFF"), flat)
+    assert_shown(encode(Image.fromarray(np.full((32, 16), np.nan, np.float32)), "TIFF"), flat)
+
+
+def test_one_scale_for_all():
+    """A thermal camera of 14 bits sees people in a small part of its range."""
+    want = levels()
+    contents = encode(Image.fromarray(7000 + 8 * want.astype(np.uint16)), "PNG")
+    assert np.ptp(decode.original(contents)) < 40
+    assert_shown(contents, want, decode.Pixels(grey=(7000, 7000 + 8 * 255)))
+
+
+@pytest.mark.parametrize("grey", [(1,), (5, 5), (9, 1), (0, float("nan")), (1, 2, 3), ("a", "b")])
+def test_ranges_that_are_none(grey):
+    data = namespace(defaults()["data"])
+    data.grey = grey
+    with pytest.raises(ConfigError, match="config.data.grey is"):
+        decode.of(data)
 
 
 @pytest.mark.parametrize("name", FAST)

@@ -160,6 +160,21 @@ def test_video(tmp_path):
     assert_equal(*tests)
 
 
+def test_any_name_and_any_integer(tmp_path):
+    """Names that are not UTF-8, identities beyond 32 bits, pictures that TFDS itself could not open."""
+    name, found = os.fsdecode("\u884c\u4eba.tif".encode("gbk")), []
+    for i, pid in enumerate((0, 20260101123001)):
+        path = os.path.join(tmp_path / "raw", f"p{i}", name)
+        os.makedirs(os.path.dirname(path))
+        Image.fromarray(np.arange(512, dtype=np.uint16).reshape(32, 16) * 100 + i).save(path)
+        found.append(Record(path, pid, 0))
+    raw = Dataset("odd", str(tmp_path / "raw"), tuple(found[:1]), tuple(found[1:]), tuple(found[1:]), ("a",))
+    again = tfds_sets.load(tfds_sets.build(raw, str(tmp_path)))
+    for a, b in zip(found, (*again.train, *again.query), strict=True):
+        assert (a.pid, os.path.relpath(a.path, raw.root)) == (b.pid, os.path.relpath(b.path, again.root))
+        np.testing.assert_array_equal(images.read(a.path, 32, 16), images.read(b.path, 32, 16))
+
+
 def test_readable_by_anyone_with_tfds(built):
     """The documented features decode with TFDS alone."""
     import tensorflow_datasets as tfds

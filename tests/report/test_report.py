@@ -5,6 +5,7 @@ import dataclasses
 import html.parser
 import io
 import json
+import os
 import re
 import shutil
 
@@ -15,6 +16,7 @@ from report.arrays import study_arrays
 from sklearn import metrics
 
 from reid_jax import cli, methods, report
+from reid_jax.data import decode
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval import store
 from reid_jax.fields import namespace
@@ -414,6 +416,41 @@ def test_thumbnails_are_small_jpegs(tmp_path):
     image = Image.open(io.BytesIO(base64.b64decode(thumbs.uris[0].partition(",")[2])))
     assert image.format == "JPEG" and image.width <= 96 and image.height <= 192
     assert np.abs(np.asarray(image)[5, 5].astype(int) - (200, 10, 10)).max() < 8
+
+
+def test_thumbnails_show_what_the_network_saw(tmp_path):
+    """Turned by EXIF unless the run did not, deep grey with its contrast, names of any encoding."""
+    tag, name = Image.Exif(), "\u884c\u4eba.jpg".encode("gbk")
+    tag[0x0112] = 6
+    upright = Image.new("RGB", (40, 80), (250, 10, 10))
+    upright.paste((10, 10, 250), (0, 40, 40, 80))
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "x.jpg", exif=tag)
+    os.rename(tmp_path / "x.jpg", os.fsdecode(bytes(tmp_path) + b"/" + name))
+    Image.fromarray(np.full((80, 40), 30000, np.uint16)).save(tmp_path / "deep.png")
+
+    def shown(path, pixels=decode.AS_SEEN):
+        thumbs = strips.Thumbnails(tmp_path, pixels=pixels)
+        assert thumbs.add(path) == 0, thumbs.missing
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(thumbs.uris[0].partition(",")[2])))).astype(
+            int
+        )
+
+    turned = shown(os.fsdecode(name))
+    assert turned.shape == (80, 40, 3)
+    assert (
+        np.abs(turned[5, 5] - (250, 10, 10)).max() < 12 and np.abs(turned[75, 5] - (10, 10, 250)).max() < 12
+    )
+    assert shown(os.fsdecode(name), decode.Pixels(exif=False)).shape == (40, 80, 3)
+    assert 100 < shown("deep.png").mean() < 240
+    assert shown("deep.png", decode.Pixels(grey=(0, 30000))).min() > 250
+
+
+def test_names_that_are_not_utf8_are_shown_escaped(workdir, no_tsne):
+    features = store.load(workdir / "eval" / "final.npz")
+    odd = np.array([os.fsdecode("\u884c".encode("gbk")) + str(p) for p in features.path])
+    store.save(workdir / "eval" / "final.npz", dataclasses.replace(features, path=odd))
+    page = open(report.build(str(workdir), queries=2), encoding="utf-8").read()
+    assert r"\udcd0\udcd0" in page
 
 
 def test_tracklets_show_their_frames_in_order(tmp_path):

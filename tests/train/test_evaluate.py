@@ -10,8 +10,9 @@ from trees import viper
 from reid_jax import report
 from reid_jax.commands import compare, cross
 from reid_jax.config import defaults, namespace
+from reid_jax.data.records import Record
 from reid_jax.errors import ConfigError
-from reid_jax.eval import store
+from reid_jax.eval import protocols, store
 from reid_jax.report import run as runs
 from reid_jax.train import evaluate
 
@@ -49,6 +50,25 @@ def first_hits(features, camera_filter, keep=None):
                 entries.append((-a @ b / np.linalg.norm(a) / np.linalg.norm(b), not same))
         found.append([wrong for _, wrong in sorted(entries)].index(False))
     return np.array(found)
+
+
+@pytest.mark.parametrize("protocol", protocols.PROTOCOLS)
+@pytest.mark.parametrize("start", [2**31 - 5, 2**32, 20260101123000, 2**61])
+def test_figures_do_not_depend_on_the_size_of_identities(protocol, start, monkeypatch):
+    """Not on the way from records to figures: 32 bits would make one person of two that are 2**32 apart."""
+    known = feature_set(images=2)
+    monkeypatch.setattr(evaluate, "embed_records", lambda *given: known.feature)
+
+    def figures(number):
+        splits = {"query": [], "gallery": []}
+        for path, pid, camid, split in zip(known.path, known.pid, known.camid, known.split, strict=True):
+            splits[split].append(Record(path, number(int(pid)), int(camid)))
+        features = evaluate.feature_set(config(), None, None, splits, "")
+        return evaluate.score(config(), features, protocol).figures
+
+    small = figures(lambda pid: pid)
+    for step in (1, 2**32 if start < 2**40 else 3):
+        assert figures(lambda pid, step=step: start + step * pid) == small
 
 
 @pytest.mark.parametrize("protocol", ["market", "all-pairs"])

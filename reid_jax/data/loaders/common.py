@@ -13,11 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reid_jax.data.loaders import matfile
+from reid_jax.data.loaders import matfile, walk
 from reid_jax.data.records import Record
 from reid_jax.errors import ConfigError, DataError
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 PID_CAMERA = re.compile(r"(-?\d+)_c(\d+)")  # 0002_c1s1_000451_03.jpg, 0001_c2_f0046182.jpg
 
 
@@ -43,6 +42,7 @@ class Reading(NamedTuple):
     drawn: dict = {}  # what was drawn at random and is no published split: {"train_ids": [...], ...}
     cameras: dict = {}  # {camera number: name} where numbers are not the published names
     kind: str = ""  # image | video where the Layout leaves it open
+    protocol: str = ""  # where it is another than the Layout's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,16 +106,13 @@ def find_root(layout, root):
 
 
 def listing(folder):
-    """Sorted names in a folder, hidden files left out; DataError when it cannot be read."""
-    try:
-        return sorted(n for n in os.listdir(folder) if not n.startswith("."))
-    except OSError as e:
-        raise DataError(f"cannot read the folder {folder}: {e.strerror}") from e
+    """Sorted names in a folder, but for what `walk` leaves out; DataError when it cannot be read."""
+    return [entry.name for entry in walk.entries(folder)]
 
 
 def image_names(folder):
     """Sorted names of image files in a folder (Thumbs.db and the like are no images)."""
-    return [n for n in listing(folder) if n.lower().endswith(IMAGES)]
+    return [entry.name for entry in walk.entries(folder) if walk.is_picture(folder, entry)]
 
 
 def read_flat(folder, pattern=PID_CAMERA, camera=None):
@@ -140,7 +137,7 @@ def integer_folders(folder, strange):
         path = os.path.join(folder, name)
         if re.fullmatch(r"-?\d+", name) and os.path.isdir(path):
             found.append((int(name), path))
-        elif os.path.isdir(path) or name.lower().endswith(IMAGES):
+        elif os.path.isdir(path) or walk.looks_like_one(name):
             strange.append(path)
     return sorted(found)
 
@@ -155,11 +152,21 @@ def read_lines(path):
 
 
 def inside(folder, name, source):
-    """FOLDER/NAME; DataError when a listed name leads out of the folder."""
+    """FOLDER/NAME; NAME may be absolute. DataError when a listed name leads out of the folder."""
+    folder = os.path.normpath(folder)
     path = os.path.normpath(os.path.join(folder, name))
-    if os.path.isabs(name) or not path.startswith(os.path.normpath(folder) + os.sep):
+    if os.path.isabs(name) and not below(path, folder) and "\0" not in name:
+        real, top = os.path.realpath(os.path.dirname(path)), os.path.realpath(folder)
+        if below(os.path.join(real, "x"), top):  # the folder is written without a link, or with another
+            path = os.path.normpath(os.path.join(folder, os.path.relpath(real, top), os.path.basename(path)))
+    if not below(path, folder):
         raise DataError(f"{source} names {name!r}, which lies outside of {folder}")
     return path
+
+
+def below(path, folder):
+    """Whether a normal path lies in a folder."""
+    return path.startswith(folder.rstrip(os.sep) + os.sep) and path != folder
 
 
 def check_present(paths, folder, options):
@@ -167,20 +174,30 @@ def check_present(paths, folder, options):
 
     One directory listing for each folder.
     """
-    if options.on_broken == "skip":
-        return
+    if options.on_broken != "skip":
+        refuse_missing(missing_of(paths), len(paths), folder)
+
+
+def missing_of(paths):
+    """The paths that are not there, folder by folder; links that lead nowhere are not."""
     names = {}
     for path in paths:
         names.setdefault(os.path.dirname(path), set()).add(path)
     missing = []
     for parent, wanted in names.items():
-        present = {os.path.join(parent, n) for n in listing(parent)} if os.path.isdir(parent) else set()
-        missing += sorted(wanted - present)
+        missing += sorted(wanted - {os.path.join(parent, n) for n in walk.names_in(parent)})
+    return missing
+
+
+def refuse_missing(missing, count, folder):
+    """DataError when some of `count` listed images are missing."""
     if missing:
+        foreign = any("\udc80" <= c <= "\udcff" for c in missing[0])
+        coding = f" ({missing[0]!r} is not UTF-8: perhaps the list was saved in another encoding)"
         raise DataError(
-            f"{len(missing)} of {len(paths)} listed images are missing under {folder}, "
-            f"first {missing[0]}: the copy is incomplete; unpack the archive again, or pass over what is "
-            "missing (on_broken=skip)"
+            f"{len(missing)} of {count} listed images are missing under {folder}, first {missing[0]}"
+            f"{coding if foreign else ''}: the copy is incomplete; unpack the archive again, or pass over "
+            "what is missing (on_broken=skip)"
         )
 
 

@@ -1,34 +1,40 @@
 """One's own pictures: a labels.csv, or the sub-folders train, query and gallery with telling names.
 
-CSV columns: path (below data.root), pid, camid, split (train | query | gallery, may be left out) and
-tracklet (may be left out; rows of one tracklet are its frames, in their order). Without a split, identities
-are drawn for training and the others tested.
+Columns of the table, in any order: path (below data.root), pid, and, as far as there are such, camid
+(without it a test compares all pairs), split (train | query | gallery; without it identities are drawn for
+training and the others tested) and tracklet (rows of one tracklet are its frames, in their order).
 """
 
-import csv
+import difflib
+import functools
+import logging
 import os
 import re
 from typing import NamedTuple
 
+from reid_jax import places
+from reid_jax.data.loaders import labels, table, walk
 from reid_jax.data.loaders.common import (
-    IMAGES,
     Layout,
     Reading,
     check_present,
     draw_half,
     from_one,
     inside,
+    missing_of,
     of_ids,
     query_and_gallery,
 )
 from reid_jax.data.records import Record
 from reid_jax.errors import ConfigError, DataError
 
-LABELS = "labels.csv"
+LABELS = ("labels.csv", "labels.tsv")
 SPLITS = ("train", "query", "gallery")
 COLUMNS = ("path", "pid", "camid", "split", "tracklet")
 UNKNOWN = -1  # identity of pictures without one
 PATTERN = r"(?:^|/)(?P<pid>-?\d+)_c(?P<camera>\d+)"  # Market-1501's names
+_HINTS = {"camid": "cam", "split": "split", "tracklet": "track"}  # in other names for these columns
+log = logging.getLogger(__name__)
 
 
 class Row(NamedTuple):
@@ -36,38 +42,74 @@ class Row(NamedTuple):
 
     path: str
     pid: str
-    camera: str
+    camera: str  # "" = not known
     split: str  # "" = to be drawn
     tracklet: str  # "" = none
+    where: str  # for errors: the file, or the line that names it
 
 
 def read(root, options):
-    """Labels from the CSV when there is one, otherwise from the names.
+    """Labels from the table when there is one, otherwise from the names.
 
-    pids and cameras that are not all integers are numbered from 1 in sorted order; integers keep their
-    meaning: -1 is junk and 0, unless train or query use it for a person, a distractor. Training pictures of
-    nobody known have pid -1; cameras that are not known count as one.
+    pids and cameras that are not all whole numbers are numbered from 1 in sorted order. The pids -1 (junk)
+    and 0 (a distractor, unless train or query use it for a person) keep their meaning however others are
+    written. Training pictures of nobody known have pid -1; cameras that are not known count as one, and where
+    none is known a test leaves nothing out.
     """
     path = csv_path(root, options)
     rows, strange = (read_csv(path, root, options), []) if path else read_names(root, options.pattern)
     if not rows:
         return Reading({s: [] for s in SPLITS}, strange)
-    pids, _ = numbers([r.pid for r in rows], UNKNOWN)
-    camids, cameras = with_unknown(*numbers([r.camera for r in rows], None))
-    records = {s: [] for s in (*SPLITS, "")}
-    tracklets = {}
+    check_identities(rows)
+    pids, _ = numbered([r.pid for r in rows], UNKNOWN, (labels.JUNK, labels.DISTRACTOR))
+    camids, cameras = with_unknown(*numbered([r.camera for r in rows], None))
+    records, kind = grouped(rows, pids, camids)
+    protocol = "" if any(r.camera for r in rows) else "all-pairs"
+    undecided, drawn = records.pop(""), {}
+    unknown = [r for r in undecided if r.pid == UNKNOWN]
+    if len(unknown) < len(undecided):
+        records, drawn = draw(from_one({"query": undecided})["query"], options)
+        check_drawn(root, records, protocol)
+    records["train"] += unknown
+    return Reading(from_one(records), strange, drawn, cameras, kind, protocol)
+
+
+def check_identities(rows):
+    """DataError naming the first pid that is negative and not junk."""
+    for row in rows:
+        number = labels.integer(row.pid)
+        if number is not None and number < labels.JUNK:
+            raise DataError(
+                f"{row.where}: pid is {row.pid}; -1 is junk and 0 a distractor, people have positive numbers "
+                "or names: number them anew"
+            )
+
+
+def numbered(written, empty, special=()):
+    """labels.numbered of labels, some of which may be empty: these have the number `empty`."""
+    numbers, names = labels.numbered([label for label in written if label], special)
+    given = iter(numbers)
+    return [next(given) if label else empty for label in written], names
+
+
+def with_unknown(camids, names):
+    """(camids, names) as of `numbered` where cameras that are not known are one of their own, the last."""
+    if None not in camids:
+        return camids, names
+    last = 1 + max((c for c in camids if c is not None), default=0)
+    return [last if c is None else c for c in camids], {**names, last: "unknown"}
+
+
+def grouped(rows, pids, camids):
+    """({split: records}, image | video): rows of one tracklet become one record."""
+    records, tracklets = {s: [] for s in (*SPLITS, "")}, {}
     for row, pid, camid in zip(rows, pids, camids, strict=True):
         key = (row.split, row.tracklet, pid, camid) if row.tracklet else row.path
         tracklets.setdefault(key, (row.split, pid, camid, []))[3].append(row.path)
     video = any(row.tracklet for row in rows)
     for split, pid, camid, frames in tracklets.values():
         records[split].append(Record(frames[0], pid, camid, tuple(frames) if video else ()))
-    undecided, drawn = records.pop(""), {}
-    unknown = [r for r in undecided if r.pid == UNKNOWN]
-    if len(unknown) < len(undecided):
-        records, drawn = draw(from_one({"query": undecided})["query"], options)
-    records["train"] += unknown
-    return Reading(from_one(records), strange, drawn, cameras, "video" if video else "image")
+    return records, "video" if video else "image"
 
 
 def draw(records, options):
@@ -86,87 +128,110 @@ def draw(records, options):
     return {"train": of_ids(records, train), "query": query, "gallery": gallery}, {"train_ids": train}
 
 
-def numbers(labels, empty):
-    """(numbers of labels, {number: name} where these are not the labels themselves); empty: that of ""."""
-    if all(re.fullmatch(r"-?\d+", label) for label in labels if label):
-        return [int(label) if label else empty for label in labels], {}
-    names = sorted(set(labels) - {"", "-1"})
-    number = {name: i for i, name in enumerate(names, 1)} | {"": empty, "-1": -1}
-    return [number[label] for label in labels], dict(enumerate(names, 1))
+def check_drawn(root, splits, protocol):
+    """DataError where a drawn test would find every query itself, as no camera is known."""
+    if protocol and splits["gallery"] and {*splits["query"]} == {*splits["gallery"]}:
+        raise DataError(
+            f"{root}: every person that is tested has one picture, and cameras are not known: there is "
+            "nothing to search for; add pictures, or a column split"
+        )
 
 
-def with_unknown(camids, names):
-    """(camids, names) as of `numbers` where cameras that are not known are one of their own, the last."""
-    if None not in camids:
-        return camids, names
-    last = 1 + max((c for c in camids if c is not None), default=0)
-    return [last if c is None else c for c in camids], {**names, last: "unknown"}
-
-
-# ---- labels.csv -----------------------------------------------------------------------------------------
+# ---- the table ------------------------------------------------------------------------------------------
 def csv_path(root, options):
-    """The CSV to read, "" for none."""
+    """The table to read, "" for none."""
     if not options.csv:
-        path = os.path.join(root, LABELS)
-        return path if os.path.exists(path) else ""
-    path = os.path.abspath(os.path.expanduser(options.csv))
+        found = (os.path.join(root, name) for name in LABELS)
+        return next((path for path in found if os.path.exists(path)), "")
+    path = os.path.abspath(places.local(options.csv, "config.data.csv"))
     if not os.path.isfile(path):
         raise DataError(f"config.data.csv: {path} is no file")
     return path
 
 
 def read_csv(path, root, options):
-    """Rows of a CSV; DataError naming the line of the first fault."""
-    rows, lines = [], {}
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as f:
-            reader = csv.DictReader(f, strict=True)
-            check_columns(path, reader.fieldnames or [])
-            for line in reader:
-                where = f"{path}, line {reader.line_num}"
-                row = parse_line(line, where, root)
-                if lines.setdefault(row.path, reader.line_num) != reader.line_num:
-                    raise DataError(
-                        f"{where}: {line['path']} is on line {lines[row.path]} already; remove one"
-                    )
-                rows.append(row)
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise DataError(f"cannot read {path}: {e}; it must be a comma-separated file in UTF-8") from e
-    if not rows:
+    """Rows of a table; DataError naming the line of the first fault."""
+    header, lines = table.read(path, COLUMNS[:2])
+    check_columns(path, header)
+    lines = [(number, dict(zip(header, values, strict=True))) for number, values in lines]
+    if not lines:
         raise DataError(f"{path} has no line below its header {','.join(COLUMNS)}")
+    check_unread(path, header, lines)
+    cameras = any(line.get("camid") for _, line in lines)
+    rows, numbers = [], {}
+    for number, line in lines:
+        row = parse_line(line, f"{path}, line {number}", root, cameras)
+        if numbers.setdefault(row.path, number) != number:
+            raise DataError(f"{row.where}: {line['path']} is on line {numbers[row.path]} already; remove one")
+        rows.append(row)
     if len({bool(row.tracklet) for row in rows}) > 1:
         raise DataError(f"{path}: some lines have a tracklet and some have none; give all or none")
-    check_present([row.path for row in rows], root, options)
-    return rows
+    return present(rows, root, options)
 
 
 def check_columns(path, columns):
-    """DataError for columns that are missing, unknown or double."""
-    missing = [c for c in COLUMNS[:3] if c not in columns]
-    unknown = [c for c in columns if c not in COLUMNS]
-    if missing or unknown or len(set(columns)) < len(columns):
+    """DataError for columns that are missing or double."""
+    known = [c for c in columns if c in COLUMNS]
+    if not set(COLUMNS[:2]) <= set(known) or len(set(known)) < len(known):
         raise DataError(
-            f"{path}, line 1: columns are {', '.join(map(repr, columns)) or 'missing'}; "
-            "path, pid and camid are needed, split and tracklet may follow, each once and nothing else"
+            f"{path}, line 1: columns are {', '.join(map(repr, columns)) or 'missing'}; path and pid are "
+            "needed once, camid, split and tracklet may be there once"
         )
 
 
-def parse_line(line, where, root):
-    """Row of one line."""
-    if None in line or None in line.values():
-        raise DataError(f"{where} has more or fewer fields than the header; quote fields that hold a comma")
-    line = {k: v.strip() for k, v in line.items()}
-    split = line.get("split", "")
+def check_unread(path, header, lines):
+    """Says which columns are not read; DataError for what seems to be one of ours under another name."""
+    others = [c for c in header if c and c not in COLUMNS]
+    for column in (c for c in COLUMNS if c not in header):
+        near = [
+            c for c in others if _HINTS[column] in c or difflib.get_close_matches(c, [column], cutoff=0.75)
+        ]
+        if column == "split":
+            near += [c for c in others if all(line[c].lower() in SPLITS for _, line in lines)]
+        if near:
+            raise DataError(
+                f"{path}, line 1: the column {near[0]!r} is not known, and {column} is missing: call it "
+                f"{column}, or remove it if it is something else"
+            )
+    if others:
+        log.info("%s: columns that are not read: %s", path, ", ".join(others))
+
+
+def parse_line(line, where, root, cameras):
+    """Row of one line; cameras: whether any line names one."""
+    split = line.get("split", "").lower()
     if "split" in line and split not in SPLITS:
         raise DataError(f"{where}: split is {split!r}; it must be one of {', '.join(SPLITS)}")
     tested = split in ("query", "gallery")  # who trains may be unknown
-    empty = [c for c in COLUMNS[: 3 if tested else 1] if not line[c]]
+    needed = ["path", *["pid"] * tested, *["camid"] * (cameras and (tested or bool(line["pid"])))]
+    empty = [c for c in needed if not line.get(c)]
     if empty:
         raise DataError(f"{where}: {' and '.join(empty)} is empty")
-    if line["pid"] and not line["camid"]:
-        raise DataError(f"{where}: camid is empty")
-    path = inside(root, line["path"], where)
-    return Row(path, line["pid"], line["camid"], split, line.get("tracklet", ""))
+    path = listed(root, line["path"], where)
+    return Row(path, line["pid"], line.get("camid", ""), split, line.get("tracklet", ""), where)
+
+
+def listed(root, name, where):
+    """The path that a table means: also with backslashes, from ~ on, or absolute below the root."""
+    odd = "\\" in name or name.startswith("~") or ":/" in name
+    if odd and "\0" not in name and not os.path.lexists(os.path.join(root, name)):
+        if re.match(r"[A-Za-z]:[\\/]", name):
+            raise DataError(f"{where} names {name!r}, a path of Windows; write it from {root} on")
+        name = places.local(name.replace("\\", "/"), where)
+    return inside(root, name, where)
+
+
+def present(rows, root, options):
+    """The rows with paths as the file system spells them; DataError when a picture is not there.
+
+    Unless those that are missing are to be passed over later.
+    """
+    missing = missing_of(row.path for row in rows)
+    if missing:
+        spelled = walk.spelling(root, missing)
+        rows = [row._replace(path=spelled.get(row.path, row.path)) for row in rows]
+        check_present([row.path for row in rows], root, options)
+    return rows
 
 
 # ---- names ----------------------------------------------------------------------------------------------
@@ -176,29 +241,43 @@ def read_names(root, pattern):
     Pictures of train and those to be drawn whose names do not tell are rows too, of somebody unknown.
     """
     pattern = compiled(pattern or PATTERN)
-    present = [s for s in SPLITS if os.path.isdir(os.path.join(root, s))]
-    if ("query" in present) != ("gallery" in present):
-        missing = ", ".join(s for s in SPLITS if s not in present)
-        raise DataError(f"{root} has a folder {' and '.join(present)} but none of {missing}; all are needed")
+    folders = split_folders(root)
+    if ("query" in folders) != ("gallery" in folders):
+        missing = ", ".join(s for s in SPLITS if s not in folders)
+        raise DataError(f"{root} has a folder {' and '.join(folders)} but none of {missing}; all are needed")
     rows, strange = [], []
-    for split in present or [""]:
-        folder = os.path.join(root, split)
-        for path in pictures(folder):
-            name = os.path.relpath(path, folder).replace(os.sep, "/")
-            match = pattern.search(name)
-            pid, camera = label_of(match, "pid"), label_of(match, "camera")
+    for split, folder in (folders or {"": root}).items():
+        said = functools.partial(labels_of, pattern, folder)
+        for path in walk.once(folder, walk.pictures(folder), said):
+            pid, camera = said(path) or ("", "")
             if pid and camera:
-                rows.append(Row(path, pid, camera, split, ""))
+                rows.append(Row(path, pid, camera, split, "", path))
                 continue
             strange.append(path)
             if split in ("train", ""):
-                rows.append(Row(path, "", camera, split, ""))
+                rows.append(Row(path, "", camera, split, "", path))
     return rows, strange
 
 
-def label_of(match, group):
-    """What a group of the pattern says of a name, "" where it says nothing."""
-    return (match.groupdict().get(group) if match else "") or ""
+def labels_of(pattern, folder, path):
+    """(pid, camera) that a path says, "" for one that it does not; None when it says neither."""
+    match = pattern.search(os.path.relpath(path, folder).replace(os.sep, "/"))
+    groups = match.groupdict() if match else {}
+    label = groups.get("pid") or "", groups.get("camera") or ""
+    return label if any(label) else None
+
+
+def split_folders(root):
+    """{split: its folder, in small or large letters}; what lies beside them is noted as left out."""
+    entries = walk.entries(root)
+    names = {e.name.lower(): e.name for e in reversed(entries) if e.folder}
+    folders = {s: os.path.join(root, names[s]) for s in SPLITS if s in names}
+    for entry in entries if folders else ():
+        path = os.path.join(root, entry.name)
+        if path not in folders.values():
+            count = walk.count_below(path) if entry.folder else walk.looks_like_one(entry.name)
+            walk.note(walk.ASIDE, path, count)
+    return folders
 
 
 def compiled(pattern):
@@ -215,26 +294,13 @@ def compiled(pattern):
     return found
 
 
-def pictures(folder):
-    """Paths of all pictures below a folder, sorted within each folder; DataError when one cannot be read."""
-
-    def stop(error):
-        raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
-
-    for parent, inner, names in os.walk(folder, onerror=stop):
-        inner.sort()
-        for name in sorted(names):
-            if name.lower().endswith(IMAGES) and name[0] != ".":
-                yield os.path.join(parent, name)
-
-
 LAYOUTS = {
     "folder": Layout(
         "your own data",
         read,
         (),
         ((),),
-        "FOLDER/\n    labels.csv with columns path,pid,camid[,split][,tracklet]\n"
+        "FOLDER/\n    labels.csv with columns path,pid[,camid][,split][,tracklet]\n"
         "or  train/ query/ gallery/ with pictures named PID_cCAMERA....jpg (config.data.pattern)\n"
         "or  pictures of such names anywhere below it, the split being drawn (config.data.train_share)",
         "The three forms are explained in reid_jax/data/loaders/folder.py.",

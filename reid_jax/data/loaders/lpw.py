@@ -4,6 +4,7 @@ import os
 import re
 
 from reid_jax.data.loaders.common import Layout, Reading, image_names, integer_folders, listing
+from reid_jax.data.loaders.labels import natural
 from reid_jax.data.records import Record
 
 SCENES = ("scen1", "scen2", "scen3")
@@ -34,18 +35,13 @@ def tracklets(folder, offset, camera, strange):
     """Records of one view's folders."""
     records = []
     for number, path in integer_folders(folder, strange):
-        names = sorted(image_names(path), key=in_order)
+        names = sorted(image_names(path), key=natural)
         if names:
             frames = tuple(os.path.join(path, n) for n in names)
             records.append(Record(frames[0], offset + number, camera, frames))
         else:
             strange.append(path)
     return records
-
-
-def in_order(name):
-    """Sort key that compares numbers in names as numbers."""
-    return [(int(s), "") if s.isdigit() else (-1, s) for s in re.split(r"(\d+)", name)]
 
 
 LAYOUTS = {

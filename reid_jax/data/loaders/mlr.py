@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from reid_jax import places
+from reid_jax.data import decode
 from reid_jax.data.loaders import cuhk03, viper
 from reid_jax.data.loaders.common import (
     Layout,
@@ -68,7 +70,7 @@ def build(source, target, seed=0, name="", progress=True):
     ConfigError for an unknown name.
     """
     reading = read_source(source, seed, name)
-    target = os.path.abspath(os.path.expanduser(target))
+    target = os.path.abspath(places.written(target, "the folder to make"))
     if os.path.exists(target) and (not os.path.isdir(target) or os.listdir(target)):
         raise DataError(f"{target} exists already; remove it or give another folder")
     part = target + ".part"
@@ -92,7 +94,7 @@ def read_source(source, seed, name):
     }
     if name and name not in sources:
         raise ConfigError(f"{name!r} cannot be built; there are {', '.join(map(repr, sources))}")
-    source = os.path.abspath(os.path.expanduser(source))
+    source = os.path.abspath(places.local(source, "the source"))
     reasons = []
     for each in [name] if name else sources:
         layout, variant = sources[each]
@@ -137,9 +139,9 @@ def write_picture(source, path, ratio):
     """A JPEG of the picture, 1 / ratio as large."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     try:
-        with Image.open(source) as image:
-            picture = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
+        with open(source, "rb") as file:
+            picture = decode.picture(file.read())
+    except Exception as e:  # PIL's plugins raise whatever a damaged byte leads to
         raise DataError(f"{source} cannot be read as an image ({e}): copy it again") from e
     if ratio > 1:
         size = [max(1, round(length / ratio)) for length in picture.size]

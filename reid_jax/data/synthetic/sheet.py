@@ -4,6 +4,7 @@ from collections import defaultdict
 
 from PIL import Image, ImageDraw, ImageFont
 
+from reid_jax.data import images
 from reid_jax.errors import DataError
 
 GAP, HEAD, SIDE = 4, 22, 62  # pixels: between cells, header row, label column
@@ -20,11 +21,7 @@ def _choose(cells, ids):
 
 
 def _open(path, size):
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read as an image ({error}); remove or replace it") from error
+    return Image.fromarray(images.original(path)).resize(size, Image.Resampling.BICUBIC)
 
 
 def sheet(records, camera_names, *, ids=8, per_cell=1, height=128, width=64):

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from reid_jax import places
 from reid_jax.data.synthetic import degrade, video
 from reid_jax.data.synthetic.camera import ENVIRONMENTS, camera_of, draw_shot, render
 from reid_jax.data.synthetic.person import person_of
@@ -141,6 +142,7 @@ def generate(
         raise DataError(f"synthetic data: kind = {kind!r} must be one of {', '.join(KINDS)}")
     settings = {field: value for field, value in settings.items() if field in KINDS[kind].fields}
     _check(settings)
+    root = places.written(root, "the root of a synthetic set")
     return _made(os.path.join(os.path.abspath(root), KINDS[kind].folder), settings, workers, progress)
 
 

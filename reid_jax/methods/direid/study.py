@@ -27,8 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from reid_jax.data import degrade
-from reid_jax.data.images import original
+from reid_jax.data import decode, degrade, images
 from reid_jax.methods.direid import judges
 
 STUDY = {
@@ -135,11 +134,15 @@ class Pictures:
 
     def __init__(self, config, dataset):
         size = config.data.height, config.data.width
-        settings = degrade.Settings.of(config.data.degrade)
+        settings, pixels = degrade.Settings.of(config.data.degrade), decode.Pixels.of(config.data)
         clean = one_each(dataset.gallery)
         donors = next_of_camera(clean)
         kept = [i for i, j in enumerate(donors) if j is not None][:PEOPLE]
-        pictures = {i: original(clean[i].path) for i in {*kept, *(donors[i] for i in kept)}}
+
+        def original(record):
+            return images.original(record.path, pixels)
+
+        pictures = {i: original(clean[i]) for i in {*kept, *(donors[i] for i in kept)}}
         poor = {i: settings.draw(np.random.default_rng([config.seed, i]), p) for i, p in pictures.items()}
 
         def stack(source, rows):
@@ -151,10 +154,10 @@ class Pictures:
         self.level, self.levels = known_levels(settings, [pictures[i] for i in kept[:24]], size)
         some = [*dataset.query, *dataset.gallery]
         some = [some[i] for i in np.unique(np.linspace(0, len(some) - 1, min(POINTS, len(some))).astype(int))]
-        self.some = np.stack([degrade.enlarge(original(r.path), *size) for r in some])
+        self.some = np.stack([degrade.enlarge(original(r), *size) for r in some])
         self.cameras = np.array([clean[i].camid for i in kept])
         self.shown = np.unique(np.linspace(0, len(kept) - 1, GRID).astype(int))
-        poor_query = [original(r.path) for r in one_each(dataset.query)[:GRID]]
+        poor_query = [original(r) for r in one_each(dataset.query)[:GRID]]
         self.real_poor = [degrade.enlarge(picture, *size) for picture in poor_query]
 
     def grids(self, state, swapped):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
+from reid_jax import places
 from reid_jax.errors import WeightsError
 from reid_jax.models.weights import pickles
 
@@ -58,7 +59,7 @@ def read(path, key=""):
     Raises WeightsError naming the file when it cannot be read, is damaged, wants to run code, or has no such
     part.
     """
-    path = os.fspath(path)
+    path = places.local(path, "the weight file")
     try:
         return _reader(path)(path, key)
     except WeightsError as error:

@@ -168,12 +168,11 @@ def test_csv_lines_that_are_wrong(tmp_path, line, message):
 
 
 @pytest.mark.parametrize(
-    "header",
-    ["path,pid", "path,pid,camid,color", "path,pid,camid,pid", "file,person,camera", "pictures/0.png,1,2"],
+    "header", ["path,camid", "path,pid,camid,pid", "file,person,camera", "pictures/0.png,1,2", "{}"]
 )
 def test_csv_headers_that_are_wrong(tmp_path, header):
     write_csv(tmp_path, [header])
-    with pytest.raises(DataError, match="labels.csv, line 1: columns are .*path, pid and camid are needed"):
+    with pytest.raises(DataError, match="labels.csv, line 1: columns are .*path and pid are needed"):
         load(tmp_path)
 
 
@@ -186,7 +185,7 @@ def test_csv_that_cannot_be_read(tmp_path):
     with pytest.raises(DataError, match="no line below its header"):
         load(tmp_path)
     path.write_bytes("path,pid,camid\nä.png,1,2\n".encode("latin-1"))
-    with pytest.raises(DataError, match="labels.csv.*UTF-8"):
+    with pytest.raises(DataError, match="dce4.png' is not UTF-8: perhaps the list was saved in another"):
         load(tmp_path)
     path.unlink()
     path.mkdir()

@@ -1,5 +1,6 @@
 """Readers of the video data sets on generated trees in the published layouts, whole and damaged."""
 
+import contextlib
 import itertools
 import json
 import logging
@@ -60,9 +61,10 @@ def test_records_are_tracklets(name, tmp_path):
 
 @pytest.mark.parametrize("name", SETS)
 def test_order_does_not_depend_on_the_listing(name, tmp_path, monkeypatch):
-    root, listdir = build(name, tmp_path), os.listdir
+    root, scandir = build(name, tmp_path), os.scandir
     expected = datasets.load_folder(name, root)
-    monkeypatch.setattr(os, "listdir", lambda *a: listdir(*a)[::-1])
+    backwards = lambda *a: contextlib.nullcontext(list(scandir(*a))[::-1])  # noqa: E731
+    monkeypatch.setattr(os, "scandir", backwards)
     assert datasets.load_folder(name, root) == expected
 
 
@@ -84,15 +86,15 @@ def test_damage_is_named(name, tmp_path):
 
 @pytest.mark.parametrize("name", SETS)
 def test_unreadable_folder_is_named(name, tmp_path, monkeypatch):
-    root, listdir = build(name, tmp_path), os.listdir
+    root, scandir = build(name, tmp_path), os.scandir
     victim = os.path.dirname(datasets.load_folder(name, root).train[0].path)
 
     def refuse(path="."):
         if str(path) == victim:
             raise PermissionError(13, "Permission denied", victim)
-        return listdir(path)
+        return scandir(path)
 
-    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match="(?s)cannot read the folder .*Permission denied") as error:
         datasets.load_folder(name, root)
     assert victim in str(error.value)

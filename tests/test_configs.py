@@ -59,7 +59,7 @@ def test_variant_builds_its_method(name, variant, traced):
     """Networks, optimisers, streams and, where traced, the steps of every part at the variant's own size."""
     config = get(name, variant)
     for stage in stages.of_config(config):
-        stage_config, method = stages.build(config, stage, facts(config, cams=2))
+        stage_config, method = stages.build(config, stage, facts(config, pids=64, cams=2))
         state = stages.state_shapes(method)
         for part in parts(method):
             host = state._replace(memory=labelled(state.memory))

@@ -150,7 +150,7 @@ def finished(tmp_path_factory):
     fields = dict(narrow_widths=(4, 8), narrow_stripes=1, narrow_dim=8)
     nets = {name: variables(i, 6, "ap3d", **fields) for i, name in enumerate(("phi1", "m1"))}
     c = checkpoint.Checkpoints(workdir, "train")
-    c.save(3, State(np.int32(3), nets, {}), {"step": 3}, {"mAP": 1.0}, wait=True)
+    c.save(3, State(np.int32(3), nets, {}), {"step": 3}, wait=True)
     c.close()
     config = small()
     tree = {"model": vars(config.model) | fields}

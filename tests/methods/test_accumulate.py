@@ -22,7 +22,7 @@ def after_a_step(name, config, count):
     return Stepping(method.step, count)(drawn(method), {"train": random_batch()})
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", ["baseline", pytest.param("efl", marks=pytest.mark.slow)])
 def test_parts_equal_devices(name):
     """The same parameters and losses: hardest pairs and MI of the whole batch, batch norm of each part."""
     options = dict(optim__eps=1e-3)

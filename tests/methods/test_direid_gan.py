@@ -177,6 +177,7 @@ def test_self_phase_is_the_papers(naive, computed):
     close(losses["self"][1], dict(real=real, deg=deg))
 
 
+@pytest.mark.slow
 def test_cross_phase_is_the_papers(naive, computed):
     """Equations 6 to 10, unsupervised."""
     o, losses, b = computed[0]["cross"], computed[1], triples()

@@ -133,6 +133,7 @@ def test_gradients_of_the_stem(encoder):
         assert any(np.any(g) for g in jax.tree.leaves(grads)) == expected
 
 
+@pytest.mark.slow
 def test_calls_move_only_their_statistics(encoder):
     net, variables, x = encoder
     run = jax.jit(lambda v, x: layers.call(net, v, x, train=True, method="content"))
@@ -220,6 +221,7 @@ def second():
     return state, new, metrics, out, by_hand
 
 
+@pytest.mark.slow
 def test_second_stage_trains_all_but_d_deg(second):
     old, new, metrics, *_ = second
     assert difference(old.nets["D_deg"], new.nets["D_deg"]) == 0

@@ -74,6 +74,7 @@ def test_the_replay_trains_e_con_alone(replay):
     assert change["E_con"] > 1e-4 and max(change["E_id"], change["C"]) < 1e-6
 
 
+@pytest.mark.slow
 def test_steps_leave_what_is_replayed(replay):
     """Five steps: finite, one compilation, the earlier stage's networks and the bank bit for bit the same."""
     state = replay.start

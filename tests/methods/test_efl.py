@@ -167,6 +167,7 @@ def test_per_device_batch_norm_keeps_replicas_equal():
         assert np.array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
 
 
+@pytest.mark.slow
 def test_bfloat16_compute_keeps_float32_state():
     method, state = start(small(model__dtype="bfloat16"))
     new, metrics = Stepping(method.step)(state, batches())

@@ -301,11 +301,11 @@ def pairs_line(figures):
     return f"same person or not: {'; '.join(parts)}"
 
 
-def save_final(config, workdir, step, results, left_out, folder="eval", checkpoint="last"):
+def save_final(config, workdir, step, results, left_out=None, folder="eval", checkpoint="last"):
     """Writes WORKDIR/eval/final.json and, of a run with a test set of its own, final.npz.
 
-    results: {(test, net): Result} as `Evaluator` gives them; left_out: as there. checkpoint: last, best (by
-    figures of config.eval.split) or a step. Returns {(test, net): the figures written}.
+    results: {(test, net): Result} as `Evaluator` gives them; left_out: as there, None for nothing. checkpoint:
+    last, best (by figures of config.eval.split) or a step. Returns {(test, net): the figures written}.
     """
     folder, own, tests = os.path.join(workdir, folder), chosen(results), {"": {"nets": {}}}
     os.makedirs(folder, exist_ok=True)
@@ -316,7 +316,7 @@ def save_final(config, workdir, step, results, left_out, folder="eval", checkpoi
         entry = tests.setdefault(test, {"nets": {}})
         entry["protocol"] = result.protocol
         entry["nets"][name] = written[test, name] = final_figures(result) | pairs(config, result)
-    for test, paths in left_out.items():
+    for test, paths in (left_out or {}).items():
         tests[test]["left_out"] = paths
     final = {"step": step, "split": config.eval.split, "checkpoint": checkpoint, **tests.pop("")}
     if own:

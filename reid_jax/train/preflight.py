@@ -62,6 +62,7 @@ def check_fields(config):
             raise ConfigError(f"config.{field} is {values[field]}; it must be at least {low}")
     for field, allowed in CHOICES.items():
         choice(field, values[field], allowed)
+    evaluate.false_match_rates(config)
     decode.find(config.data.decoder)
     degrade.Settings.of(config.data.degrade)
     if config.data.test_clip == "all" and config.data.chunk < 1:

@@ -39,6 +39,7 @@ WRONG = {
     "eval.net": "nets",
     "eval.batch_size": 0,
     "eval.trials": -1,
+    "eval.false_match_rates": (1.5,),
     "data.test_clip": "some",
     "data.chunk": 0,
     "data.on_broken": "pass",

@@ -304,8 +304,9 @@ def pairs_line(figures):
 def save_final(config, workdir, step, results, left_out=None, folder="eval", checkpoint="last"):
     """Writes WORKDIR/eval/final.json and, of a run with a test set of its own, final.npz.
 
-    results: {(test, net): Result} as `Evaluator` gives them; left_out: as there, None for nothing. checkpoint:
-    last, best (by figures of config.eval.split) or a step. Returns {(test, net): the figures written}.
+    results: {(test, net): Result} as `Evaluator` gives them; left_out: as there, None for nothing.
+    checkpoint: last, best (by figures of config.eval.split) or a step. Returns {(test, net): the figures
+    written}.
     """
     folder, own, tests = os.path.join(workdir, folder), chosen(results), {"": {"nets": {}}}
     os.makedirs(folder, exist_ok=True)

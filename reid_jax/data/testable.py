@@ -78,13 +78,13 @@ def unreadable(paths, data, progress=False):
                 broken[i] = str(e)
         return broken
 
-    starts, found = range(0, len(paths), _CHUNK), {}
+    starts, every = range(0, len(paths), _CHUNK), {}
     shown = dict(desc="test pictures", unit="picture", total=len(paths), disable=not progress, delay=2)
     with concurrent.futures.ThreadPoolExecutor(cores()) as pool, tqdm(**shown) as bar:
         for start, broken in zip(starts, pool.map(read, starts), strict=True):
-            found |= broken
+            every |= broken
             bar.update(min(_CHUNK, len(paths) - start))
-    return found
+    return every
 
 
 def cores():

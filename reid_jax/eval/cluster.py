@@ -171,11 +171,11 @@ def quality(labels, pid, camid=None):
         if len(given):
             weights.append(len(given))
             scores.append((adjusted_rand_score(true, given), normalized_mutual_info_score(true, given)))
-    found = {"clusters": clusters, "labelled": 100 * float(np.mean(labels >= 0))}
+    counts = {"clusters": clusters, "labelled": 100 * float(np.mean(labels >= 0))}
     if not (pid >= 0).any():
-        return found
+        return counts
     ari, nmi = np.average(scores, 0, weights) if scores else (0.0, 0.0)
-    return {**found, "ari": 100 * float(ari), "nmi": 100 * float(nmi)}
+    return {**counts, "ari": 100 * float(ari), "nmi": 100 * float(nmi)}
 
 
 def largest(labels, most, field):

@@ -152,17 +152,17 @@ def whole(configs, dataset, studied=False):
     sides += [(test.query, test.gallery) for test in dataset.also]
     records = [r for both in sides for side in both for r in side]
     paths, data = testable.paths_of(records), configs[-1].data
-    found = processes.from_first(lambda: [*testable.unreadable(paths, data, progress=True).items()])
-    if not found:
+    broken = processes.from_first(lambda: [*testable.unreadable(paths, data, progress=True).items()])
+    if not broken:
         return dataset
-    shown = "\n".join(f"  {why}" for _, why in found[:5]) + "\n  ..." * (len(found) > 5)
-    text = f"{len(found)} of {len(paths)} test pictures cannot be read"
+    shown = "\n".join(f"  {why}" for _, why in broken[:5]) + "\n  ..." * (len(broken) > 5)
+    text = f"{len(broken)} of {len(paths)} test pictures cannot be read"
     if any(c.data.on_broken != "skip" for c in configs):
         raise DataError(
             f"{text}:\n{shown}\nCopy them again, or leave them out with --config.data.on_broken=skip."
         )
     log.warning("%s and are left out of query and gallery:\n%s", text, shown)
-    return without(dataset, {paths[i] for i, _ in found})
+    return without(dataset, {paths[i] for i, _ in broken})
 
 
 def without(dataset, broken):

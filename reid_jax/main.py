@@ -83,7 +83,7 @@ def prepare(argv):
 
         known = ", ".join(methods.names())
         raise ConfigError(f"--config is needed: configs/METHOD.py:synthetic, say; METHOD is one of {known}")
-    workdir = places.written(WORKDIR.value or default_workdir(), "--workdir")
+    workdir = places.in_utf8(places.written(WORKDIR.value or default_workdir(), "--workdir"), "--workdir")
     check_paths(CONFIG.value)
     cli.prepare_jax()
     join()

@@ -37,6 +37,18 @@ def written(path, what):
     return local(path, what, COPY)
 
 
+def in_utf8(path, what):
+    """The path; ConfigError when its absolute form is not UTF-8, which the writer of checkpoints needs."""
+    try:
+        os.path.abspath(path).encode()
+    except UnicodeEncodeError as e:
+        raise ConfigError(
+            f"{what} is {path}, or lies in a folder of such a name, which is not UTF-8 and cannot be written "
+            "to; choose another folder"
+        ) from e
+    return path
+
+
 def argument(what, function=local):
     """The type of a command's argument that is a path, for argparse."""
     return lambda text: function(text, what)

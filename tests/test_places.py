@@ -152,6 +152,8 @@ def test_workdir(home):
     assert os.path.exists(f"{home}/run/config.json")
     code, said = train("--workdir=s3://bucket/run")
     assert code == 2 and said.startswith("error: --workdir is s3://bucket/run") and said.count("\n") == 1
+    code, said = train("--workdir=" + os.fsdecode("\u8dd1".encode("gbk")))
+    assert code == 2 and said.startswith(r"error: --workdir is \udcc5\udcdc, or lies") and "not UTF-8" in said
     assert os.listdir() == []
 
 

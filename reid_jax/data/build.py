@@ -45,6 +45,7 @@ def options_of(args):
 
 def run(args):
     """Loads the folder and writes it; prints how to train from it."""
+    places.in_utf8(args.output, "--output")
     dataset, options = read(args)
     folder = tfds_sets.build(dataset, args.output, options, not args.quiet)
     print(f"{folder}\nTrain from it with --config.data.source=tfds --config.data.root={folder}")

@@ -48,7 +48,7 @@ def is_small(variant):
 def chosen():
     """(name, variant, whether to trace the steps): one of each network quickly, the rest slow."""
     for v in variants():
-        quick = v in BUILT or (is_small(v[1]) and v[0] != "direid")
+        quick = v in BUILT or (v[1].startswith("smoke") and v[0] != "direid")
         yield pytest.param(*v, v in TRACED, marks=() if quick else pytest.mark.slow)
         if v not in TRACED and not is_small(v[1]):
             yield pytest.param(*v, True, marks=pytest.mark.slow)

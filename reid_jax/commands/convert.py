@@ -27,6 +27,7 @@ from reid_jax.models import heads, weights
 from reid_jax.train import checkpoint, warm
 
 SYNONYMS = {"timm": "torchvision", "resnest": "torchvision", "torchreid": "torchvision"}
+ALSO = {"torchvision": "timm and ResNeSt", "spcl": "cluster-contrast", "strong_baseline": "AGW and PCB"}
 NECKS = ("auto", "ap3d", "bnneck", "none")
 _LISTS = ("used", "unused", "missing", "ignored", "cast", "inflated")
 _SHOWN = 8  # keys of a list in the terminal
@@ -207,8 +208,8 @@ def summary(report, whole=False):
         f"{report['skipped']} other values",
     ]
     if "layout" in report:
-        also = " (also of timm and ResNeSt)" if report["layout"] == "torchvision" else ""
-        lines.append(f"layout    {report['layout']}{also}")
+        also = ALSO.get(report["layout"])
+        lines.append(f"layout    {report['layout']}{f' (also of {also})' if also else ''}")
         lines.append(f"model     {report['backbone']}, neck {report['neck']}, pool {report['pool']}")
         for name in _LISTS:
             keys = report[name]

@@ -57,7 +57,6 @@ class Evaluator:
     """Evaluates states of a method on the run's own test set and on others; compiles each network once."""
 
     def __init__(self, config, dataset, method, devices):
-        false_match_rates(config)
         self.config, self.devices, self.tests = config, devices, tests_of(config, dataset)
         nets = methods.choose_net(method, config.eval.net)
         self.embedders = {net: Embedder(method, net, devices) for net in nets}

@@ -126,7 +126,7 @@ def test_tiles(monkeypatch, distance, aligned):
     compare(got, naive(q, g, *labels, distance, 7, 20), len(q))
 
 
-@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@pytest.mark.parametrize("distance", ["cosine", pytest.param("euclidean", marks=pytest.mark.slow)])
 def test_the_form_for_accelerators(monkeypatch, distance):
     """Features on the device or in tiles from the host, one count for all lanes."""
     monkeypatch.setattr(scoring, "_on_cpu", lambda: False)

@@ -49,7 +49,9 @@ def outcome(dtype, train, compiled, **fields):
 
 
 @pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("fields", [{}, {"pool": "gem"}, {"norm": "aibn"}], ids=str)
+@pytest.mark.parametrize("fields", [
+    {}, *(pytest.param(f, marks=pytest.mark.slow) for f in ({"pool": "gem"}, {"norm": "aibn"})),
+], ids=str)  # fmt: skip
 def test_a_net(fields, train):
     exact, exact_gradient = outcome("float32", train, True, **fields)
     for compiled in (True, False) if not fields else (True,):

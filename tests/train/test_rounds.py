@@ -96,10 +96,8 @@ def borders(workdir):
     return [(x["round"], x["step"]) for x in lines(workdir, "labels")]
 
 
-STOPS = ["phase border", "start"]
-
-
-@pytest.mark.parametrize("unbroken, where", [(ADL, w) for w in STOPS], indirect=["unbroken"])
+@pytest.mark.parametrize("where", ["phase border", pytest.param("start", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("unbroken", [ADL], indirect=True)
 def test_a_run_stopped_at_a_border_goes_on_exactly(unbroken, tmp_path, where):
     """Bit for bit, metrics.jsonl included."""
     config, dataset, workdir, _ = unbroken

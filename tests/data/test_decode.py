@@ -1,5 +1,6 @@
 """Optional decoders: near PIL's pictures, PIL's errors, the way out when a package is missing."""
 
+import dataclasses
 import io
 import pickle
 import sys
@@ -10,7 +11,7 @@ from batches import opened
 from PIL import Image
 
 from reid_jax.config import defaults, namespace
-from reid_jax.data import decode, images, pipeline
+from reid_jax.data import decode, images, pipeline, streams
 from reid_jax.data.records import Dataset, Record
 from reid_jax.errors import ConfigError, DataError
 
@@ -220,6 +221,39 @@ def test_unknown_and_missing(monkeypatch):
         decode.find("simplejpeg")
     monkeypatch.undo()
     decode.load.cache_clear()
+
+
+@pytest.mark.parametrize("exif", [True, False])
+def test_all_that_reads_pictures_turns_them(tmp_path, exif):
+    """Batches, test images, clips, degraded pictures and triples, as config.data.exif says."""
+    records = []
+    for i in range(8):
+        path = tmp_path / f"{i}.jpg"
+        path.write_bytes(tagged(1 + i)[1])
+        records.append(Record(str(path), i // 2, i % 2, (str(path),)))
+    data = namespace(defaults()["data"])
+    data.height, data.width, data.ids, data.instances, data.exif = 128, 64, 2, 2, exif
+    pixels = decode.Pixels.of(data)
+    expected = [images.read(r.path, 128, 64, decode.find("pil", pixels)) for r in records]
+    dataset = Dataset("tiny", str(tmp_path), tuple(records), (), (), ("c1", "c2"))
+
+    def seen(**fields):
+        return namespace({**vars(data), "degrade": vars(data.degrade)} | fields)
+
+    video = dataclasses.replace(dataset, kind="video")
+    clips = [next(opened(video, seen(frames=1))), next(iter(pipeline.eval_clips(records, data, 8)))]
+    whole = seen(degrade={**vars(data.degrade), "kind": "noise", "deviation": (0, 0), "share": 1.0})
+    batches = [next(opened(dataset, d)) for d in (data, whole)] + [
+        next(iter(pipeline.eval_batches(records, data, 8)))
+    ]
+    triples = next(opened(dataset, whole, build=streams.triples))
+    for batch in batches + clips:
+        shown = batch["image"][:, 0] if batch["image"].ndim == 5 else batch["image"]
+        np.testing.assert_array_equal(shown, [expected[i] for i in batch["index"]])
+    for k, rows in enumerate((triples["index"], triples["index"], triples["index_k"])):
+        np.testing.assert_array_equal(triples["image"][:, k], [expected[i] for i in rows])
+    upright = np.asarray(tagged(1)[0]).astype(int)
+    assert [np.abs(e - upright).mean() < 4 for e in expected] == [exif or i == 0 for i in range(8)]
 
 
 @pytest.mark.parametrize("name", FAST)

@@ -36,7 +36,7 @@ _SHOWN = 8  # keys of a list in the terminal
 def arguments(argv):
     """Parsed command line."""
     parser = cli.parser("convert", __doc__)
-    sources = ("auto", *weights.LAYOUTS, *SYNONYMS)
+    sources = ("auto", *weights.layouts(), *SYNONYMS)
     add = parser.add_argument
     add(
         "source", metavar="IN", type=places.argument("IN"), help="weight file, or --workdir of a finished run"
@@ -58,7 +58,7 @@ def arguments(argv):
         default="auto",
         help="key layout of IN (default: by its keys)",
     )
-    add("--to", choices=weights.TARGETS, default="reid_jax", help="key layout of OUT (default: reid_jax)")
+    add("--to", choices=weights.targets(), default="reid_jax", help="key layout of OUT (default: reid_jax)")
     add("--key", default="", help="part of IN to read, e.g. model or teacher")
     add("--net", default="", help="network of a run to read (default: its method's first)")
     add("--inflate", action="store_true", help="put a 2-D net's weights into an AP3D net")

@@ -4,18 +4,22 @@ import numpy as np
 
 from reid_jax.errors import DataError
 
+_ROWS = ("mask", "index", "frames")
+
 
 def embed(embed_fn, batches):
     """Runs embed_fn over evaluation batches; returns the unpadded rows, f32[N,D], in order.
 
-    embed_fn: image u8[B,H,W,3] -> [B,D], usually a compiled function that returns at once.
-    batches: iterable of {"image": u8[B,H,W,3], "mask": bool[B]}.
+    embed_fn: {name: array [B,...]} -> [B,D], usually a compiled function that returns at once.
+    batches: iterable of {"image": u8[B,H,W,3], "mask": bool[B], ...}; embed_fn gets all but the mask and
+    what tells the rows apart (index, frames).
     The next batch is dispatched before the result of the last one is fetched, so that the device
     works while the host decodes and copies. Raises DataError when there is no batch.
     """
     parts, waiting = [], None
     for batch in batches:
-        ahead = embed_fn(batch["image"]), np.asarray(batch["mask"], bool)
+        known = {name: array for name, array in batch.items() if name not in _ROWS}
+        ahead = embed_fn(known), np.asarray(batch["mask"], bool)
         if waiting is not None:
             parts.append(_fetch(*waiting))
         waiting = ahead

@@ -146,6 +146,13 @@ class Method:
         features, _ = self.encoder.apply(state.nets[net], self.plain(image), False)
         return features.test
 
+    def embed_batch(self, state, batch, net):
+        """Test features f32[B,D] of a batch of the test pipeline: image, camid i32[B], extra labels [B,...].
+
+        For methods whose features depend on more than the picture; `embed` is all that others need.
+        """
+        return self.embed(state, batch["image"], net)
+
     def embed_frames(self, state, clip, net):
         """A vector of each frame of clips: f32[B,T,C]; or one of the clip, f32[B,1,C]."""
         return self.network.apply(state.nets[net], self.plain(clip), False, method="vectors")

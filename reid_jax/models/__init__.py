@@ -1,12 +1,15 @@
 """Networks. Backbones, norms, styles and heads are modules of their packages, found by name.
 
 A module of one of these packages lists what it offers in NAMES, {name: builder}, and its fields of
-config.model with their defaults in FIELDS; nothing else has to be edited to add one.
+config.model with their defaults in FIELDS; nothing else has to be edited to add one. A backbone's or head's
+module may list in KEYS the layouts of other people's weight files that are its alone, {name: Keys}.
 """
 
 import functools
 import importlib
 import pkgutil
+from collections.abc import Callable
+from typing import NamedTuple
 
 FIELDS = dict(
     # resnet18 | resnet34 | resnet50 | resnet101 | resnet50_ibn_a | resnest50, for CPUs narrow | slim, and for
@@ -50,3 +53,23 @@ def offers(package):
     return {
         name: module for module in modules(f"{__name__}.{package}") for name in getattr(module, "NAMES", {})
     }
+
+
+class Keys(NamedTuple):
+    """How a net's leaves are called in files of one repository.
+
+    names: (modules, leaf), e.g. (("base", "conv1"), "kernel") -> keys the leaf may have there, the usual one
+    first; see models.weights.names for what they are made with. matches: {key without wrappers: array} ->
+    whether a file is of this layout. written: whether files are written in it too.
+    """
+
+    names: Callable
+    matches: Callable
+    written: bool = True
+
+
+@functools.cache
+def keys():
+    """{layout: Keys} of all backbones and heads."""
+    every = (*modules(f"{__name__}.backbones"), *modules(f"{__name__}.heads"))
+    return {name: layout for module in every for name, layout in getattr(module, "KEYS", {}).items()}

@@ -10,6 +10,7 @@ import types
 import jax
 import numpy as np
 
+from reid_jax import models
 from reid_jax.errors import ConfigError, DataError, ReidError
 from reid_jax.parity import case as cases
 from reid_jax.parity import compare
@@ -43,14 +44,13 @@ def find_runner(name, own):
     topic, _, component = name.partition("__")
     module_name = f"reid_jax.parity.{topic}"
     if topic.isidentifier() and component.isidentifier() and topic not in _NO_TOPICS:
-        if importlib.util.find_spec(module_name):
-            module = importlib.import_module(module_name)
+        for module in models.modules(module_name) if importlib.util.find_spec(module_name) else ():
             runner = getattr(module, component if topic != "net" else "net", None)
-            if getattr(runner, "__module__", None) == module_name and not component.startswith("_"):
+            if getattr(runner, "__module__", None) == module.__name__ and not component.startswith("_"):
                 return runner
     raise DataError(
         f"no runner for {name}: it is called TOPIC__COMPONENT as the file, and stands in "
-        "reid_jax/parity/TOPIC.py or in a file named by --runners"
+        "reid_jax/parity/TOPIC.py, a module of reid_jax/parity/TOPIC or in a file named by --runners"
     )
 
 

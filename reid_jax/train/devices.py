@@ -79,7 +79,7 @@ class Devices:
         return mapped
 
     def compile_embed(self, embed):
-        """(state, image u8[N,H,W,3]) -> f32[N,D] on this host; N divisible by the local devices.
+        """(state, arrays [N,...]) -> f32[N,D] on this host, by a pure function; the local devices divide N.
 
         Each host embeds its own images: no collective. state as `local_state` gives it.
         """
@@ -94,7 +94,7 @@ class Devices:
                 check_vma=False,
             )
         )
-        return lambda state, image: mapped(state, jax.device_put(image, split))
+        return lambda state, batch: mapped(state, jax.device_put(batch, split))
 
     def local_state(self, state):
         """The trained state as compile_embed's functions take it (on this host's devices)."""

@@ -84,14 +84,14 @@ class Evaluator:
 class Embedder:
     """One network of a method as compiled functions for batches that devices's local devices divide.
 
-    image: (state, image u8[B,H,W,3] or clips u8[B,T,H,W,3]) -> [B,D].
+    image: (state, {"image": u8[B,H,W,3] or clips u8[B,T,H,W,3], "camid": i32[B], ...}) -> [B,D].
     frames: (state, {"image": clips, "frames": bool[B,T]}) -> f32[B,C], sums of the real frames' vectors.
     pooled: (state, f32[B,C]) -> [B,D], tracklets by their mean vectors.
     """
 
     def __init__(self, method, net, devices):
         self.method, self.multiple = method, len(devices.local)
-        self.image = devices.compile_embed(lambda state, image: method.embed(state, image, net))
+        self.image = devices.compile_embed(lambda state, batch: method.embed_batch(state, batch, net))
         self.frames = devices.compile_embed(lambda state, clips: self._sums(state, clips, net))
         self.pooled = devices.compile_embed(lambda state, mean: method.embed_pooled(state, mean, net))
 
@@ -129,13 +129,13 @@ def embed_records(config, embedder, state, records, progress=False, trains=False
     if not config.data.frames and not any(r.frames for r in records):
         with pipeline.eval_batches(records, config.data, size, trains=trains) as batches:
             shown = tqdm(batches, total=-(-len(records) // size), unit="batch", disable=not progress)
-            return embed.embed(lambda image: embedder.image(state, image), shown)
+            return embed.embed(lambda batch: embedder.image(state, batch), shown)
     if config.data.test_clip in tracklets.ONE_CLIP:
         with clip_batches(config, embedder, records, trains) as batches:
             shown = tqdm(batches, unit="batch", disable=not progress)
-            return embed.embed(lambda image: embedder.image(state, image), shown)
+            return embed.embed(lambda batch: embedder.image(state, batch), shown)
     mean = mean_vectors(config, embedder, state, records, progress, trains)
-    return embed.embed(lambda vectors: embedder.pooled(state, vectors), padded(mean, size))
+    return embed.embed(lambda batch: embedder.pooled(state, batch["image"]), padded(mean, size))
 
 
 def clip_batches(config, embedder, records, trains=False):

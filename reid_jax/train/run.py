@@ -170,7 +170,7 @@ class Run:
         multiple = len(self.devices.local)
         size = -(-self.config.eval.batch_size // multiple) * multiple
         with pipeline.eval_batches(self.train_records(), self.config.data, size, trains=True) as batches:
-            return embed.embed(lambda image: compiled(variables, image), batches)
+            return embed.embed(lambda batch: compiled(variables, batch["image"]), batches)
 
     def features(self, state, nets):
         """What Part.begin gets of networks `nets`, see methods.Part.features."""

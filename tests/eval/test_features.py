@@ -20,7 +20,7 @@ def batches(count, size):
 
 @pytest.mark.parametrize(("count", "size"), [(7, 3), (6, 3), (2, 5)])
 def test_embed_keeps_order_and_drops_padding(count, size):
-    got = embed.embed(lambda image: jnp.asarray(image[:, 0, 0], jnp.bfloat16), batches(count, size))
+    got = embed.embed(lambda batch: jnp.asarray(batch["image"][:, 0, 0], jnp.bfloat16), batches(count, size))
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got, np.repeat(np.arange(count), 3).reshape(count, 3))
 
@@ -30,9 +30,9 @@ def test_embed_dispatches_ahead():
     events = []
 
     class Result:
-        def __init__(self, image):
-            self.image = image
-            events.append(("dispatch", int(image[0, 0, 0, 0])))
+        def __init__(self, batch):
+            self.image = batch["image"]
+            events.append(("dispatch", int(self.image[0, 0, 0, 0])))
 
         def __array__(self, dtype=None, copy=None):
             events.append(("read", int(self.image[0, 0, 0, 0])))
@@ -44,7 +44,7 @@ def test_embed_dispatches_ahead():
 
 def test_embed_without_images():
     with pytest.raises(DataError, match="no images"):
-        embed.embed(lambda image: image, [])
+        embed.embed(lambda batch: batch["image"], [])
 
 
 def feature_set(n=5):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from reid_jax import models
 from reid_jax.commands import convert
 from reid_jax.config import defaults, namespace
 from reid_jax.errors import WeightsError
@@ -110,7 +111,7 @@ def test_every_entry_finds_its_place(name):
     assert not report["unused"] + report["missing"]
 
 
-@pytest.mark.parametrize("layout", [t for t in weights.TARGETS if t != "reid_jax"])
+@pytest.mark.parametrize("layout", [t for t in weights.targets() if t not in ("reid_jax", *models.keys())])
 def test_layouts_that_are_written_are_read_again(layout):
     shapes = shapes_of(features=6)
     variables = random_variables(shapes)

@@ -133,8 +133,8 @@ class Stub(Method):
     def __init__(self):
         pass
 
-    def embed(self, state, image, net):
-        return image.astype(jnp.float32).mean((1, 2, 3))
+    def embed_batch(self, state, batch, net):
+        return batch["image"].astype(jnp.float32).mean((1, 2, 3))
 
     def embed_frames(self, state, clip, net):
         value = clip.astype(jnp.float32).mean((2, 3))

@@ -17,18 +17,17 @@ from reid_jax.models.weights.mapping import (
     tell,
     to_torch,
 )
-from reid_jax.models.weights.names import LAYOUTS, TARGETS, guess, keys, strip, torch_key
+from reid_jax.models.weights.names import guess, keys, layouts, strip, targets, torch_key
 from reid_jax.models.weights.wrapped import recognise
 
 __all__ = [
-    "LAYOUTS",
-    "TARGETS",
     "Weights",
     "exponent_of",
     "fill",
     "from_torch",
     "guess",
     "keys",
+    "layouts",
     "leaves",
     "load",
     "load_file",
@@ -37,6 +36,7 @@ __all__ = [
     "recognise",
     "save",
     "strip",
+    "targets",
     "tell",
     "to_torch",
     "torch_key",

@@ -52,8 +52,8 @@ def fill(entries, shapes, layout="", inflate=False):
     """Finds the leaves of `shapes` among {key: array}: ({path: numpy array in the leaf's type}, report).
 
     shapes: variables, or ShapeDtypeStructs of them.
-    layout: one of names.LAYOUTS; '' tells it from the keys. What is wrapped around the network is taken away
-      by `wrapped.recognise`.
+    layout: one of names.layouts(); '' tells it from the keys. What is wrapped around the network is taken
+      away by `wrapped.recognise`.
     inflate: a 2-D net may fill an AP3D net: its blocks move past the non-local ones, its 3x3 convolutions
       become those over space, kernels with a time axis get the 2-D kernel in the middle.
     report: {'layout', 'used', 'unused', 'missing', 'ignored', 'cast', 'inflated', 'notes'}: the layout, lists

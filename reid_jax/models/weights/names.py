@@ -29,12 +29,14 @@ ap3d has five axes in every convolution. Where direid's E_id has only its top, t
 it shares (E_con), and files of one network begin with `model`. reid_jax is our own:
 params.base.layer1_0.conv1.kernel, arrays as they are.
 
+A backbone or head with layouts of its own has them in its module (`models.Keys`).
 Names of heads of other repositories are tried after these (_HEADS). What a trainer puts in front of all
 keys, and other names of the trunk: `wrapped`.
 """
 
 import re
 
+from reid_jax import models
 from reid_jax.config import choice
 
 _HEADS = {
@@ -82,7 +84,6 @@ LAYOUTS = {
 }
 """{layout: {module of ours: its names there, the first one is written}}."""
 _READ_ONLY = ("direid", "iics", "fastreid_old")
-TARGETS = tuple(name for name in LAYOUTS if name not in _READ_ONLY)  # layouts that files are written in
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _SEQUENCES = {"mmt": 2, "spcl": 3}  # layouts whose trunk is numbered: the number of stage 1, less 1
@@ -92,22 +93,41 @@ _WRAPPERS = (
 )
 
 
+def layouts():
+    """Names of all layouts."""
+    return (*LAYOUTS, *models.keys())
+
+
+def targets():
+    """Names of the layouts that files are written in."""
+    written = (name for name, layout in models.keys().items() if layout.written)
+    return (*(name for name in LAYOUTS if name not in _READ_ONLY), *written)
+
+
 def keys(path, layout):
     """Keys that a leaf with path (collection, *modules, leaf) may have in a layout, the usual one first."""
-    choice("naming", layout, tuple(LAYOUTS))
+    choice("naming", layout, layouts())
     if layout == "reid_jax":
         return [".".join(path)]
     _, *modules, leaf = path
+    if layout in models.keys():
+        return models.keys()[layout].names(tuple(modules), leaf)
     frame = LAYOUTS[layout].get(modules[0]) if modules else None
-    inner = [_dotted(m) for m in (modules[1:] if frame else modules)]
+    inner = [dotted(m) for m in (modules[1:] if frame else modules)]
     if layout in _SEQUENCES and modules[:1] == ["base"]:
         inner[0] = _numbered(inner[0], _SEQUENCES[layout])
-    inner.append(_LEAVES.get(leaf, leaf))
+    inner.append(leaf_name(leaf))
     return [".".join([name, *inner] if name else inner) for name in frame or [""]]
 
 
-def _dotted(module):
+def dotted(module):
+    """`layer1_0` -> `layer1.0`."""
     return re.sub(r"_(\d+)(?=(_\d+)*$)", r".\1", module)
+
+
+def leaf_name(leaf):
+    """PyTorch's name of a leaf: weight, bias, running_mean, running_var, or its own."""
+    return _LEAVES.get(leaf, leaf)
 
 
 def _numbered(module, before):
@@ -135,6 +155,9 @@ def guess(entries):
 
     if some(r"(params|batch_stats)\."):
         return "reid_jax"
+    for name, layout in models.keys().items():
+        if layout.matches(entries):
+            return name
     if some(r"base\.\d"):
         relu = some(r"base\.7\.") or (some(r"base\.[01]\.\w+$") and not some(r"base\.3\."))
         return "spcl" if relu and some(r"base\.[4-7]\.") else "mmt"

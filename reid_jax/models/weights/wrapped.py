@@ -32,7 +32,7 @@ class Recognised(NamedTuple):
 def recognise(entries, layout=""):
     """Recognised of {key: array} of a file.
 
-    layout: one of names.LAYOUTS; '' tells it from the keys. Raises WeightsError when a key is there twice.
+    layout: one of names.layouts(); '' tells it from the keys. Raises WeightsError when a key is there twice.
     """
     stripped = _stripped(entries)
     if any(re.match(r"(params|batch_stats|E_id|E_con)\.", key) for key in stripped):

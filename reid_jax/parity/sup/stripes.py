@@ -1,0 +1,42 @@
+"""Heads on stripes."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from reid_jax.losses import identity
+from reid_jax.models import heads
+from reid_jax.parity import nets
+
+
+def pcb_head(case):
+    """PCB's head: feature, logits, losses, gradients, running statistics, test mode"""
+    m, x, target = case.config, nets.channels_last(case.input("x")), case.input("target")
+    head = heads.StripesHead(m.classes, m.parts, m.features, m.dropout)
+    module = heads.ReIDNet(_Maps(), head)
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, False))
+    variables = nets.fill(shapes, case.weights(), case.dtype)
+
+    def loss(params, x):
+        all_ = {**variables, "params": params}
+        out, changed = module.apply(all_, x, case.train, mutable=["batch_stats"])
+        losses = jnp.stack([identity.cross_entropy(logits, target) for logits in out.logits])
+        return losses.sum(), (out, losses, changed)
+
+    descend = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+    (total, (out, losses, changed)), (grads, grad_x) = descend(variables["params"], x)
+    grads = nets.torch_entries({"params": grads}) | {"in/x": nets.channels_first(grad_x)}
+    results = {f"grad/total/{k}": v for k, v in grads.items()} | {"out/total": total, "out/losses": losses}
+    results |= {f"out/after/{k}": v for k, v in nets.torch_entries(changed).items()}
+    for suffix, result in (("", out), ("_eval", module.apply(variables, x, False))):
+        parts = result.test.reshape(len(x), m.parts, -1)
+        results[f"out/feature{suffix}"] = parts.swapaxes(1, 2)[..., None]
+        results[f"out/logits{suffix}"] = jnp.stack(result.logits)
+    return results
+
+
+class _Maps(nn.Module):
+    """Stands for a backbone: images are the maps."""
+
+    def __call__(self, x, train):
+        return x

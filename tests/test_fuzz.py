@@ -202,6 +202,7 @@ def files_of(form):
         out, image = io.BytesIO(), in_mode(mode, (32, 32) if form in ("ICNS", "ICO") else (16, 32))
         try:
             image.save(out, form)
+            Image.open(out).load()  # Pillow 12 writes TIFFs of YCbCr that it cannot read
         except (OSError, ValueError, KeyError):
             continue
         found[mode] = out.getvalue()

@@ -85,7 +85,8 @@ def write_zip(path, value, byteorder="little", compression=zipfile.ZIP_STORED):
         archive.writestr("archive/data.pkl", body)
         archive.writestr("archive/byteorder", byteorder)
         for i, flat in enumerate(storages):
-            data = flat.byteswap() if byteorder == "big" else flat
+            bits = flat.view(f"u{flat.itemsize}")  # ml_dtypes of old did not swap the bytes of a bfloat16
+            data = bits.byteswap() if byteorder == "big" else bits
             archive.writestr(f"archive/data/{i}", data.tobytes())
         archive.writestr("archive/version", "3\n")
 

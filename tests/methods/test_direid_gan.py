@@ -195,6 +195,7 @@ def test_cross_phase_is_the_papers(naive, computed):
     close(losses["cross"][1], dict(real=real, deg=naive.hinges(x_k, x_i, y) + naive.penalty(x_i)))
 
 
+@pytest.mark.slow
 def test_semi_supervised_cross_phase(naive, computed):
     """x_i is good, x_k poor: D_deg tells them apart as real and fake."""
     o, (generator, judged), b = computed[0]["cross"], computed[1]["semi"], triples()

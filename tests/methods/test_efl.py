@@ -26,7 +26,9 @@ def batches(i=0):
     return {"train": random_batch(i)}
 
 
-@pytest.mark.parametrize("mode", efl.MODES)
+@pytest.mark.parametrize(
+    "mode", [pytest.param(m, marks=[pytest.mark.slow] * (m in ("mmt", "fdm"))) for m in efl.MODES]
+)
 def test_modes_build_only_what_they_need(mode):
     method, state = start(small(mode))
     assert set(state.nets) == NAMES[mode]

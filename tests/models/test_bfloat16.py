@@ -36,7 +36,7 @@ def outcome(dtype, train, compiled, **fields):
     model = namespace(defaults()["model"] | SMALL | dict(dtype=dtype) | fields)
     net = heads.encoder(heads.build(model, 3))
     x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 64, 32, 3)), jnp.float32)
-    variables = net.init(jax.random.key(1), x)
+    variables = jax.jit(net.init)(jax.random.key(1), x)
 
     def loss(params):
         vectors = net.apply({**variables, "params": params}, x, train)[0].before_bn[0]
@@ -54,7 +54,7 @@ def outcome(dtype, train, compiled, **fields):
 ], ids=str)  # fmt: skip
 def test_a_net(fields, train):
     exact, exact_gradient = outcome("float32", train, True, **fields)
-    for compiled in (True, False) if not fields else (True,):
+    for compiled in (True, False) if not fields and not train else (True,):
         got, gradient = outcome("bfloat16", train, compiled, **fields)
         assert np.abs(got - exact).max() < 0.05 * np.abs(exact).max()
         assert np.isfinite(gradient).all()

@@ -1,5 +1,7 @@
 """Heads and poolings by name, against plain arithmetic; what belongs to them and what is refused."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,13 +100,14 @@ def test_bn_rows_are_devices():
     x = np.concatenate([X, 2 * X[:1]])
     out, variables = run(net, x, train=True)
     want, stats = [], variables["batch_stats"]
+    train = jax.jit(lambda v, x, net: net.apply(v, x, True, mutable=["batch_stats"]), static_argnums=2)
     for part in (x[:2], x[2:]):
         all_ = {**variables, "batch_stats": stats}
-        features, changed = alone.apply(all_, part, True, mutable=["batch_stats"])
+        features, changed = train(all_, part, alone)
         want.append(features.test)
         stats = changed["batch_stats"]
     np.testing.assert_allclose(out.test, np.concatenate(want), atol=1e-5)
-    _, changed = net.apply(variables, x, True, mutable=["batch_stats"])
+    _, changed = train(variables, x, net)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), changed["batch_stats"], stats)
     with pytest.raises(ConfigError, match="bn_rows"):
         run(net, X, train=True)
@@ -115,16 +118,17 @@ def test_bn_rows_are_devices():
 def test_stages_are_called_one_by_one():
     """Stem and stages have trees of their own; together they are the net."""
     base = backbones.build(namespace(defaults()["model"] | dict(backbone="slim", slim_width=2)))
-    whole = base.init(jax.random.key(0), X, False)
-    maps = base.apply(whole, X, False, method="maps")
+    init = jax.jit(functools.partial(base.init, method="maps"), static_argnums=(2, 3, 4))
+    apply = jax.jit(functools.partial(base.apply, method="maps"), static_argnums=(2, 3))
+    whole = init(jax.random.key(0), X, False)
+    maps = apply(whole, X, False)
     assert [m.shape[1:3] for m in maps] == [(16, 8), (8, 4), (4, 2), (2, 1), (2, 1)]
-    parts = [base.init(jax.random.key(0), X, False, 0, 3, method="maps")]
-    parts.append(base.init(jax.random.key(0), maps[3], False, 4, method="maps"))
+    parts = [init(jax.random.key(0), X, False, 0, 3), init(jax.random.key(0), maps[3], False, 4)]
     names = [set(p["params"]) for p in parts]
     assert names[1] == {"layer4_0"} and names[0] | names[1] == set(whole["params"])
     joined = {k: {**parts[0][k], **parts[1][k]} for k in whole}
     jax.tree.map(np.testing.assert_array_equal, joined, whole)
-    top = base.apply(parts[1], maps[3], False, 4, method="maps")
+    top = apply(parts[1], maps[3], False, 4)
     np.testing.assert_array_equal(top[0], maps[4])
 
 

@@ -10,6 +10,7 @@ import jax
 
 from reid_jax import models
 from reid_jax.config import choice
+from reid_jax.errors import ConfigError
 from reid_jax.models import backbones
 from reid_jax.models.backbones import build as trunk
 from reid_jax.models.heads._branches import Branches, Head, ReIDNet
@@ -45,6 +46,11 @@ def build(model, num_classes, axis_name=None, num_features=0):
     name = choice("model.head", model.head, tuple(offered))
     base = trunk(model, axis_name)
     head = offered[name].NAMES[name](model, num_classes, axis_name, num_features)
+    if base.outputs != head.maps:
+        raise ConfigError(
+            f"config.model.head {name!r} takes {head.maps} map(s) and config.model.backbone "
+            f"{model.backbone!r} gives {base.outputs}: choose a head and a backbone that belong together"
+        )
     return ReIDNet(base, head)
 
 

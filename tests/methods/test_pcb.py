@@ -1,11 +1,14 @@
 """PCB: its loss by a loop over the stripes, its batches, its learning rates."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 from small import difference, drawn, random_batch
 
 from reid_jax import methods
+from reid_jax.commands import convert
 from reid_jax.data.rows import Rows
 from reid_jax.fields import namespace
 from reid_jax.methods import pcb
@@ -164,3 +167,14 @@ def test_weights_go_there_and_back(method, layout):
     back, report = weights.load(entries, jax.tree.map(np.zeros_like, net))
     assert difference(back, net) == 0 and report["layout"] == layout
     assert not report["unused"] + report["missing"]
+
+
+def test_convert_makes_the_net_of_the_file(tmp_path, capsys):
+    """Head and classes by the keys."""
+    few = {"base.conv1.weight": (64, 3, 7, 7), "local_conv.weight": (256, 2048, 1, 1)}
+    few |= {f"instance{i}.weight": (7, 256) for i in range(6)} | {"local_mask.bias": (6,)}
+    np.savez(tmp_path / "w.npz", **{k: np.zeros(s, np.float32) for k, s in few.items()})
+    assert convert.main([str(tmp_path / "w.npz"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["layout"], report["head"], report["unused"]) == ("pcb", "refined", [])
+    assert set(report["used"]) == set(few)

@@ -1,7 +1,9 @@
-"""PCB (Sun et al., ECCV 2018) with the published code's settings.
+"""PCB and its refined part pooling (Sun et al., ECCV 2018) with the published code's settings.
 
 Variants: market, duke, msmt17, cuhk03 (384x128, 6 stripes, batches of 64, 60 epochs of SGD); synthetic (small
-net, minutes on a CPU core); smoke (seconds). Start the full-size ones from ImageNet weights
+net, minutes on a CPU core); smoke (seconds). rpp_market, rpp_duke, rpp_cuhk03, rpp_synthetic, rpp_smoke go on
+with refined parts: the paper's induction, then 10 epochs together. rpp_code_market is the published code's
+way: 20 epochs of PCB, then everything at once for 30. Start the full-size ones from ImageNet weights
 (config.init.weights): the backbone learns ten times slower than the head.
 """
 
@@ -11,9 +13,10 @@ from reid_jax import presets
 
 
 def stripes(t):
-    """What all variants share: a classifier for each stripe, losses summed, no triplet."""
+    """What all variants share: a classifier for each stripe, losses summed, no triplet; PCB alone."""
     t["model"].update(head="stripes")
     t["loss"].update(branches="sum", triplet_weight=0.0)
+    t["train"].update(skip=("rpp",))
 
 
 def market(t):
@@ -55,7 +58,42 @@ def smoke(t):
     """Seconds."""
     presets.smoke(t)
     stripes(t)
-    t["model"].update(stripes_parts=2, stripes_dim=8)
+    t["model"].update(stripes_parts=2, stripes_dim=8, refined_dim=4)
+
+
+def refined(variant, **stage):
+    """A variant followed by stage "rpp" with values of its own."""
+
+    def change(t):
+        variant(t)
+        t["train"].update(skip=())
+        t["stages"]["rpp"] = stage
+
+    return change
+
+
+PAPER = dict(optim=dict(lr=0.01, groups=(), milestones=()), train=dict(epochs=10))
+SHORT = dict(optim=dict(lr=1e-3), train=dict(steps=300))
+
+
+def rpp_code_market(t):
+    """Market-1501 as the published script trains: all at once, the backbone at the same rate."""
+    refined(market, optim=dict(lr=0.01, groups=(), milestones=(20,)), train=dict(epochs=30))(t)
+    t["stages"]["pcb"] = dict(train=dict(epochs=20))
+    t["pcb"].update(induce=0.0)
+
+
+def rpp_synthetic(t):
+    """`synthetic` with refined parts."""
+    refined(synthetic, **SHORT)(t)
+    t["model"].update(refined_dim=32)
+    t["pcb"].update(induce_lr=4e-3)
+
+
+def rpp_smoke(t):
+    """Seconds, with refined parts."""
+    refined(smoke, optim=dict(lr=1e-3), train=dict(steps=4))(t)
+    t["pcb"].update(induce=1.0, induce_lr=4e-3)
 
 
 VARIANTS = {
@@ -65,6 +103,12 @@ VARIANTS = {
     "cuhk03": cuhk03,
     "synthetic": synthetic,
     "smoke": smoke,
+    "rpp_market": refined(market, **PAPER),
+    "rpp_duke": refined(duke, **PAPER),
+    "rpp_cuhk03": refined(cuhk03, **PAPER),
+    "rpp_code_market": rpp_code_market,
+    "rpp_synthetic": rpp_synthetic,
+    "rpp_smoke": rpp_smoke,
 }
 
 

@@ -201,6 +201,7 @@ def defaults():
             split="test",  # test | val (held-out training identities, data.val_ids)
             net="auto",  # auto | all | one of the method's networks (EFL with teachers also: mean)
             batch_size=64,
+            mirror=False,  # features of pictures and clips: the sum with those of the mirrored ones
             distance="cosine",  # cosine | euclidean
             # auto (the data set's own) | market (images of the query's identity and camera are left out) |
             # all-pairs (nothing is) | single-shot (one random image of each identity, drawn for each query) |

@@ -37,8 +37,9 @@ def places(text, name):
 
 
 def is_norm(path, name):
-    """Whether a text of models/ may use the name because a norm has it too, the method's own."""
-    return path.parts[0] == "models" and name in models.offers("norms")
+    """Whether a text of models/ may use the name because something in there has it too, the method's own."""
+    named = (*models.offers("norms"), *models.offers("heads"), *models.keys())
+    return path.parts[0] == "models" and name in named
 
 
 @pytest.mark.parametrize("name", methods.names())

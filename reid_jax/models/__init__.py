@@ -13,11 +13,15 @@ from typing import NamedTuple
 
 FIELDS = dict(
     # resnet18 | resnet34 | resnet50 | resnet101 | resnet50_ibn_a | resnest50, for CPUs narrow | slim, and for
-    # clips c2d_resnet50 | ap3d_resnet50 | ap3dnl_resnet50
+    # clips c2d_resnet50 | ap3d_resnet50 | ap3dnl_resnet50;
+    # with AGW's non-local blocks resnet50_nl | resnet50_nl_ibn_a | resnet101_nl | slim_nl; MGN's, with a map
+    # for each branch, resnet50_mgn | resnet50_mgn_ibn_a | resnet101_mgn | slim_mgn
     backbone="resnet50",
     last_stride=1,
     stem_relu=True,
-    head="global",  # global (one vector) | stripes (PCB) | contrast (unit vector, no classifier)
+    # global (one vector) | stripes (PCB) | contrast (unit vector, no classifier); with parts also refined
+    # (RPP) | mgn | pyramid
+    head="global",
     # auto (narrow: stripes, others: avg) | avg | max | gem | gem_fixed (its exponent not trained) | avg_max
     # (their sum) | stripes
     pool="auto",
@@ -62,12 +66,14 @@ class Keys(NamedTuple):
 
     names: (modules, leaf), e.g. (("base", "conv1"), "kernel") -> keys the leaf may have there, the usual one
     first; see models.weights.names for what they are made with. matches: {key without wrappers: array} ->
-    whether a file is of this layout. written: whether files are written in it too.
+    whether a file is of this layout. written: whether files are written in it too. fields: {key: array} ->
+    {field of config.model: value} that such a file stands for, as its backbone.
     """
 
     names: Callable
     matches: Callable
     written: bool = True
+    fields: Callable = lambda entries: {}
 
 
 @functools.cache

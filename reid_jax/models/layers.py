@@ -123,6 +123,17 @@ def max_pool(x):
     return cpu.max_pool(x) if _cpu_form() else cpu.plain_max_pool(x)
 
 
+def ceil_max_pool(x):
+    """3x3 max pooling, stride 2, not padded: [...,H,W,C] -> [...,H//2,W//2,C], at least 1x1.
+
+    Window i covers rows 2i to 2i + 2, cut off at the border: PyTorch's ceil_mode without padding. It is
+    `max_pool` of x with a row and a column before it, whose first windows are left out.
+    """
+    small = tuple((1, n == 1) for n in x.shape[-3:-1])
+    widths = (*((0, 0),) * (x.ndim - 3), *small, (0, 0))
+    return max_pool(jnp.pad(x, widths, constant_values=-jnp.inf))[..., 1:, 1:, :]
+
+
 def maximum(x, axes):
     """Maximum over neighbouring axes; of equal entries the first in row order gets the gradient.
 

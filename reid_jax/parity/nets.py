@@ -138,9 +138,9 @@ def _places(variables):
     places = {("base", "conv1"): "conv1", ("base", "bn1"): "bn1", ("base", "conv1_6"): "stem"}
     last = {}
     for name in modules:
-        if found := re.fullmatch(r"layer(\d)_(\d+)", name):
+        if found := re.fullmatch(r"(layer\d|NL_\d)_(\d+)", name):
             last[found[1]] = max(int(found[2]), last.get(found[1], 0))
-    places |= {("base", f"layer{stage}_{block}"): f"layer{stage}" for stage, block in last.items()}
+    places |= {("base", f"{stage}_{block}"): stage for stage, block in last.items()}
     return {path: name for path, name in places.items() if path[1] in modules}
 
 

@@ -91,13 +91,32 @@ class Embedder:
 
     def __init__(self, method, net, devices):
         self.method, self.multiple = method, len(devices.local)
-        self.image = devices.compile_embed(lambda state, batch: method.embed_batch(state, batch, net))
+        self.image = devices.compile_embed(lambda state, batch: self._feature(state, batch, net))
         self.frames = devices.compile_embed(lambda state, clips: self._sums(state, clips, net))
         self.pooled = devices.compile_embed(lambda state, mean: method.embed_pooled(state, mean, net))
 
+    @property
+    def mirrors(self):
+        """Whether mirrored pictures are embedded too."""
+        config = getattr(self.method, "config", None)
+        return config is not None and getattr(config.eval, "mirror", False)
+
+    def _feature(self, state, batch, net):
+        feature = self.method.embed_batch(state, batch, net)
+        if self.mirrors:
+            feature += self.method.embed_batch(state, batch | {"image": mirrored(batch["image"])}, net)
+        return feature
+
     def _sums(self, state, clips, net):
         vectors = self.method.embed_frames(state, clips["image"], net)
+        if self.mirrors:
+            vectors = (vectors + self.method.embed_frames(state, mirrored(clips["image"]), net)) / 2
         return jnp.where(clips["frames"][..., None], vectors.astype(jnp.float32), 0).sum(1)
+
+
+def mirrored(image):
+    """Pictures or clips [...,H,W,3] mirrored left to right."""
+    return image[..., ::-1, :]
 
 
 def feature_set(config, embedder, state, splits, root, progress=False, shared=False, trains=False):

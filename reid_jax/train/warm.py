@@ -1,6 +1,7 @@
 """Starting values from elsewhere: a weight file (init.weights) or a finished run (init.run)."""
 
 import contextlib
+import json
 import logging
 import os
 
@@ -9,7 +10,7 @@ from flax import traverse_util
 
 from reid_jax import places
 from reid_jax.errors import CheckpointError, ConfigError, WeightsError
-from reid_jax.models import weights
+from reid_jax.models import backbones, weights
 from reid_jax.train import stages, titles
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,9 @@ def start(config, method, state, needed=True):
         raise ConfigError(
             f"method {config.method!r} cannot start from config.init.weights or config.init.run"
         )
-    load = from_file(init.weights) if init.weights else from_run(init.run, classifiers_of(method))
+    load = (
+        from_file(init.weights, config.model) if init.weights else from_run(init.run, classifiers_of(method))
+    )
     return method.warm_start(state, load)
 
 
@@ -44,11 +47,12 @@ def split_key(text):
     return (path, key) if named else (text, "")
 
 
-def from_file(text):
+def from_file(text, model=None):
     """load(name, variables, fallback) from a weight file, FILE or FILE:KEY, the same for every network.
 
     .pth, .pt, .safetensors or .npz in any of the layouts of `reid_jax.models.weights`. Weights of a 2-D net
-    go to their places in an AP3D net.
+    go to their places in an AP3D net. model: config.model; what it says otherwise than the net that the file
+    is of is told.
     """
     path, key = split_key(os.path.expanduser(text))
     try:
@@ -70,9 +74,30 @@ def from_file(text):
         log_origin(name, source, report["used"], report["missing"], report["unused"])
         for note in report["notes"]:
             log.info("%s: %s", name, note)
+        known = weights.implied(weights.recognise(file.entries, report["layout"])) | stated(file)
+        for note in differing(known, model):
+            log.warning("%s: %s", name, note)
         return filled
 
     return load
+
+
+def stated(file):
+    """How a file of `reid_jax convert` says that its net pools the stem's map; {} of other files."""
+    model = json.loads(file.metadata.get("model", "{}")) if "reid_jax" in file.metadata else {}
+    return {"stem_pool": model["stem_pool"]} if "stem_pool" in model else {}
+
+
+def differing(fields, model):
+    """Sentences on what the net that a file is of does with the stem's map and config.model does not."""
+    if model is None or not backbones.pools_stem(model.backbone):
+        return []
+    return [
+        f"the file's net has config.model.{field}={value}, this one {getattr(model, field)}: its features "
+        f"will be a little wrong; set --config.model.{field}={value}"
+        for field, value in fields.items()
+        if field in ("stem_pool", "stem_relu") and getattr(model, field) != value
+    ]
 
 
 def best_of(workdir):

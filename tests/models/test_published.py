@@ -67,7 +67,7 @@ REPOSITORIES = {  # name: (layout, what `renamed` is told)
     "SpCL": ("spcl", dict(trunk="base.", front="module.", stage=4, neck="feat_bn", pooling="gap")),
     "MMT": ("mmt", dict(trunk="base.", stage=3, neck="feat_bn", pooling="gap")),
     "reid-strong-baseline": ("strong_baseline", dict(trunk="base.", neck="bottleneck", pooling="gap")),
-    "AGW": ("strong_baseline", dict(trunk="base.", neck="bottleneck", pooling="global_pool")),
+    "AGW": ("agw", dict(trunk="base.", neck="bottleneck", pooling="global_pool")),
     "OpenUnReID": (
         "openunreid",
         dict(trunk="backbone.", front="module.", neck="head.feat_bn", pooling="global_pooling"),

@@ -1,7 +1,9 @@
 """Figures by protocol, and a run on a single-gallery set from training to its report."""
 
 import json
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from runs import load, tiny, train
@@ -15,6 +17,7 @@ from reid_jax.errors import ConfigError
 from reid_jax.eval import protocols, store
 from reid_jax.report import run as runs
 from reid_jax.train import evaluate
+from reid_jax.train.devices import Devices
 
 
 def config(**fields):
@@ -141,3 +144,15 @@ def test_report_of_all_pairs_leaves_nothing_out():
     hits = {f: runs.rank(features, camera_filter=f).retrieval.first_hit for f in (True, False)}
     for camera_filter, got in hits.items():
         np.testing.assert_array_equal(got, first_hits(features, camera_filter))
+
+
+def test_mirrored_pictures_are_added():
+    """config.eval.mirror: the sum of the features of both pictures; off, of the picture alone."""
+    image = np.random.default_rng(0).integers(0, 256, (4, 16, 8, 3), np.uint8)
+    method = SimpleNamespace(config=namespace({"eval": {"mirror": True}}))
+    method.embed_batch = lambda state, batch, net: batch["image"][:, :, :2].astype(np.float32).sum((1, 2))
+    left, right = (image[:, :, part].astype(np.float32).sum((1, 2)) for part in (slice(2), slice(-2, None)))
+    for mirror, want in ((True, left + right), (False, left)):
+        method.config.eval.mirror = mirror
+        embedder = evaluate.Embedder(method, "net", Devices(jax.devices()[:1]))
+        np.testing.assert_array_equal(embedder.image({}, {"image": image}), want)

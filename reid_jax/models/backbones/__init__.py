@@ -26,7 +26,8 @@ class Backbone(nn.Module, kw_only=True):
     dtype: compute type of the convolutions; None: the promoted type of input and parameters.
     norms: which norms stand where. refine, style: None, or functions of a place (one of `places`) that give
     a module (x, train) -> x to put there, or None. Places are "stem" (between the stem's convolution and its
-    norm), "pool" (after the max pooling) and the numbers of stages (behind them).
+    norm), "pool" (after the max pooling) and the numbers of stages (behind them); `refine` of ResNets is also
+    asked for (stage, block), behind every block, from 0.
     """
 
     dtype: jnp.dtype | None = None
@@ -35,6 +36,7 @@ class Backbone(nn.Module, kw_only=True):
     refine: Callable | None = None
     style: Callable | None = None
 
+    outputs = 1  # maps that a call gives; more than one as a tuple
     only_batch_norm = False  # whether `norms` other than batch norm have no place in it
 
     @property
@@ -89,6 +91,11 @@ def find(name):
     return models.offers("backbones")[name]
 
 
+def pools_stem(name):
+    """Whether a backbone heeds config.model.stem_pool."""
+    return "resnet" in name or name.startswith("slim")
+
+
 def build(model, axis_name=None, refine=None):
     """The Backbone of config.model; axis_name: the train step's device axis; refine: see Backbone.
 
@@ -104,6 +111,11 @@ def build(model, axis_name=None, refine=None):
         raise ConfigError(
             f"config.model.backbone {model.backbone!r} has batch norm only, not config.model.norm "
             f"{model.norm!r}; use a ResNet, slim or narrow"
+        )
+    if model.stem_pool != "padded" and not pools_stem(model.backbone):
+        raise ConfigError(
+            f"config.model.stem_pool is {model.stem_pool!r}, which {model.backbone!r} has not: leave it "
+            "'padded', or use a ResNet or slim"
         )
     style = styles.build(model, net.places, axis_name)
     return net.clone(norms=chosen, refine=refine, style=style)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from reid_jax.errors import ConfigError
-from reid_jax.models.backbones.resnet import Bottleneck, ResNet
+from reid_jax.models.backbones.resnet import Bottleneck, ResNet, fields_of
 from reid_jax.models.layers import BatchNorm, Conv, kernel_uniform
 
 FIELDS = dict(
@@ -203,8 +203,7 @@ Ap3dNlResNet50 = functools.partial(Ap3dResNet50, non_local=((), (1, 3), (1, 3, 5
 def _built(net):
     def build(model, dtype, axis_name):
         attention = dict(temperature=model.ap3d_temperature, contrastive=model.ap3d_contrastive)
-        fields = dict(dtype=dtype, axis_name=axis_name, remat=model.remat)
-        return net(model.last_stride, model.stem_relu, **attention, **fields)
+        return net(**attention, **fields_of(model, dtype, axis_name))
 
     return build
 

@@ -9,12 +9,16 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from reid_jax.config import choice
 from reid_jax.errors import ConfigError
 from reid_jax.models.backbones import Backbone
-from reid_jax.models.layers import Conv, max_pool
+from reid_jax.models.layers import Conv, ceil_max_pool, max_pool
 from reid_jax.models.norms import Norms
 
 FIELDS = dict(
+    # ResNets: the stem's max pooling. padded (torchvision's) | ceil (fast-reid's: no padding, windows cut off
+    # at the lower and right border)
+    stem_pool="padded",
     slim_width=8,  # backbone "slim" only, a ResNet: channels of the stem (ResNet-50: 64)
     slim_blocks=(1, 1, 1, 1),  # and blocks of its stages (ResNet-50: 3, 4, 6, 3)
 )
@@ -95,6 +99,7 @@ class ResNet(Backbone):
 
     counts: blocks of each stage; a stage of none is left out.
     stem_relu: MMT's net has no ReLU between the stem's batch norm and the max pool (False).
+    stem_pool: "padded" or "ceil", see FIELDS.
     width: channels of the stem and of the first stage's inner layers.
     remat: the activations inside a block are computed again in the backward pass instead of kept.
     """
@@ -103,6 +108,7 @@ class ResNet(Backbone):
     counts: tuple[int, ...]
     last_stride: int = 1
     stem_relu: bool = True
+    stem_pool: str = "padded"
     width: int = 64
     remat: bool = False
 
@@ -139,12 +145,13 @@ class ResNet(Backbone):
 
     def pool(self, x, train):
         """The stem's map as stage 1 gets it."""
-        return self.at("pool", max_pool(x), train)
+        pool = ceil_max_pool if self.stem_pool == "ceil" else max_pool
+        return self.at("pool", pool(x), train)
 
     def stage(self, number, x, train):
         """The map after stage `number`, from 1, of the map before it."""
-        for name in self.keys[number - 1]:
-            x = getattr(self, name)(x, train)
+        for block, name in enumerate(self.keys[number - 1]):
+            x = self.at((number, block), getattr(self, name)(x, train), train)
         return self.at(number, x, train)
 
 
@@ -154,23 +161,36 @@ ResNet50 = functools.partial(ResNet, Bottleneck, (3, 4, 6, 3))
 ResNet101 = functools.partial(ResNet, Bottleneck, (3, 4, 23, 3))
 
 
+def fields_of(model, dtype, axis_name):
+    """The fields of a ResNet that config.model says; ConfigError for an unknown pooling."""
+    return dict(
+        last_stride=model.last_stride,
+        stem_relu=model.stem_relu,
+        stem_pool=choice("model.stem_pool", model.stem_pool, ("padded", "ceil")),
+        remat=model.remat,
+        dtype=dtype,
+        axis_name=axis_name,
+    )
+
+
 def _built(net):
-    def build(model, dtype, axis_name):
-        fields = dict(dtype=dtype, axis_name=axis_name, remat=model.remat)
-        return net(model.last_stride, model.stem_relu, **fields)
-
-    return build
+    return lambda *settings: net(**fields_of(*settings))
 
 
-def slim(model, dtype, axis_name):
-    """A narrow ResNet of bottlenecks."""
+def slim_sizes(model):
+    """(blocks of each stage, width) of backbone "slim"; ConfigError for sizes that describe no net."""
     if len(model.slim_blocks) < 2 or min(model.slim_blocks) < 1 or model.slim_width < 1:
         raise ConfigError(
             f"config.model.slim_blocks is {tuple(model.slim_blocks)} and slim_width {model.slim_width}; "
             "slim needs two stages or more, of at least one block and one channel"
         )
-    net = functools.partial(ResNet, Bottleneck, tuple(model.slim_blocks), width=model.slim_width)
-    return _built(net)(model, dtype, axis_name)
+    return tuple(model.slim_blocks), model.slim_width
+
+
+def slim(model, dtype, axis_name):
+    """A narrow ResNet of bottlenecks."""
+    counts, width = slim_sizes(model)
+    return ResNet(Bottleneck, counts, width=width, **fields_of(model, dtype, axis_name))
 
 
 NAMES = {

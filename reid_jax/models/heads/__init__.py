@@ -51,6 +51,11 @@ def build(model, num_classes, axis_name=None, num_features=0):
             f"config.model.classifier is {model.classifier!r}, and head {name!r} has none of that: use head "
             "'global' or a linear classifier"
         )
+    if base.outputs != head.maps:
+        raise ConfigError(
+            f"config.model.head {name!r} takes {head.maps} map(s) and config.model.backbone "
+            f"{model.backbone!r} gives {base.outputs}: choose a head and a backbone that belong together"
+        )
     return ReIDNet(base, head)
 
 

@@ -20,7 +20,9 @@ class Branches(NamedTuple):
 
 
 class Head(nn.Module):
-    """Base of the heads: `pool`, once for a map, then the call, once for an image or a clip.
+    """Base of the heads: `pooled`, once for a map, then the call, once for an image or a clip.
+
+    maps: how many maps it takes of a backbone; more than one come as a tuple.
 
     frozen: patterns of the paths of parameters that are never trained. classifiers: names of the modules
     that belong to the training identities.
@@ -28,6 +30,11 @@ class Head(nn.Module):
 
     frozen = ()
     classifiers = ()
+    maps = 1
+
+    def pooled(self, base, x, train, **given):
+        """Vectors [...,D] of images by a backbone; given: what it gets beside."""
+        return self.pool(wide(base(x, train, **given)))
 
     def pool(self, x):
         """Maps [...,H,W,C] -> vectors [...,D]."""
@@ -67,7 +74,7 @@ class ReIDNet(nn.Module):
 
     def vectors(self, x, train):
         """Pooled vectors of images [B,H,W,3] -> [B,D], or of every frame of clips [B,T,H,W,3] -> [B,T,D]."""
-        return self.top.pool(wide(self.base(x, train)))
+        return self.top.pooled(self.base, x, train)
 
     def head(self, x, train):
         """Branches of pooled vectors [B,D], one for each image or clip."""

@@ -1,18 +1,24 @@
-"""PCB's head (Sun et al., ECCV 2018): a classifier for each horizontal stripe of the map."""
+"""PCB's head (Sun et al., ECCV 2018): a classifier for each horizontal stripe of the map; and RPP's parts."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
+from reid_jax import models
 from reid_jax.errors import ConfigError
+from reid_jax.fields import within
 from reid_jax.models.backbones import group_axis
 from reid_jax.models.heads._branches import Branches, Head
-from reid_jax.models.layers import BatchNorm, Conv, Dropout, normal
+from reid_jax.models.layers import BatchNorm, Conv, Dropout, normal, wide
 from reid_jax.models.pooling import stripe_pool
+from reid_jax.models.weights.names import dotted, leaf_name
 
 FIELDS = dict(
-    stripes_parts=6,  # head "stripes": stripes, each with a classifier
+    stripes_parts=6,  # heads "stripes" and "refined": stripes, each with a classifier
     stripes_dim=256,  # numbers that a stripe's classifier sees
     stripes_dropout=0.5,  # of the stripes' means in training
+    refined_dim=256,  # head "refined": channels that a pixel's part is told from, means of neighbouring ones
+    refined_temperature=1.0,  # factor of its logits
 )
 
 
@@ -61,17 +67,97 @@ class StripesHead(Head):
         return nn.Dense(self.num_classes, kernel_init=normal(0.0, 0.001), name=name)
 
 
+class RefinedHead(StripesHead):
+    """StripesHead whose parts are told pixel by pixel (refined part pooling).
+
+    Part i is the mean over all pixels of `parts` w_i x, w_i f[...,H,W] the softmax of a 1x1 convolution of x
+    with its channels averaged in groups of neighbours to `channels` and the image's mean taken off.
+    """
+
+    local_mask: nn.Module | None = None  # the convolution
+    scattered: nn.Module | None = None  # dropout before it
+    channels: int = 256
+    temperature: float = 1.0
+
+    def pooled(self, base, x, train, **given):
+        x = wide(base(x, train, **given))
+        w = self.assignment(x, train) * (self.parts / (x.shape[-3] * x.shape[-2]))
+        g = jnp.einsum("...hwp,...hwc->...pc", w, x)
+        return g.reshape(*g.shape[:-2], -1)
+
+    def assignment(self, x, train):
+        """Shares of every pixel in the parts: [...,H,W,C] -> [...,H,W,parts], sums of 1.
+
+        ConfigError unless `channels` divides C.
+        """
+        if x.shape[-1] % self.channels:
+            raise ConfigError(
+                f"config.model.refined_dim is {self.channels} and the map has {x.shape[-1]} channels; it "
+                "must divide them"
+            )
+        y = self.scattered(x, train)
+        y = y.reshape(*y.shape[:-1], self.channels, -1).mean(-1)
+        y = self.local_mask(y - y.mean((-3, -2), keepdims=True))
+        return jax.nn.softmax(self.temperature * y, -1)
+
+
 def build(model, num_classes, axis_name, num_features):
     """StripesHead of config.model; ConfigError for sizes that describe none."""
+    return StripesHead(*_settings(model, num_classes, axis_name, num_features))
+
+
+def refined(model, num_classes, axis_name, num_features):
+    """RefinedHead of config.model; ConfigError for sizes that describe none."""
+    settings = _settings(model, num_classes, axis_name, num_features)
+    within("model", model, refined_dim=(1, None))
+    mask = Conv(model.stripes_parts, use_bias=True, bias_init=nn.initializers.zeros)
+    own = (mask, Dropout(model.stripes_dropout, axis_name), model.refined_dim, model.refined_temperature)
+    return RefinedHead(*settings, *own)
+
+
+def _settings(model, num_classes, axis_name, num_features):
     if model.stripes_parts < 1 or model.stripes_dim < 1 or not 0 <= model.stripes_dropout < 1:
         raise ConfigError(
             f"config.model.stripes_parts is {model.stripes_parts}, stripes_dim {model.stripes_dim} and "
             f"stripes_dropout {model.stripes_dropout}; they must be at least 1, at least 1 and in [0, 1)"
         )
     if num_features:
-        raise ConfigError("config.model.head 'stripes' has no embedding before its neck; use head 'global'")
+        raise ConfigError(
+            f"config.model.head {model.head!r} has no embedding before its neck; use head 'global'"
+        )
     sizes = (model.stripes_parts, model.stripes_dim, model.stripes_dropout)
-    return StripesHead(num_classes, *sizes, group_axis(model, axis_name), model.bn_rows, axis_name)
+    return (num_classes, *sizes, group_axis(model, axis_name), model.bn_rows, axis_name)
 
 
-NAMES = {"stripes": build}
+NAMES = {"stripes": build, "refined": refined}
+
+_TORCHREID = {"local_conv": "conv5.layers.0", "feat_bn2d": "conv5.layers.1"}
+
+
+def _pcb(modules, leaf):
+    """PCB_RPP_for_reID's name of a leaf: our own, with the trunk's in front."""
+    return [".".join([*map(dotted, modules), leaf_name(leaf)])]
+
+
+def _begins(entries, front):
+    return any(key.startswith(front) for key in entries)
+
+
+def _net(entries):
+    """The head of a file of PCB."""
+    return {"head": "refined" if _begins(entries, "local_mask.") else "stripes"}
+
+
+def _torchreid(modules, leaf):
+    """torchreid's name of a leaf of its pcb_p6."""
+    first, *inside = modules
+    if first.startswith("instance"):
+        first = f"classifier.{first.removeprefix('instance')}"
+    front = [] if first == "base" else [_TORCHREID.get(first, first)]
+    return [".".join([*front, *map(dotted, inside), leaf_name(leaf)])]
+
+
+KEYS = {
+    "pcb": models.Keys(_pcb, lambda entries: _begins(entries, "instance0."), fields=_net),
+    "pcb_torchreid": models.Keys(_torchreid, lambda entries: _begins(entries, "conv5.layers."), fields=_net),
+}

@@ -10,6 +10,7 @@ from reid_jax.models.weights.mapping import (
     exponent_of,
     fill,
     from_torch,
+    implied,
     leaves,
     load,
     load_file,
@@ -17,15 +18,17 @@ from reid_jax.models.weights.mapping import (
     tell,
     to_torch,
 )
-from reid_jax.models.weights.names import guess, keys, layouts, strip, targets, torch_key
+from reid_jax.models.weights.names import STEMS, guess, keys, layouts, strip, targets, torch_key
 from reid_jax.models.weights.wrapped import recognise
 
 __all__ = [
+    "STEMS",
     "Weights",
     "exponent_of",
     "fill",
     "from_torch",
     "guess",
+    "implied",
     "keys",
     "layouts",
     "leaves",

@@ -12,9 +12,10 @@ import flax
 import jax.numpy as jnp
 import numpy as np
 
+from reid_jax import models
 from reid_jax.errors import WeightsError
 from reid_jax.models.weights import files
-from reid_jax.models.weights.names import keys
+from reid_jax.models.weights.names import STEMS, keys
 from reid_jax.models.weights.wrapped import plain, recognise
 
 _TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1), 5: (4, 3, 0, 1, 2)}
@@ -125,7 +126,7 @@ def _copied(key, entries):
 def _moved_blocks(paths, entries, layout):
     """Places (without collection) of the model's non-local blocks if the file has none of them, else none."""
     theta = {keys(p, layout)[0]: p[1:-2] for p in paths if p[-2:] == ("theta", "kernel")}
-    there = {k for k in entries if re.search(r"(^|\.)layer\d[._]\d+\.theta\.(weight|kernel)$", k)}
+    there = {k for k in entries if re.search(r"(^|\.)(layer\d[._]|NL_\d[._])\d+\.theta\.(weight|kernel)$", k)}
     if there - set(theta):
         raise WeightsError(
             f"has non-local blocks where the model has none: {tell(sorted(there - set(theta)), 3)}; "
@@ -150,11 +151,13 @@ def _sources(path, non_local):
 def _find(path, like, non_local, entries, layout):
     """(key, whether it is a 2-D net's) of a leaf; the key it should have and None when it is not there.
 
-    The batch norm `bat_n` of a norm that mixes several also takes the weights of a plain batch norm. Of
-    several names the first with as many axes as the leaf counts.
+    The batch norm `bat_n` of a norm that mixes several also takes the weights of a plain batch norm, and the
+    branches of a trunk those of a trunk without. Of several names the first with as many axes as the leaf
+    counts.
     """
     there = []
-    for place in (path, tuple(name for name in path if name != "bat_n")):
+    plain_norm = tuple(name for name in path if name != "bat_n")
+    for place in (path, plain_norm, tuple(name for name in path if not re.fullmatch(r"branch\d", name))):
         for source in _sources(place, non_local):
             there += [(key, source != place) for key in keys(source, layout) if key in entries]
     if not there:
@@ -246,6 +249,20 @@ def _heads(misfits, file):
         elif not re.search(r"\.(bias|running_mean|running_var|mean|var)$", key):
             notes.append(f"{file.origin[key]} has shape {shape}, this model's head {want}; it is not used")
     return notes
+
+
+def implied(file):
+    """{field of config.model: value} that a Recognised file stands for, {} in layouts of many nets."""
+    own = models.keys().get(file.layout)
+    return own.fields(file.entries) if own else STEMS.get(file.layout, {}) | _trunk_of(file.entries)
+
+
+def _trunk_of(entries):
+    """The ResNet-50 that keys speak of, where it is no plain one: non-local blocks, instance norms."""
+    non_local = any(re.search(r"(^|\.)NL_\d\.", key) for key in entries)
+    ibn = any(re.search(r"\.bn1\.IN\.", key) for key in entries)
+    name = f"resnet50{'_nl' if non_local else ''}{'_ibn_a' if ibn else ''}"
+    return {"backbone": name} if non_local or ibn else {}
 
 
 def exponent_of(file):

@@ -23,7 +23,7 @@ running_var. What differs between layouts is the net's frame:
 
 torchvision is also the layout of timm, ResNeSt and deep-person-reid; imagenet is the same with the
 classifier called `fc`. spcl is also that of cluster-contrast: a sequence as mmt's, but with its ReLU.
-strong_baseline is also that of AGW. fast-reid's bottleneck is a norm, or an embedding and then a norm, which
+fast-reid's bottleneck is a norm, or an embedding and then a norm, which
 are read as feat and neck.
 ap3d has five axes in every convolution. Where direid's E_id has only its top, the rest comes from the stem
 it shares (E_con), and files of one network begin with `model`. reid_jax is our own:
@@ -83,6 +83,7 @@ LAYOUTS = {
     "reid_jax": {},
 }
 """{layout: {module of ours: its names there, the first one is written}}."""
+STEMS = {"fastreid": {"stem_pool": "ceil"}}  # {layout: fields of config.model that its ResNets have}
 _READ_ONLY = ("direid", "iics", "fastreid_old")
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
@@ -121,8 +122,8 @@ def keys(path, layout):
 
 
 def dotted(module):
-    """`layer1_0` -> `layer1.0`."""
-    return re.sub(r"_(\d+)(?=(_\d+)*$)", r".\1", module)
+    """`layer1_0` -> `layer1.0`, `NL_2_0` -> `NL_2.0`."""
+    return re.sub(r"(?<!^NL)_(\d+)(?=(_\d+)*$)", r".\1", module)
 
 
 def leaf_name(leaf):

@@ -5,14 +5,32 @@ import jax
 import jax.numpy as jnp
 
 from reid_jax.losses import identity
-from reid_jax.models import heads
+from reid_jax.models import heads, layers
+from reid_jax.models.heads import stripes
 from reid_jax.parity import nets
 
 
 def pcb_head(case):
     """PCB's head: feature, logits, losses, gradients, running statistics, test mode"""
+    m = case.config
+    return _results(case, heads.StripesHead(m.classes, m.parts, m.features, m.dropout))[0]
+
+
+def rpp_head(case):
+    """RPP's head: parts of the pixels, and as pcb_head"""
+    m = case.config
+    mask = layers.Conv(m.parts, use_bias=True), layers.Dropout(m.dropout), m.dim, m.temperature
+    head = stripes.RefinedHead(m.classes, m.parts, m.features, m.dropout, None, 0, None, *mask)
+    results, variables, x = _results(case, head)
+
+    own = {"params": {"local_mask": variables["params"]["local_mask"]}}
+    w = head.apply(own, x, False, method="assignment")
+    return results | {"out/assignment": nets.channels_first(w)}
+
+
+def _results(case, head):
+    """(all that both heads' cases record, the net's variables, the map)."""
     m, x, target = case.config, nets.channels_last(case.input("x")), case.input("target")
-    head = heads.StripesHead(m.classes, m.parts, m.features, m.dropout)
     module = heads.ReIDNet(_Maps(), head)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, False))
     variables = nets.fill(shapes, case.weights(), case.dtype)
@@ -32,7 +50,7 @@ def pcb_head(case):
         parts = result.test.reshape(len(x), m.parts, -1)
         results[f"out/feature{suffix}"] = parts.swapaxes(1, 2)[..., None]
         results[f"out/logits{suffix}"] = jnp.stack(result.logits)
-    return results
+    return results, variables, x
 
 
 class _Maps(nn.Module):

@@ -48,7 +48,11 @@ def arguments(argv):
         type=places.argument("OUT", places.written),
         help="file to write, .safetensors; without it only look",
     )
-    add("--backbone", choices=heads.BACKBONES, help="default: IN's own if it says so, else resnet50")
+    add(
+        "--backbone",
+        choices=heads.BACKBONES,
+        help="default: IN's own if it or its keys say so, else resnet50",
+    )
     add("--neck", choices=NECKS, default="auto", help="head of the model (default: as in IN)")
     add("--classes", type=int, default=0, help="classes of the model (default: as in IN)")
     add(
@@ -104,8 +108,8 @@ def read(args):
 def shapes(model, file, args):
     """Variables of the model as ShapeDtypeStructs, and its config.model fields.
 
-    file: weights.Recognised. Neck, pooling, norm, classes and MMT's embedding follow from it unless the
-    command line says them.
+    file: weights.Recognised. Neck, pooling, norm, classes, MMT's embedding and, in layouts of one family of
+    nets, backbone and head follow from it unless the command line says them.
     """
 
     def entry(*path):
@@ -119,14 +123,17 @@ def shapes(model, file, args):
         bias = entry("params", "classifier", "bias") is not None
         normed = entry("params", "neck", "scale") is not None
         neck = "none" if not normed else "ap3d" if bias else "bnneck"
-    backbone = args.backbone or model.get("backbone", "resnet50")
     implied = {"pool": "gem"} if weights.exponent_of(file) is not None else {}
     implied |= {"norm": "aibn"} if any(k.endswith(".adaptive_weight") for k in file.entries) else {}
-    model = defaults()["model"] | implied | model | {"neck": neck, "backbone": backbone}
-    classes = args.classes or rows(entry("params", "classifier", "kernel")) or 1
-    net = heads.build(namespace(model), classes, num_features=rows(entry("params", "feat", "kernel")))
+    implied |= weights.implied(file)
+    model = defaults()["model"] | implied | model | {"neck": neck}
+    backbone = model["backbone"] = args.backbone or model["backbone"]
+    features = rows(entry("params", "feat", "kernel"))
+    net = heads.build(namespace(model), 1, num_features=features)
+    own = (rows(entry("params", name, "kernel")) for name in ("classifier", *net.top.classifiers))
+    net = heads.build(namespace(model), args.classes or max(own) or 1, num_features=features)
     frames = (2,) if backbone.startswith("ap3d") else ()
-    image = jax.ShapeDtypeStruct((1, *frames, 256, 128, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, *frames, *heads.image_size(namespace(model)), 3), jnp.float32)
     return jax.eval_shape(heads.encoder(net).init, jax.random.key(0), image), model
 
 
@@ -153,7 +160,8 @@ def convert(args):
     try:
         file = weights.recognise(source.entries, layout)
         like, model = shapes(model, file, args)
-        report |= {"backbone": model["backbone"], "neck": model["neck"], "pool": model["pool"]}
+        report |= {"backbone": model["backbone"], "head": model["head"], "neck": model["neck"]}
+        report["pool"] = model["pool"]
         leaves, mapped = weights.fill(source.entries, like, file.layout, args.inflate)
     except WeightsError as error:
         raise WeightsError(f"{args.source}: {error}\n{summary(report)}") from error
@@ -210,7 +218,7 @@ def summary(report, whole=False):
     if "layout" in report:
         also = ALSO.get(report["layout"])
         lines.append(f"layout    {report['layout']}{f' (also of {also})' if also else ''}")
-        lines.append(f"model     {report['backbone']}, neck {report['neck']}, pool {report['pool']}")
+        lines.append(f"model     {report['backbone']}, {_head(report)}, pool {report['pool']}")
         for name in _LISTS:
             keys = report[name]
             shown = weights.tell(keys, len(keys) if whole else _SHOWN)
@@ -220,6 +228,11 @@ def summary(report, whole=False):
         out = report["written"]
         lines.append(f"written   {out['file']}: {out['tensors']} tensors, layout {out['layout']}")
     return "\n".join(lines)
+
+
+def _head(report):
+    """The head in words: one with a choice of necks by its neck."""
+    return f"neck {report['neck']}" if report["head"] == "global" else f"head {report['head']}"
 
 
 def write_report(path, report):

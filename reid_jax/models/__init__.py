@@ -60,12 +60,14 @@ class Keys(NamedTuple):
 
     names: (modules, leaf), e.g. (("base", "conv1"), "kernel") -> keys the leaf may have there, the usual one
     first; see models.weights.names for what they are made with. matches: {key without wrappers: array} ->
-    whether a file is of this layout. written: whether files are written in it too.
+    whether a file is of this layout. written: whether files are written in it too. fields: {key: array} ->
+    {field of config.model: value} that such a file stands for, as its backbone.
     """
 
     names: Callable
     matches: Callable
     written: bool = True
+    fields: Callable = lambda entries: {}
 
 
 @functools.cache

@@ -12,6 +12,7 @@ import flax
 import jax.numpy as jnp
 import numpy as np
 
+from reid_jax import models
 from reid_jax.errors import WeightsError
 from reid_jax.models.weights import files
 from reid_jax.models.weights.names import keys
@@ -246,6 +247,12 @@ def _heads(misfits, file):
         elif not re.search(r"\.(bias|running_mean|running_var|mean|var)$", key):
             notes.append(f"{file.origin[key]} has shape {shape}, this model's head {want}; it is not used")
     return notes
+
+
+def implied(file):
+    """{field of config.model: value} that a Recognised file stands for, {} in layouts of many nets."""
+    own = models.keys().get(file.layout)
+    return own.fields(file.entries) if own else {}
 
 
 def exponent_of(file):

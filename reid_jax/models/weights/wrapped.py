@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
+from reid_jax import models
 from reid_jax.errors import WeightsError
 from reid_jax.models.weights import names
 
@@ -35,6 +36,9 @@ def recognise(entries, layout=""):
     layout: one of names.layouts(); '' tells it from the keys. Raises WeightsError when a key is there twice.
     """
     stripped = _stripped(entries)
+    own = models.keys()
+    if layout in own or (not layout and names.guess(stripped) in own):  # which know their fronts
+        return plain(entries, layout)
     if any(re.match(r"(params|batch_stats|E_id|E_con)\.", key) for key in stripped):
         return plain(entries, layout)
     front, numbered, notes = _trunk(stripped)

@@ -17,7 +17,7 @@ def hacnn(case):
 
         @jax.jit
         def run(variables, net=net):
-            kept = dict(mutable=["intermediates"], capture_intermediates=_watched)
+            kept = dict(mutable=["intermediates", "batch_stats"], capture_intermediates=_watched)
             return net.apply(variables, x, case.train, **kept)
 
         out, seen = run(variables)

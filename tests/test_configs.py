@@ -206,6 +206,38 @@ def test_sbs_has_fast_reids_settings():
     assert get("sbs", "synthetic-arcface").model.classifier == "arcface"
 
 
+def test_osnet_has_torchreids_settings():
+    """Rate, batch, epochs and milestones of each recipe; the classifier alone for ten epochs; no erasing."""
+    for recipe, backbone, lr, batch, epochs, milestones in (
+        ("", "osnet_x1_0", 1.5e-3, 64, 250, None),
+        ("-step", "osnet_x1_0", 1.5e-3, 64, 150, (60, 120)),
+        ("-x0_75", "osnet_x0_75", 1.5e-3, 64, 150, (60, 120)),
+        ("-x0_5", "osnet_x0_5", 3e-3, 128, 180, (80, 160)),
+        ("-x0_25", "osnet_x0_25", 3e-3, 128, 180, (80, 160)),
+        ("-ibn", "osnet_ibn_x1_0", 1.5e-3, 64, 150, (60, 120)),
+        ("-ain", "osnet_ain_x1_0", 1.5e-3, 64, 100, None),
+    ):
+        t = get("osnet", f"market{recipe}")
+        assert (t.model.backbone, t.model.head, t.model.fc_dim) == (backbone, "fc", 512)
+        assert (t.optim.kind, t.optim.lr, t.optim.weight_decay) == ("amsgrad", lr, 5e-4)
+        assert (t.data.ids * t.data.instances, t.data.batches, t.data.erase) == (batch, "shuffled", 0)
+        assert t.train.epochs == epochs and t.optim.freeze_epochs == 10
+        assert (t.optim.schedule == "step") == bool(milestones)
+        assert milestones is None or t.optim.milestones == milestones
+        assert (t.loss.label_smooth, t.loss.triplet_weight) == (0.1, 0)
+        assert t.eval.distance == ("cosine" if recipe == "-ain" else "euclidean")
+    paths = ("base/conv1/kernel", "fc_0/bias", "classifier/kernel")
+    frozen = [_optim._any(t.optim.freeze, path) for path in paths]
+    assert frozen == [True, True, False]
+
+
+def test_hacnn_has_the_papers_settings():
+    t = get("hacnn", "market")
+    assert (t.data.height, t.data.width, t.data.ids * t.data.instances) == (160, 64, 32)
+    assert (t.optim.lr, t.optim.weight_decay, t.train.epochs, t.optim.milestones) == (5e-4, 5e-4, 150, ())
+    assert (t.loss.branches, t.loss.label_smooth, t.data.flip, t.data.erase) == ("sum", 0, 0, 0)
+
+
 def test_schedule_steps_at_the_milestones():
     config = namespace(defaults())
     info = methods.Info(2, 2, steps_per_epoch=7, total_steps=7 * 240)

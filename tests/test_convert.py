@@ -67,6 +67,39 @@ def test_there_and_back(tmp_path, capsys, layout, write):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["back.safetensors", "in.pth", "ours.safetensors"]
 
 
+OSNET = dict(head="fc", osnet_widths=(4, 8, 8, 8), osnet_streams=1)
+HACNN = dict(backbone="hacnn", head="pair", hacnn_widths=(2, 16, 16, 16), hacnn_dim=4)
+MOBILE = dict(backbone="mobilenet_v2", mobilenet_width=0.25, last_stride=2, neck="ap3d")
+
+
+@pytest.mark.parametrize(
+    "layout, fields",
+    [
+        ("osnet", OSNET | dict(backbone="osnet_ibn")),
+        pytest.param("osnet_ain", OSNET | dict(backbone="osnet_ain"), marks=pytest.mark.slow),
+        pytest.param("hacnn", HACNN, marks=pytest.mark.slow),
+        pytest.param("mobilenetv2_fastreid", MOBILE, marks=pytest.mark.slow),
+        pytest.param("mobilenet_v2", MOBILE, marks=pytest.mark.slow),
+    ],
+)
+def test_files_that_say_their_own_net(tmp_path, capsys, layout, fields):
+    """Backbone, head and sizes follow from the keys: there and back without a flag but --to."""
+    model = namespace(defaults()["model"] | fields)
+    image = jax.ShapeDtypeStruct((1, *heads.image_size(model), 3), jnp.float32)
+    shapes = jax.eval_shape(heads.encoder(heads.build(model, 5)).init, jax.random.key(0), image)
+    rng = np.random.default_rng(0)
+    net = jax.tree.map(lambda s: rng.standard_normal(s.shape).astype(np.float32), shapes)
+    entries = weights.to_torch(net, layout, counters=True)
+    write_zip(tmp_path / "in.pth", {"state_dict": {f"module.{k}": v for k, v in entries.items()}})
+    text = run(capsys, tmp_path / "in.pth", tmp_path / "ours.safetensors")
+    assert f"layout    {layout}" in text and "unused    0" in text and "missing   0" in text
+    assert_same(weights.read(tmp_path / "ours.safetensors").entries, weights.to_torch(net, "reid_jax"))
+    run(capsys, tmp_path / "ours.safetensors", tmp_path / "back.safetensors", f"--to={layout}")
+    back = safetensors.numpy.load_file(tmp_path / "back.safetensors")
+    assert {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in entries.items()}
+    assert_same(back, entries)
+
+
 def test_report(tmp_path, capsys):
     entries = weights.to_torch(variables())
     entries["conv1.weight"] = entries["conv1.weight"].astype(np.float64)

@@ -135,7 +135,7 @@ def shapes(model, file, args):
     own = (rows(entry("params", name, "kernel")) for name in ("classifier", *net.top.classifiers))
     net = heads.build(namespace(model), args.classes or max(own) or 1, num_features=features)
     frames = (2,) if backbone.startswith("ap3d") else ()
-    image = jax.ShapeDtypeStruct((1, *frames, 384, 128, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, *frames, *heads.image_size(namespace(model)), 3), jnp.float32)
     return jax.eval_shape(heads.encoder(net).init, jax.random.key(0), image), model
 
 

@@ -134,11 +134,13 @@ class Method:
         return None if i else Part("train", self.step, self.streams, self.info.total_steps)
 
     def streams(self, state):
-        """The default's one stream: P x K batches of the labelled rows."""
+        """The default's one stream: batches of the labelled rows, as config.data.batches says."""
         from reid_jax.data import streams
 
         del state
-        return {"train": streams.pk(self.info.labelled, self.config.data, self.config.seed)}
+        offered = {"pk": streams.pk, "shuffled": streams.shuffled}
+        stream = offered[common.choice("data.batches", self.config.data.batches, tuple(offered))]
+        return {"train": stream(self.info.labelled, self.config.data, self.config.seed)}
 
     def step(self, state, batch):
         """One step of the default part: (State, {"train": batch}) -> (State, {metric: f32[]})."""

@@ -101,6 +101,31 @@ def dualnorm_resnet(case):
     return results | {f"grad/{_theirs(k)}": v for k, v in grads.items()}
 
 
+def dualnorm_mobilenet(case):
+    """DualNorm's MobileNetV2: maps of its groups, feature"""
+    m, x = case.config, nets.channels_last(case.input("x"))
+    fields = dict(norm="dualnorm", neck="bnneck", last_stride=getattr(m, "last_stride", 2))
+    net = nets.build(m.num_classes, backbone="mobilenetv2", mobilenet_width=m.width, **fields)
+    variables = nets.net_variables(case, net, x)
+
+    @jax.jit
+    def run(variables):
+        kept = dict(mutable=["intermediates", "batch_stats"], capture_intermediates=_of_base)
+        return net.apply(variables, x, case.train, **kept)
+
+    out, changed = run(variables)
+    seen = {k: v["__call__"][0] for k, v in changed["intermediates"]["base"].items() if "__call__" in v}
+    maps = {"conv1": seen["conv1"], "in1": seen["bn1"], "conv9": seen["conv9"]}
+    for name in sorted(k for k in seen if re.fullmatch(r"conv\d_\d", k)):
+        maps[f"block{name[4]}"] = seen[name]  # the last one of the group stays
+    results = {f"{kind}_{name}": f(y) for name, y in maps.items() for kind, f in nets.MOMENTS.items()}
+    return nets.out(results | {"feature": out.after_bn[0]})
+
+
+def _of_base(module, method):
+    return method == "__call__" and len(module.path) == 2 and module.path[0] == "base"
+
+
 def _ours(key):
     return re.sub(r"^fn\.", "neck.", key)
 

@@ -110,7 +110,7 @@ def net_results(net, variables, x, train, naming="torchvision"):
         seen = changed["intermediates"]
         maps = {name: _captured(seen, path) for path, name in places.items()}
         maps["maxpool"] = seen["base"]["pool"][0]
-        results = {f"{kind}_{name}": f(y) for name, y in maps.items() for kind, f in _MOMENTS.items()}
+        results = {f"{kind}_{name}": f(y) for name, y in maps.items() for kind, f in MOMENTS.items()}
         results["pooled_max"] = heads.spatial_pool(maps["layer4"], "max")
         results["frames"] = seen["vectors"][0]
         results["last_map_shape"] = jnp.array(channels_first(maps["layer4"]).shape)
@@ -126,7 +126,7 @@ def net_results(net, variables, x, train, naming="torchvision"):
     return results
 
 
-_MOMENTS = {
+MOMENTS = {
     "mean": lambda y: y.mean(tuple(range(1, y.ndim - 1))),
     "std": lambda y: y.std(tuple(range(1, y.ndim - 1))),
 }

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from reid_jax import methods
+from reid_jax.data.rows import Rows
+from reid_jax.errors import ConfigError
 from reid_jax.fields import namespace
 from reid_jax.methods import baseline
 
@@ -58,6 +60,24 @@ def test_learns_a_fixed_batch(style):
     neck = state.nets["net"]["params"]["neck"]
     moved = np.abs(neck["bias"] - first.nets["net"]["params"]["neck"]["bias"]).max()
     assert (moved == 0) == (style == "strong")
+
+
+def test_batches_of_identities_or_of_all_images_in_turn():
+    """data.batches: shuffled holds every image once an epoch, the last incomplete batch left out."""
+    pid, zeros = np.arange(26, dtype=np.int32) % 5, np.zeros(26, np.int32)
+    info = methods.Info(num_pids=5, num_cams=1, labelled=Rows(0, pid, zeros, zeros))
+    shuffled = dict(data__ids=2, data__instances=4, data__batches="shuffled")
+    sampler = baseline.Baseline(settings(**shuffled), info).streams(None)["train"].sampler
+    epoch = sampler.epoch(0)
+    assert epoch.shape == (3, 8) and len(set(epoch.ravel().tolist())) == 24
+    sampler = (
+        baseline.Baseline(settings(**shuffled | dict(data__batches="pk")), info)
+        .streams(None)["train"]
+        .sampler
+    )
+    assert all((np.bincount(pid[batch], minlength=5) % 4 == 0).all() for batch in sampler.epoch(0))
+    with pytest.raises(ConfigError, match="data.batches"):
+        baseline.Baseline(settings(**shuffled | dict(data__batches="all")), info)
 
 
 def test_test_feature_is_the_neck_output_with_running_statistics():

@@ -21,6 +21,8 @@ LONG = {  # many seconds to compile
     *(f"efl__{name}" for name in ("ap3dnl_resnet50", "c2d_resnet50", "resnest50", "resnest50_s1")),
     *("direid__dfen", "direid__dfen_dual", "dsanet__net_full_eval", "efl__train_step_b"),
     *("sup__agw_net", "sup__fastreid_resnet"),
+    *("sup__osblock_in_inside", "sup__osnet", "sup__osnet_ibn", "sup__osnet_ain", "sup__osnet_train"),
+    *("sup__osnet_ain_train", "sup__hacnn", "sup__hacnn_train", "dg__dualnorm_mobilenet"),
     *("direid__degradation_encoder", "efl__resnet50_mmt_train", "eval__market_size", "uns__mmt_source_step"),
     *("adl__backbone", "dg__dualnorm_resnet", "efl__resnet50_plain", "uns__mmt_step"),
 }

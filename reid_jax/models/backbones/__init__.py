@@ -1,7 +1,8 @@
 """Backbones by name: images [...,H,W,3] -> maps [...,h,w,C]. A module lists its nets in NAMES.
 
 NAMES: {name: (config.model, dtype, axis_name) -> Backbone}. NORM: {name: the norm it stands for}, if any.
-FRAMES_APART: False where the frames of a clip see each other.
+FRAMES_APART: False where the frames of a clip see each other. SIZE: (height, width) of the images, where a
+net takes no others.
 """
 
 from collections.abc import Callable

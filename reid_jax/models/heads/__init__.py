@@ -19,7 +19,7 @@ from reid_jax.models.heads.stripes import StripesHead
 from reid_jax.models.pooling import spatial_pool
 
 __all__ = ["BACKBONES", "Branches", "ContrastHead", "Encoder", "GlobalHead", "Head", "ReIDNet", "StripesHead"]
-__all__ += ["build", "encoder", "frames_apart", "spatial_pool", "trunk"]
+__all__ += ["build", "encoder", "frames_apart", "image_size", "spatial_pool", "trunk"]
 
 BACKBONES = backbones.names()
 
@@ -62,6 +62,11 @@ def build(model, num_classes, axis_name=None, num_features=0):
 def frames_apart(model):
     """Whether the backbone of `config.model` treats the frames of a clip one by one."""
     return getattr(backbones.find(model.backbone), "FRAMES_APART", True)
+
+
+def image_size(model):
+    """(height, width) of images for the backbone of `config.model`: its only ones, or the usual ones."""
+    return getattr(backbones.find(model.backbone), "SIZE", (256, 128))
 
 
 def encoder(net, parts=1):

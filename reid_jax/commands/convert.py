@@ -23,7 +23,7 @@ import numpy as np
 from reid_jax import __version__, cli, places
 from reid_jax.config import defaults, namespace
 from reid_jax.errors import WeightsError
-from reid_jax.models import heads, weights
+from reid_jax.models import backbones, heads, weights
 from reid_jax.train import checkpoint, warm
 
 SYNONYMS = {"timm": "torchvision", "resnest": "torchvision", "torchreid": "torchvision"}
@@ -105,7 +105,7 @@ def shapes(model, file, args):
     """Variables of the model as ShapeDtypeStructs, and its config.model fields.
 
     file: weights.Recognised. Neck, pooling, norm, classes and MMT's embedding follow from it unless the
-    command line says them.
+    command line says them, and what the layout implies.
     """
 
     def entry(*path):
@@ -119,14 +119,23 @@ def shapes(model, file, args):
         bias = entry("params", "classifier", "bias") is not None
         normed = entry("params", "neck", "scale") is not None
         neck = "none" if not normed else "ap3d" if bias else "bnneck"
-    backbone = args.backbone or model.get("backbone", "resnet50")
     implied = {"pool": "gem"} if weights.exponent_of(file) is not None else {}
+    implied |= weights.implied(file)
+    backbone = args.backbone or (implied | model).get("backbone", "resnet50")
     implied |= {"norm": "aibn"} if any(k.endswith(".adaptive_weight") for k in file.entries) else {}
     model = defaults()["model"] | implied | model | {"neck": neck, "backbone": backbone}
     classes = args.classes or rows(entry("params", "classifier", "kernel")) or 1
-    net = heads.build(namespace(model), classes, num_features=rows(entry("params", "feat", "kernel")))
+    cameras = entry("params", "base", "sie_embed")
+    given = dict(
+        num_features=rows(entry("params", "feat", "kernel")), num_cams=len(() if cameras is None else cameras)
+    )
+    net = heads.build(namespace(model), classes, **given)
     frames = (2,) if backbone.startswith("ap3d") else ()
-    image = jax.ShapeDtypeStruct((1, *frames, 256, 128, 3), jnp.float32)
+    positions = entry("params", "base", "pos_embed")
+    size = (
+        (256, 128) if positions is None else backbones.find(backbone).image_size(namespace(model), positions)
+    )
+    image = jax.ShapeDtypeStruct((1, *frames, *size, 3), jnp.float32)
     return jax.eval_shape(heads.encoder(net).init, jax.random.key(0), image), model
 
 

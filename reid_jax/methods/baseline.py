@@ -18,7 +18,7 @@ class Baseline(Method):
 
     def __init__(self, config, info):
         super().__init__(config, info)
-        self.network = heads.build(config.model, info.num_pids, info.axis_name)
+        self.network = heads.build(config.model, info.num_pids, info.axis_name, num_cams=info.num_cams)
         self.encoder = heads.encoder(self.network, config.train.accumulate)
         self.frames_apart = heads.frames_apart(config.model)
         self.tx = {"net": _steps.optimiser(config.optim, self.info, self.network)}
@@ -32,7 +32,7 @@ class Baseline(Method):
         image, pid = self.view(batch), batch["pid"]
 
         def loss(nets):
-            out, stats = self.encoder.apply(nets["net"], image, True, self.key(state))
+            out, stats = self.encoder.apply(nets["net"], image, True, self.key(state), batch["camid"])
             ce, tri = _steps.identity_losses(self.config.loss, out, pid, self.axis)
             metrics = {"loss": ce + tri, "ce": ce, "triplet": tri, "accuracy": _steps.accuracy(out, pid)}
             return ce + tri, {"net": stats}, metrics, None

@@ -125,16 +125,15 @@ def shapes(model, file, args):
     implied |= {"norm": "aibn"} if any(k.endswith(".adaptive_weight") for k in file.entries) else {}
     model = defaults()["model"] | implied | model | {"neck": neck, "backbone": backbone}
     classes = args.classes or rows(entry("params", "classifier", "kernel")) or 1
-    cameras = entry("params", "base", "sie_embed")
-    given = dict(
-        num_features=rows(entry("params", "feat", "kernel")), num_cams=len(() if cameras is None else cameras)
-    )
-    net = heads.build(namespace(model), classes, **given)
+    size, cameras = (256, 128), 0
+    if hasattr(backbones.find(backbone), "image_size"):  # positions that are trained, perhaps cameras
+        positions, table = (entry("params", "base", name) for name in ("pos_embed", "sie_embed"))
+        cameras = 0 if table is None else len(table)
+        if positions is not None:
+            size = backbones.find(backbone).image_size(namespace(model), positions)
+    features = rows(entry("params", "feat", "kernel"))
+    net = heads.build(namespace(model), classes, num_features=features, num_cams=cameras)
     frames = (2,) if backbone.startswith("ap3d") else ()
-    positions = entry("params", "base", "pos_embed")
-    size = (
-        (256, 128) if positions is None else backbones.find(backbone).image_size(namespace(model), positions)
-    )
     image = jax.ShapeDtypeStruct((1, *frames, *size, 3), jnp.float32)
     return jax.eval_shape(heads.encoder(net).init, jax.random.key(0), image), model
 

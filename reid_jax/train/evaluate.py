@@ -143,13 +143,12 @@ def feature_set(
     otherwise than in training.
     """
     records = [r for part in splits.values() for r in part]
-    embedded = embedder.seen(records, foreign)
     if shared and len(records) >= jax.process_count():
-        part = embedded[processes.parts(len(records))[jax.process_index()]]
-        feature = embed_records(config, embedder, state, part, progress, trains)
+        part = records[processes.parts(len(records))[jax.process_index()]]
+        feature = embed_records(config, embedder, state, part, progress, trains, foreign)
         feature = processes.gather(feature, len(records))
     else:
-        feature = embed_records(config, embedder, state, embedded, progress, trains)
+        feature = embed_records(config, embedder, state, records, progress, trains, foreign)
     return store.FeatureSet(
         feature=feature,
         pid=np.array([r.pid for r in records], np.int64),
@@ -159,8 +158,9 @@ def feature_set(
     )
 
 
-def embed_records(config, embedder, state, records, progress=False, trains=False):
-    """f32[N,D] of records by an Embedder and a state, on this process alone."""
+def embed_records(config, embedder, state, records, progress=False, trains=False, foreign=False):
+    """f32[N,D] of records by an Embedder and a state, on this process alone; see `feature_set`."""
+    records = embedder.seen(records, foreign)
     size = -(-config.eval.batch_size // embedder.multiple) * embedder.multiple
     if not config.data.frames and not any(r.frames for r in records):
         with pipeline.eval_batches(records, config.data, size, trains=trains) as batches:

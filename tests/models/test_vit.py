@@ -17,7 +17,7 @@ from reid_jax.models.backbones import vit
 from reid_jax.models.heads import tokens
 from reid_jax.train import evaluate
 
-NARROW = dict(backbone="vit_narrow", vit_width=8, vit_depth=3, vit_heads=2, vit_drop_path=0.0, neck="bnneck")
+NARROW = dict(backbone="vit_narrow", vit_width=8, vit_depth=2, vit_heads=2, vit_drop_path=0.0, neck="bnneck")
 X = np.random.default_rng(0).standard_normal((4, 32, 16, 3)).astype(np.float32)
 HEAD = (
     ("classifier", "weight"),
@@ -52,7 +52,9 @@ def drawn(net, x=X, seed=0):
 def test_parameters_of_the_published_nets(backbone, stride, cameras, count):
     fields = dict(backbone=backbone, vit_stride=stride, vit_sie=3.0 * (cameras > 0))
     base = backbones.build(namespace(defaults()["model"] | fields), num_cams=cameras)
-    found = jax.eval_shape(lambda: base.init(jax.random.key(0), np.zeros((1, 256, 128, 3)), False))
+    found = jax.eval_shape(
+        lambda: base.init(jax.random.key(0), np.zeros((1, 256, 128, 3), np.float32), False)
+    )
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(found["params"])) == count
 
 
@@ -94,11 +96,11 @@ def test_stochastic_depth_drops_images():
     np.testing.assert_array_equal(several, whole)
     assert set(np.unique(np.float32(whole))) == {np.float32(0), np.float32(1 / 0.75)}
     assert np.ptp(np.asarray(whole), axis=(1, 2)).max() == 0
-    rates = [build(vit_drop_path=0.1).base.block(i).args[1] for i in range(3)]
-    np.testing.assert_allclose(rates, [0, 0.05, 0.1])
+    rates = [build(vit_drop_path=0.1).base.block(i).args[1] for i in range(2)]
+    np.testing.assert_allclose(rates, [0, 0.1])
 
 
-def timm(width=8, depth=3, grid=(2, 2), distilled=False):
+def timm(width=8, grid=(2, 2), distilled=False):
     """Entries of a file as timm writes them, random."""
     net = build(head="token", vit_sie=0.0, vit_stride=8, num_cams=0)
     variables = drawn(net, np.zeros((1, 8 * grid[0], 8 * grid[1], 3), np.float32), seed=1)
@@ -119,7 +121,7 @@ def test_timms_weights_start_all_last_blocks(distilled):
     filled, report = weights.load(entries, drawn(net))
     params = filled["params"]
     assert report["layout"] == "timm_vit"
-    qkv = entries["blocks.2.attn.qkv.weight"].T
+    qkv = entries["blocks.1.attn.qkv.weight"].T
     for name in ("b1", "b2"):
         np.testing.assert_array_equal(params[f"{name}_0"]["attn"]["qkv"]["kernel"], qkv)
         np.testing.assert_array_equal(params[f"{name}_1"]["bias"], entries["norm.bias"])
@@ -156,7 +158,8 @@ def test_round_trip_of_transreid():
 def test_fields_that_follow_from_a_file():
     entries = {"base.pos_embed": np.broadcast_to(0.0, (1, 211, 384)), "base.sie_embed": np.zeros((6, 1, 384))}
     entries |= {f"base.blocks.{i}.norm1.weight": np.zeros(384) for i in range(12)} | {"b1.1.weight": 0}
-    fields = vit.fields(entries)
+    fields = vit.fields({k: v for k, v in entries.items() if "blocks.11" not in k})
+    assert fields == vit.fields(entries)
     assert fields["backbone"] == "deit_s16" and fields["vit_stride"] == 12
     assert (fields["head"], fields["vit_sie"]) == ("jpm", 3.0)
     model = namespace(defaults()["model"] | fields)

@@ -386,16 +386,17 @@ def write(entries):
 
 def fields(entries):
     """Fields of config.model that follow from a file."""
-    blocks = {k.split("blocks.")[1].split(".")[0] for k in entries if "blocks." in k}
-    key = next(k for k in ("base.pos_embed", "pos_embed") if k in entries)
-    front, (_, count, width) = key.removesuffix("pos_embed"), entries[key].shape
+    front = "base." if "base.pos_embed" in entries else ""
+    _, count, width = entries[f"{front}pos_embed"].shape
     count -= 1 + (f"{front}dist_token" in entries)
-    backbones = [n for n, s in SIZES.items() if (s.width, s.depth) == (width, len(blocks))]
+    jigsaw = any(k.startswith("b1.") for k in entries)  # beside it our own files have no last block
+    blocks = {k.split("blocks.")[1].split(".")[0] for k in entries if "blocks." in k}
+    depths = (len(blocks), len(blocks) + jigsaw)
+    backbones = [n for n, s in SIZES.items() if s.width == width and s.depth in depths]
     strides = (s for size in _IMAGES for s in _STRIDES if _patches(size, s) == count)
-    found = {"backbone": backbones[0]} if backbones else {}
-    found |= {"vit_sie": 3.0} if f"{front}sie_embed" in entries else {}
-    found |= {"head": "jpm" if any(k.startswith("b1.") for k in entries) else "token"}
-    return found | {"vit_stride": next(strides, 16)}
+    found = {"head": "jpm" if jigsaw else "token", "vit_stride": next(strides, 16)}
+    found |= {"backbone": backbones[0]} if backbones else {}
+    return found | ({"vit_sie": 3.0} if f"{front}sie_embed" in entries else {})
 
 
 def _patches(size, stride, patch=16):

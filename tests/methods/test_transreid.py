@@ -54,7 +54,7 @@ def test_a_run(tmp_path, caplog):
     assert final["knows_camera"] is True
     run, splits = restore.run(str(tmp_path / "run")), {"query": dataset.query[:4]}
     caplog.clear()
-    known = run.features(splits, dataset.root, name=config.data.name).feature
+    known = run.features(splits, dataset.root, source=config.data.name).feature
     assert "by cameras that training has not seen" not in caplog.text
     unknown = run.features(splits, dataset.root).feature
     assert "4 of 4 pictures are by cameras" in caplog.text

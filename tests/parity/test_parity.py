@@ -21,7 +21,7 @@ LONG = {  # many seconds to compile
     *(f"efl__{name}" for name in ("ap3dnl_resnet50", "c2d_resnet50", "resnest50", "resnest50_s1")),
     *("direid__dfen", "direid__dfen_dual", "dsanet__net_full_eval", "efl__train_step_b"),
     *("direid__degradation_encoder", "efl__resnet50_mmt_train", "eval__market_size", "uns__mmt_source_step"),
-    *("adl__backbone", "dg__dualnorm_resnet", "efl__resnet50_plain", "uns__mmt_step"),
+    *("adl__backbone", "dg__dualnorm_resnet", "efl__resnet50_plain", "uns__mmt_step", "sup__jpm"),
 }
 RECORDED = [
     pytest.param(p, marks=[pytest.mark.slow] * (p.stem in LONG), id=p.stem)

@@ -26,11 +26,12 @@ from reid_jax import cli, methods
 from reid_jax.fields import namespace
 from reid_jax.models import cpu, layers
 
-STEPS = ("extract", "baseline", "efl", "dsanet")
+STEPS = ("extract", "baseline", "efl", "dsanet", "transreid")
 SIZES = {  # model fields, image size, batch of each of STEPS
-    "full": ({"backbone": "resnet50"}, (256, 128), (32, 16, 8, 32)),
-    "narrow": ({"backbone": "narrow"}, (64, 32), (64, 32, 32, 32)),
+    "full": ({"backbone": "resnet50"}, (256, 128), (32, 16, 8, 32, 8)),
+    "narrow": ({"backbone": "narrow"}, (64, 32), (64, 32, 32, 32, 32)),
 }
+VITS = {"full": "vit_b16", "narrow": "vit_narrow"}  # of step "transreid"
 NUM_PIDS, NUM_CAMS = 751, 6
 
 
@@ -69,13 +70,13 @@ def parse(argv):
         "--steps",
         type=lambda s: s.split(","),
         default=["extract", "baseline", "efl"],
-        help="comma-separated: " + ", ".join(STEPS) + "; default: all but dsanet",
+        help="comma-separated: " + ", ".join(STEPS) + "; default: the first three",
     )
     parser.add_argument(
         "--batch",
         type=int,
         default=0,
-        help="images; default 32 (extract), 16 (baseline), 8 (efl); clips: 32 (dsanet)",
+        help="images; default 32 (extract), 16 (baseline), 8 (efl, transreid); clips: 32 (dsanet)",
     )
     parser.add_argument("--frames", type=int, default=8, help="of a clip (dsanet); default 8")
     parser.add_argument("--remat", action="store_true", help="config.model.remat")
@@ -83,7 +84,7 @@ def parse(argv):
         "--accumulate",
         type=int,
         default=1,
-        help="config.train.accumulate (baseline, efl); GFLOP are then those of one part",
+        help="config.train.accumulate (baseline, efl, transreid); GFLOP are then those of one part",
     )
     parser.add_argument("--compile-only", action="store_true", help="memory by XLA's plan, nothing is run")
     parser.add_argument(
@@ -109,14 +110,24 @@ def config_of(name, args):
     tree = methods.defaults(method_of(name))
     tree["model"] |= fields | {"dtype": args.dtype, "remat": args.remat}
     tree["data"] |= {"height": height, "width": width, "ids": max(batch // 4, 1), "instances": min(4, batch)}
+    if name == "transreid":
+        transreid(tree, VITS[args.size])
     tree["train"]["accumulate"] = args.accumulate
     tree["data"]["frames"] = args.frames if name == "dsanet" else 0
     return namespace(tree), batch
 
 
+def transreid(tree, backbone):
+    """TransReID with jigsaw patches and cameras, as configs/transreid.py has it."""
+    tree["model"] |= dict(backbone=backbone, head="jpm", neck="bnneck", vit_sie=3.0, vit_stride=8)
+    tree["model"] |= dict(vit_stride=16) if backbone == "vit_b16" else {}
+    tree["loss"] |= dict(triplet="softmax", margin=0.0, feature="before_bn", branches=(0.5, *(0.125,) * 4))
+    tree["optim"] |= dict(kind="sgd", lr=0.008, weight_decay=1e-4)
+
+
 def method_of(step):
     """The method whose step, or embedding, is timed."""
-    return "baseline" if step == "extract" else step
+    return "baseline" if step in ("extract", "transreid") else step
 
 
 def random_batch(data, size):

@@ -1,7 +1,8 @@
 """PyTorch counterparts of the timed steps, written as PyTorch users write them (needs torch).
 
-A plain ResNet50 with last stride 1 and a BN neck; the classes in STEPS hold a step's state and do it with
-`run()`. As a script it serves one step to `reid_jax.benchmarks.step`; it imports neither jax nor the library.
+A plain ResNet50 with last stride 1 and a BN neck, and TransReID's ViT-B/16; the classes in STEPS hold a
+step's state and do it with `run()`. As a script it serves one step to `reid_jax.benchmarks.step`; it imports
+neither jax nor the library.
 """
 
 import copy
@@ -77,6 +78,64 @@ class Club(nn.Module):
     def nll(self, x, y):
         mu, logvar = self.mu(x), self.logvar(x)
         return ((mu - y) ** 2 / logvar.exp() + logvar).sum(1).mean()
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; drop: share of images whose branches are dropped in training."""
+
+    def __init__(self, width, heads, drop):
+        super().__init__()
+        self.heads, self.drop = heads, drop
+        self.norm1, self.norm2 = nn.LayerNorm(width, 1e-6), nn.LayerNorm(width, 1e-6)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def attention(self, x):
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c))
+
+    def kept(self, x):
+        if not self.drop:
+            return x
+        mask = torch.rand(len(x), 1, 1, device=x.device) >= self.drop
+        return x * mask / (1 - self.drop)
+
+    def forward(self, x):
+        x = x + self.kept(self.attention(self.norm1(x)))
+        return x + self.kept(self.mlp(self.norm2(x)))
+
+
+class TransReid(nn.Module):
+    """ViT-B/16 with cameras, stride 16, and JPM: a global branch and four of shuffled patches."""
+
+    def __init__(self, num_classes, num_cams, height, width, dim=768, depth=12, heads=12):
+        super().__init__()
+        self.patches = nn.Conv2d(3, dim, 16, 16)
+        self.cls = nn.Parameter(0.02 * torch.randn(1, 1, dim))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + height * width // 256, dim))
+        self.cameras = nn.Parameter(0.02 * torch.randn(num_cams, 1, dim))
+        self.blocks = nn.Sequential(*(Block(dim, heads, 0.1 * i / (depth - 1)) for i in range(depth - 1)))
+        self.b1, self.b2 = (nn.Sequential(Block(dim, heads, 0.1), nn.LayerNorm(dim, 1e-6)) for _ in "12")
+        self.necks = nn.ModuleList(nn.BatchNorm1d(dim) for _ in range(5))
+        self.classifiers = nn.ModuleList(nn.Linear(dim, num_classes, bias=False) for _ in range(5))
+
+    def forward(self, x, camera):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.positions + 3 * self.cameras[camera]
+        x = self.blocks(x)
+        first, patches = x[:, :1], torch.cat([x[:, 5:], x[:, 1:5]], 1)
+        patches = patches.view(len(x), 2, -1, x.shape[-1]).transpose(1, 2).flatten(1, 2)
+        parts = patches.chunk(4, 1)
+        features = [self.b1(x)[:, 0], *(self.b2(torch.cat([first, p], 1))[:, 0] for p in parts)]
+        logits = [c(n(f.float())) for c, n, f in zip(self.classifiers, self.necks, features, strict=True)]
+        return features, logits
+
+
+def soft_margin(f, label):
+    d = torch.cdist(f.float(), f.float())
+    same = label[:, None] == label
+    return F.softplus(d.masked_fill(~same, -9).amax(1) - d.masked_fill(same, 1e9).amin(1)).mean()
 
 
 def batch_hard(f, label, margin=0.3):
@@ -182,7 +241,26 @@ class Efl(Peer):
             torch._foreach_lerp_(old, new, 1 - self.decay)
 
 
-STEPS = {"extract": Extract, "baseline": Baseline, "efl": Efl}
+class TransReidStep(Peer):
+    def build(self, num_pids, num_cams):
+        height, width = self.views[0].shape[-2:]
+        net = TransReid(num_pids, num_cams, height, width)
+        self.model = net.to(self.device, memory_format=self.format)
+        self.sgd = torch.optim.SGD(self.model.parameters(), lr=0.008, momentum=0.9, weight_decay=1e-4)
+
+    def run(self):
+        with self.autocast():
+            features, logits = self.model(self.views[0], self.cam)
+        loss = 0
+        for weight, f, x in zip((0.5, *(0.125,) * 4), features, logits, strict=True):
+            loss = loss + weight * (F.cross_entropy(x.float(), self.pid) + soft_margin(f, self.pid))
+        self.sgd.zero_grad(set_to_none=True)
+        loss.backward()
+        self.sgd.step()
+        return loss.detach()
+
+
+STEPS = {"extract": Extract, "baseline": Baseline, "efl": Efl, "transreid": TransReidStep}
 
 
 def peak_mib(device):

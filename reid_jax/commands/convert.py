@@ -124,18 +124,25 @@ def shapes(model, file, args):
         normed = entry("params", "neck", "scale") is not None
         neck = "none" if not normed else "ap3d" if bias else "bnneck"
     implied = {"pool": "gem"} if weights.exponent_of(file) is not None else {}
-    implied |= {"norm": "aibn"} if any(k.endswith(".adaptive_weight") for k in file.entries) else {}
     implied |= weights.implied(file)
-    model = defaults()["model"] | implied | model | {"neck": neck}
-    backbone = model["backbone"] = args.backbone or model["backbone"]
+    backbone = args.backbone or (implied | model).get("backbone", "resnet50")
+    implied |= {"norm": "aibn"} if any(k.endswith(".adaptive_weight") for k in file.entries) else {}
+    model = defaults()["model"] | implied | model | {"neck": neck, "backbone": backbone}
     if not backbones.pools_stem(backbone):
         model["stem_pool"] = "padded"
+    size, cameras = heads.image_size(namespace(model)), 0
+    if hasattr(backbones.find(backbone), "image_size"):  # positions that are trained, perhaps cameras
+        positions, table = (entry("params", "base", name) for name in ("pos_embed", "sie_embed"))
+        cameras = 0 if table is None else len(table)
+        if positions is not None:
+            size = backbones.find(backbone).image_size(namespace(model), positions)
     features = rows(entry("params", "feat", "kernel"))
-    net = heads.build(namespace(model), 1, num_features=features)
+    given = dict(num_features=features, num_cams=cameras)
+    net = heads.build(namespace(model), 1, **given)
     own = (rows(entry("params", name, "kernel")) for name in ("classifier", *net.top.classifiers))
-    net = heads.build(namespace(model), args.classes or max(own) or 1, num_features=features)
+    net = heads.build(namespace(model), args.classes or max(own) or 1, **given)
     frames = (2,) if backbone.startswith("ap3d") else ()
-    image = jax.ShapeDtypeStruct((1, *frames, *heads.image_size(namespace(model)), 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, *frames, *size, 3), jnp.float32)
     return jax.eval_shape(heads.encoder(net).init, jax.random.key(0), image), model
 
 

@@ -110,7 +110,7 @@ def embedded(run, target, folder, args, workdir):
     if os.path.exists(path) and read_note(note) == origin:
         return store.load(path)
     sys.stderr.write(f"{os.path.basename(folder)} on {target.label}\n")
-    features = run.features(target.splits, target.root, args.net, True, args.on_broken)
+    features = run.features(target.splits, target.root, args.net, True, args.on_broken, target.name)
     store.save(path, features)
     tables.write_text(note, json.dumps(origin))
     return features

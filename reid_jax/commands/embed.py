@@ -24,7 +24,7 @@ def main(argv=None):
 
     source = datasets.open_source(args.source, args.split, args.on_broken)
     run = restore.run(args.run, which=args.checkpoint, batch=args.batch)
-    features = run.features(source.splits, source.root, args.net, True, args.on_broken)
+    features = run.features(source.splits, source.root, args.net, True, args.on_broken, source.name)
     store.save(args.output, features)
     size = f"{len(features)} x {features.feature.shape[1]}"
     print(f"{args.output}: features {size} of {source.label} by step {run.step} of {args.run}")

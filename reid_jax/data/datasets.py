@@ -236,6 +236,7 @@ class Source(NamedTuple):
     root: str
     splits: dict  # {"query": records, "gallery": records}, {"train": ...} or {"images": ...}
     protocol: str = "market"  # the data set's own
+    name: str = ""  # of a public set in its own layout, whose cameras are always numbered alike
 
 
 def open_source(text, splits=("query", "gallery"), on_broken="stop"):
@@ -252,7 +253,8 @@ def open_source(text, splits=("query", "gallery"), on_broken="stop"):
         wanted = dict(options=Options(on_broken=on_broken), unlabelled=True, needed=tuple(splits))
         dataset = tfds_sets.load(root) if name == "tfds" else load_folder(name, root, **wanted)
         records = {s: getattr(dataset, s) for s in splits}
-        return Source(label or name, dataset.root, records, dataset.protocol)
+        public = name if name in LAYOUTS and not LAYOUTS[name].unlabelled else ""
+        return Source(label or name, dataset.root, records, dataset.protocol, public)
     if "://" in rest or rest.startswith("~"):
         rest = places.local(rest, "the source")
     if not os.path.isdir(rest):

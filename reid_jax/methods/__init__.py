@@ -151,16 +151,28 @@ class Method:
         features, _ = self.encoder.apply(state.nets[net], self.plain(image), False)
         return features.test
 
+    @property
+    def wants_camera(self):
+        """Whether features depend on a picture's camera, too; in training's numbers, others are unknown."""
+        return getattr(self.network, "wants_camera", False)
+
     def embed_batch(self, state, batch, net):
         """Test features f32[B,D] of a batch of the test pipeline: image, camid i32[B], extra labels [B,...].
 
         For methods whose features depend on more than the picture; `embed` is all that others need.
         """
-        return self.embed(state, batch["image"], net)
+        if not self.wants_camera:
+            return self.embed(state, batch["image"], net)
+        image = self.plain(batch["image"])
+        return self.encoder.apply(state.nets[net], image, False, camera=batch["camid"])[0].test
 
-    def embed_frames(self, state, clip, net):
-        """A vector of each frame of clips: f32[B,T,C]; or one of the clip, f32[B,1,C]."""
-        return self.network.apply(state.nets[net], self.plain(clip), False, method="vectors")
+    def embed_frames(self, state, clip, net, camera=None):
+        """A vector of each frame of clips: f32[B,T,C]; or one of the clip, f32[B,1,C].
+
+        camera: i32[B], given where the method `wants_camera`.
+        """
+        given = (camera,) if self.wants_camera else ()
+        return self.network.apply(state.nets[net], self.plain(clip), False, *given, method="vectors")
 
     def embed_pooled(self, state, mean, net):
         """Test features f32[B,D] of tracklets from the mean f32[B,C] of their frames' vectors."""

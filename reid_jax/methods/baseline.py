@@ -25,7 +25,7 @@ class Baseline(Method):
 
     def __init__(self, config, info):
         super().__init__(config, info)
-        self.network = heads.build(config.model, info.num_pids, info.axis_name)
+        self.network = heads.build(config.model, info.num_pids, info.axis_name, num_cams=info.num_cams)
         self.encoder = heads.encoder(self.network, config.train.accumulate)
         self.frames_apart = heads.frames_apart(config.model)
         self.beside = Beside(config, self.info)
@@ -43,7 +43,8 @@ class Baseline(Method):
         resting = _steps.rests(self.config.optim, self.info, state.step)
 
         def loss(nets):
-            out, stats = _steps.encoded(self.encoder, nets["net"], image, key, resting)
+            given = nets["net"], image, key, resting, batch["camid"]
+            out, stats = _steps.encoded(self.encoder, *given)
             ce, terms, watched = _steps.identity_terms(self.config.loss, out, pid, self.axis)
             more, alone = self.beside.terms(nets, out, pid, key)
             total = sum((terms | more).values(), ce)

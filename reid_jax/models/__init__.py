@@ -12,15 +12,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 FIELDS = dict(
-    # resnet18 | resnet34 | resnet50 | resnet101 | resnet50_ibn_a | resnest50, for CPUs narrow | slim, and for
-    # clips c2d_resnet50 | ap3d_resnet50 | ap3dnl_resnet50;
-    # with AGW's non-local blocks resnet50_nl | resnet50_nl_ibn_a | resnet101_nl | slim_nl; MGN's, with a map
-    # for each branch, resnet50_mgn | resnet50_mgn_ibn_a | resnet101_mgn | slim_mgn
+    # resnet18 | resnet34 | resnet50 | resnet101 | resnet50_ibn_a | resnest50; with AGW's non-local blocks
+    # resnet50_nl | resnet50_nl_ibn_a | resnet101_nl | slim_nl; MGN's, with a map for each branch,
+    # resnet50_mgn | resnet50_mgn_ibn_a | resnet101_mgn | slim_mgn; osnet_x1_0, ... (README.md); vit_b16 |
+    # deit_s16 | deit_t16 | vit_small; for CPUs narrow | slim | vit_narrow; for clips c2d_resnet50 |
+    # ap3d_resnet50 | ap3dnl_resnet50
     backbone="resnet50",
     last_stride=1,
     stem_relu=True,
     # global (one vector) | stripes (PCB) | contrast (unit vector, no classifier); with parts also refined
-    # (RPP) | mgn | pyramid
+    # (RPP) | mgn | pyramid; fc (OSNet) | pair (HA-CNN); of ViTs: token | jpm
     head="global",
     # auto (narrow: stripes, others: avg) | avg | max | gem | gem_fixed (its exponent not trained) | avg_max
     # (their sum) | stripes
@@ -32,7 +33,7 @@ FIELDS = dict(
     style="none",  # none | mixstyle | dsu: styles changed at random in training
     bn_group="device",  # device | global: over what batch norm takes its statistics
     bn_rows=0,  # > 0: statistics of so many consecutive rows of a device's batch at a time
-    remat=False,  # ResNets: compute activations again in the backward pass, to save memory
+    remat=False,  # ResNets, ViTs: compute activations again in the backward pass, to save memory
 )
 
 
@@ -66,14 +67,18 @@ class Keys(NamedTuple):
 
     names: (modules, leaf), e.g. (("base", "conv1"), "kernel") -> keys the leaf may have there, the usual one
     first; see models.weights.names for what they are made with. matches: {key without wrappers: array} ->
-    whether a file is of this layout. written: whether files are written in it too. fields: {key: array} ->
-    {field of config.model: value} that such a file stands for, as its backbone.
+    whether a file is of this layout. written: whether files are written in it too. read: where arrays have
+    another form there, ({key: array}, {path: leaf of the model}) -> ({key: (key in the file, array)} of those
+    in ours, sentences on it); write: {key: array in ours} -> as in files. fields: {key: array} -> {field of
+    config.model: value} that such a file stands for, as its backbone.
     """
 
     names: Callable
     matches: Callable
     written: bool = True
     fields: Callable = lambda entries: {}
+    read: Callable | None = None
+    write: Callable | None = None
 
 
 @functools.cache

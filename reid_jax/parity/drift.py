@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from reid_jax import cli
-from reid_jax.models import heads
+from reid_jax.config import defaults, namespace
+from reid_jax.models import backbones, heads
 from reid_jax.parity import nets
 from reid_jax.parity.case import recipe
 
@@ -28,7 +29,7 @@ def main(argv=None):
     parser.add_argument("--width", type=int, default=128)
     args = parser.parse_args(argv)
     jax.config.update("jax_platforms", "cpu")
-    names = args.backbones or [b for b in heads.BACKBONES if b != "narrow"]
+    names = args.backbones or [b for b in heads.BACKBONES if "narrow" not in b]
     print("| backbone | mode | float32 error | bfloat16 error | float32 1 - cos | bfloat16 1 - cos |")
     print("|---|---|---|---|---|---|", flush=True)
     rows = {}
@@ -54,13 +55,19 @@ def pooled(backbone, train, x, kind):
     with jax.enable_x64(kind == "float64"):
         x = jnp.asarray(x, TYPES[kind])
         dtype = "bfloat16" if kind == "bfloat16" else "float32"
-        net = nets.build(1, backbone=backbone, neck="none", dtype=dtype)
+        net = nets.build(1, backbone=backbone, head=head_of(backbone), neck="none", dtype=dtype)
         shapes = jax.eval_shape(heads.encoder(net).init, jax.random.key(0), x)
         keys = nets.torch_entries(jax.tree.map(lambda s: np.empty(s.shape, np.float32), shapes))
         entries = {k: recipe(k, v.shape, 0) for k, v in keys.items()}
-        variables = nets.fill(shapes, entries, TYPES[kind])
+        variables = nets.fill(shapes, entries, TYPES[kind], layout="torchvision")
         run = jax.jit(lambda v, x: net.apply(v, x, train, mutable=["batch_stats"])[0].before_bn[0])
         return np.asarray(run(variables, x), np.float64)
+
+
+def head_of(backbone):
+    """A head that stands on a backbone."""
+    base = backbones.build(namespace(defaults()["model"] | {"backbone": backbone}))
+    return "token" if base.tokens else "global"
 
 
 def errors(got, exact):

@@ -140,6 +140,9 @@ def verdict(run, compared):
     return " ".join(said)
 
 
+KNOWN_CAMERAS = "each picture's own is part of its feature: not camera-blind"
+
+
 def facts(run):
     """[(what, value)] of the run."""
     s, c, f = run.summary, run.config, run.figures
@@ -158,6 +161,7 @@ def facts(run):
         ("Checkpoint", CHECKPOINTS.get(str(run.final.get("checkpoint")))),
         ("Tested on", "held-out training identities" if run.final.get("split") == "val" else None),
         ("Protocol", PROTOCOLS.get(run.protocol)),
+        ("Cameras", KNOWN_CAMERAS if run.final.get("knows_camera") is True else None),
         ("Queries", f"{f['num_query']:,}" if "num_query" in f else None),
         ("Gallery", f"{f['num_gallery']:,} {items}" if "num_gallery" in f else None),
         ("Left out", f"{run.left_out:,} unreadable test pictures" if run.left_out else None),

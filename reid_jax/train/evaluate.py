@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import os
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from reid_jax.eval import embed, probe, protocols, ranking, scoring, store, veri
 from reid_jax.train import processes
 from reid_jax.train.checkpoint import write_json
 
+log = logging.getLogger(__name__)
+
 
 class Result(NamedTuple):
     """One network's evaluation."""
@@ -27,6 +30,7 @@ class Result(NamedTuple):
     features: Any  # FeatureSet of query and gallery
     retrieval: Any  # ranking.Retrieval, or protocols.SingleShot, which has no breakdown
     protocol: str  # one of eval.protocols.PROTOCOLS
+    knows_camera: bool = False  # whether the features depend on every picture's camera
 
 
 def split_records(config, dataset):
@@ -60,6 +64,9 @@ class Evaluator:
         self.config, self.devices, self.tests = config, devices, tests_of(config, dataset)
         nets = methods.choose_net(method, config.eval.net)
         self.embedders = {net: Embedder(method, net, devices) for net in nets}
+        self.knows_camera = method.wants_camera
+        if self.knows_camera:
+            log.info("features depend on the camera of each query and gallery picture: not camera-blind")
 
     @property
     def left_out(self):
@@ -69,31 +76,55 @@ class Evaluator:
     def __call__(self, state):
         """{(test, net): Result} of `state` as the compiled step returns it; "" is the run's own test."""
         state = self.devices.local_state(state)
-        return {
+        results = {
             (name, net): score(self.config, self.features(embedder, state, test), test.protocol)
             for name, test in self.tests.items()
             for net, embedder in self.embedders.items()
         }
+        return {k: r._replace(knows_camera=self.knows_camera) for k, r in results.items()}
 
     def features(self, embedder, state, test):
         """FeatureSet of a test set's query and gallery."""
         splits = {"query": test.query, "gallery": test.gallery}
-        return feature_set(self.config, embedder, state, splits, test.root, shared=True)
+        return feature_set(
+            self.config, embedder, state, splits, test.root, shared=True, foreign=bool(test.name)
+        )
 
 
 class Embedder:
     """One network of a method as compiled functions for batches that devices's local devices divide.
 
     image: (state, {"image": u8[B,H,W,3] or clips u8[B,T,H,W,3], "camid": i32[B], ...}) -> [B,D].
-    frames: (state, {"image": clips, "frames": bool[B,T]}) -> f32[B,C], sums of the real frames' vectors.
+    frames: (state, {"image": clips, "frames": bool[B,T], "camid": i32[B]}) -> f32[B,C], sums of the real
+    frames' vectors.
     pooled: (state, f32[B,C]) -> [B,D], tracklets by their mean vectors.
     """
 
     def __init__(self, method, net, devices):
-        self.method, self.multiple = method, len(devices.local)
+        self.method, self.multiple, self.warned = method, len(devices.local), False
         self.image = devices.compile_embed(lambda state, batch: self._feature(state, batch, net))
         self.frames = devices.compile_embed(lambda state, clips: self._sums(state, clips, net))
         self.pooled = devices.compile_embed(lambda state, mean: method.embed_pooled(state, mean, net))
+
+    def seen(self, records, foreign):
+        """Records with the cameras that the network gets: -1 for those it has not been trained on.
+
+        foreign: all of them, as they count otherwise than in training. One warning in all.
+        """
+        if not self.method.wants_camera:
+            return records
+        known = 0 if foreign else self.method.info.num_cams
+        given = [r if 0 <= r.camid < known else dataclasses.replace(r, camid=-1) for r in records]
+        unknown = sum(r.camid < 0 for r in given)
+        if unknown and not self.warned:
+            self.warned = True
+            log.warning(
+                "%d of %d pictures are by cameras that training has not seen: they get the mean of the "
+                "cameras' embeddings (config.model.vit_sie)",
+                unknown,
+                len(given),
+            )
+        return given
 
     @property
     def mirrors(self):
@@ -108,9 +139,10 @@ class Embedder:
         return feature
 
     def _sums(self, state, clips, net):
-        vectors = self.method.embed_frames(state, clips["image"], net)
+        given = {"camera": clips["camid"]} if self.method.wants_camera else {}
+        vectors = self.method.embed_frames(state, clips["image"], net, **given)
         if self.mirrors:
-            vectors = (vectors + self.method.embed_frames(state, mirrored(clips["image"]), net)) / 2
+            vectors = (vectors + self.method.embed_frames(state, mirrored(clips["image"]), net, **given)) / 2
         return jnp.where(clips["frames"][..., None], vectors.astype(jnp.float32), 0).sum(1)
 
 
@@ -119,20 +151,23 @@ def mirrored(image):
     return image[..., ::-1, :]
 
 
-def feature_set(config, embedder, state, splits, root, progress=False, shared=False, trains=False):
+def feature_set(
+    config, embedder, state, splits, root, progress=False, shared=False, trains=False, foreign=False
+):
     """FeatureSet of {split: records} by an Embedder and a state, paths relative to root.
 
     Tracklets are tested as config.data.test_clip says; a run on images takes all their frames. shared: all
     processes call this; each embeds its part of the records, and all get the whole. trains: they are training
-    records, of which broken ones may be replaced (config.data.on_broken).
+    records, of which broken ones may be replaced (config.data.on_broken). foreign: their cameras count
+    otherwise than in training.
     """
     records = [r for part in splits.values() for r in part]
     if shared and len(records) >= jax.process_count():
         part = records[processes.parts(len(records))[jax.process_index()]]
-        feature = embed_records(config, embedder, state, part, progress, trains)
+        feature = embed_records(config, embedder, state, part, progress, trains, foreign)
         feature = processes.gather(feature, len(records))
     else:
-        feature = embed_records(config, embedder, state, records, progress, trains)
+        feature = embed_records(config, embedder, state, records, progress, trains, foreign)
     return store.FeatureSet(
         feature=feature,
         pid=np.array([r.pid for r in records], np.int64),
@@ -142,8 +177,9 @@ def feature_set(config, embedder, state, splits, root, progress=False, shared=Fa
     )
 
 
-def embed_records(config, embedder, state, records, progress=False, trains=False):
-    """f32[N,D] of records by an Embedder and a state, on this process alone."""
+def embed_records(config, embedder, state, records, progress=False, trains=False, foreign=False):
+    """f32[N,D] of records by an Embedder and a state, on this process alone; see `feature_set`."""
+    records = embedder.seen(records, foreign)
     size = -(-config.eval.batch_size // embedder.multiple) * embedder.multiple
     if not config.data.frames and not any(r.frames for r in records):
         with pipeline.eval_batches(records, config.data, size, trains=trains) as batches:
@@ -199,7 +235,7 @@ def mean_vectors(config, embedder, state, records, progress=False, trains=False)
     with clip_batches(config, embedder, records, trains) as batches:
         waiting = None  # its sums are fetched once the next batch is on its way
         for batch in tqdm(batches, unit="batch", disable=not progress):
-            clips = {"image": batch.pop("image"), "frames": batch["frames"]}
+            clips = {"image": batch.pop("image"), "frames": batch["frames"], "camid": batch["camid"]}
             ahead = batch, embedder.frames(state, clips)
             if waiting:
                 add(*waiting)
@@ -340,6 +376,7 @@ def save_final(config, workdir, step, results, left_out=None, folder="eval", che
     final = {"step": step, "split": config.eval.split, "checkpoint": checkpoint, **tests.pop("")}
     if own:
         final |= {"net": next(iter(final["nets"])), "random": random_figures(config, own)}
+        final |= {"knows_camera": True} if own.knows_camera else {}
     write_json(os.path.join(folder, "final.json"), final | ({"sets": tests} if tests else {}))
     return written
 

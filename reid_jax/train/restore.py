@@ -23,10 +23,12 @@ class Restored(NamedTuple):
     step: int
     devices: Any
 
-    def features(self, splits, root, net="auto", progress=False, on_broken="stop"):
+    def features(self, splits, root, net="auto", progress=False, on_broken="stop", source=""):
         """FeatureSet of {split: records} by one network of the state; paths relative to root.
 
         on_broken: "stop" raises PictureError for a picture that cannot be read, "skip" leaves it out.
+        source: name of the public set that the records are of; cameras of another set than the run's own are
+        unknown to it.
         """
         if on_broken == "skip":
             splits = self.readable(splits, progress)
@@ -35,7 +37,10 @@ class Restored(NamedTuple):
         (name,) = methods.choose_net(self.method, net)
         embedder = evaluate.Embedder(self.method, name, self.devices)
         try:
-            return evaluate.feature_set(self.config, embedder, self.state, splits, root, progress)
+            foreign = not source or source != self.config.data.name
+            return evaluate.feature_set(
+                self.config, embedder, self.state, splits, root, progress, foreign=foreign
+            )
         except PictureError as e:
             raise PictureError(f"{e}, or leave out what cannot be read with --on_broken=skip") from e
 

@@ -39,6 +39,8 @@ class Backbone(nn.Module, kw_only=True):
 
     outputs = 1  # maps that a call gives; more than one as a tuple
     only_batch_norm = False  # whether `norms` other than batch norm have no place in it
+    tokens = False  # whether it gives tokens [...,1+N,C], the class token first, instead of maps
+    wants_camera = False  # whether the call takes `camera` too, i32[B] (None: unknown), as many as `cameras`
 
     @property
     def depth(self):
@@ -97,8 +99,10 @@ def pools_stem(name):
     return "resnet" in name or name.startswith("slim")
 
 
-def build(model, axis_name=None, refine=None):
+def build(model, axis_name=None, refine=None, num_cams=0):
     """The Backbone of config.model; axis_name: the train step's device axis; refine: see Backbone.
+
+    num_cams: training cameras, 0 where nobody hands over a picture's camera.
 
     Raises ConfigError for names it does not know and for fields that do not go together.
     """
@@ -119,7 +123,19 @@ def build(model, axis_name=None, refine=None):
             "'padded', or use a ResNet or slim"
         )
     style = styles.build(model, net.places, axis_name)
+    if net.wants_camera:
+        net = net.clone(cameras=known_cameras(model, num_cams))
     return net.clone(norms=chosen, refine=refine, style=style)
+
+
+def known_cameras(model, num_cams):
+    """num_cams; ConfigError when there are none for a backbone that wants them."""
+    if num_cams < 1:
+        raise ConfigError(
+            f"config.model.backbone {model.backbone!r} wants the camera of every picture "
+            "(config.model.vit_sie), which this method does not give it: set vit_sie=0, or train the baseline"
+        )
+    return num_cams
 
 
 def group_axis(model, axis_name):

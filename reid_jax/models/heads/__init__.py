@@ -28,28 +28,35 @@ class Encoder(NamedTuple):
     """A net as pure functions; the train steps know no more of it.
 
     init(rng, image [N,H,W,3]) -> {'params', 'batch_stats'}
-    apply(variables, x [B,H,W,3], train: bool, rng=None) -> (Branches, batch_stats), unchanged ones with train
-      False; rng: of style layers and dropout in training, the same on all devices
+    apply(variables, x [B,H,W,3], train: bool, rng=None, camera=None) -> (Branches, batch_stats), unchanged
+      ones with train False; rng: of style layers and dropout in training, the same on all devices; camera:
+      i32[B], for nets whose features depend on it
     """
 
     init: Any
     apply: Any
 
 
-def build(model, num_classes, axis_name=None, num_features=0):
+def build(model, num_classes, axis_name=None, num_features=0, num_cams=0):
     """ReIDNet of `config.model`.
 
     axis_name: the train step's device axis, over which norms take their statistics where model.bn_group is
-    'global', and over which random layers draw as one. Raises ConfigError for a name it does not know.
+    'global', and over which random layers draw as one. num_cams: training cameras, of a method that hands
+    every picture's over. Raises ConfigError for a name it does not know and for a head of other backbones.
     """
     offered = models.offers("heads")
     name = choice("model.head", model.head, tuple(offered))
-    base = trunk(model, axis_name)
+    base = trunk(model, axis_name, num_cams=num_cams)
     head = offered[name].NAMES[name](model, num_classes, axis_name, num_features)
     if classifiers.margin(model) != getattr(head, "margin", None):
         raise ConfigError(
             f"config.model.classifier is {model.classifier!r}, and head {name!r} has none of that: use head "
             "'global' or a linear classifier"
+        )
+    if head.tokens != base.tokens:
+        raise ConfigError(
+            f"config.model.head {name!r} cannot stand on config.model.backbone {model.backbone!r}: heads "
+            f"token and jpm are for ViTs, and ViTs for them; use head={'token' if base.tokens else 'global'}"
         )
     if base.outputs != head.maps:
         raise ConfigError(
@@ -70,7 +77,7 @@ def image_size(model):
 
 
 def encoder(net, parts=1):
-    """Encoder of a linen net that takes (x, train).
+    """Encoder of a linen net that takes (x, train), and (x, train, camera) if it `wants_camera`.
 
     parts: gradient accumulation. In training that many parts of the batch go through the net in turn, and
     again in the backward pass, so that the activations of one part are in memory at a time. Losses see the
@@ -80,26 +87,31 @@ def encoder(net, parts=1):
     def init(rng, image):
         return dict(net.init(rng, image[:1], False))
 
-    def trained(variables, x, rng):
+    def inputs(x, train, camera):
+        return (x, train, camera) if getattr(net, "wants_camera", False) else (x, train)
+
+    def trained(variables, x, rng, camera):
         rngs = None if rng is None else {"style": rng, "dropout": rng}
-        features, changed = net.apply(variables, x, True, mutable=["batch_stats"], rngs=rngs)
+        given = inputs(x, True, camera)
+        features, changed = net.apply(variables, *given, mutable=["batch_stats"], rngs=rngs)
         return features, changed.get("batch_stats", {})
 
-    def apply(variables, x, train, rng=None):
+    def apply(variables, x, train, rng=None, camera=None):
         if not train:
-            return net.apply(variables, x, False), variables.get("batch_stats", {})
-        return in_turn(variables, x, rng) if parts > 1 else trained(variables, x, rng)
+            return net.apply(variables, *inputs(x, False, camera)), variables.get("batch_stats", {})
+        return (in_turn if parts > 1 else trained)(variables, x, rng, camera)
 
-    def in_turn(variables, x, rng):
+    def in_turn(variables, x, rng, camera):
         @jax.checkpoint
         def step(stats, part):
-            number, x = part
+            number, x, camera = part
             key = None if rng is None else jax.random.fold_in(rng, number)
-            features, stats = trained({**variables, "batch_stats": stats}, x, key)
+            features, stats = trained({**variables, "batch_stats": stats}, x, key, camera)
             return stats, features
 
-        x = x.reshape(parts, -1, *x.shape[1:])
-        stats, features = jax.lax.scan(step, variables["batch_stats"], (jax.numpy.arange(parts), x))
+        x, camera = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), (x, camera))
+        given = jax.numpy.arange(parts), x, camera
+        stats, features = jax.lax.scan(step, variables["batch_stats"], given)
         return jax.tree.map(lambda f: f.reshape(-1, *f.shape[2:]), features), stats
 
     return Encoder(init, apply)

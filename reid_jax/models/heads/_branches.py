@@ -25,20 +25,20 @@ class Head(nn.Module):
     maps: how many maps it takes of a backbone; more than one come as a tuple.
 
     frozen: patterns of the paths of parameters that are never trained. classifiers: names of the modules
-    that belong to the training identities.
+    that belong to the training identities. tokens: whether it is for backbones that give tokens.
     """
 
     frozen = ()
     classifiers = ()
-    maps = 1
-
-    def pooled(self, base, x, train, **given):
-        """Vectors [...,D] of images by a backbone; given: what it gets beside."""
-        return self.pool(wide(base(x, train, **given)))
+    maps, tokens = 1, False
 
     def pool(self, x):
         """Maps [...,H,W,C] -> vectors [...,D]."""
         raise NotImplementedError
+
+    def pooled(self, base, x, train, **given):
+        """Vectors [...,D] of images by a backbone; given: what it gets beside."""
+        return self.pool(wide(base(x, train, **given)))
 
     def __call__(self, x, train):
         """Vectors [B,D] -> Branches."""
@@ -49,6 +49,8 @@ class ReIDNet(nn.Module):
     """Backbone `base` and head `top`: images [B,H,W,3] or clips [B,T,H,W,3] -> Branches.
 
     A clip's vector is the mean of its frames'. The head's modules are the net's own (`neck`, `classifier`).
+    camera: i32[B], training's own numbers, None or any other number where it is not known; heeded where the
+    backbone wants it.
     """
 
     base: nn.Module
@@ -68,13 +70,19 @@ class ReIDNet(nn.Module):
         """((pattern, least, most), ...): parameters clipped after every step, see norms."""
         return getattr(getattr(self.base, "norms", None), "bounds", ())
 
-    def __call__(self, x, train):
-        x = self.vectors(x, train)
+    @property
+    def wants_camera(self):
+        """Whether features depend on the camera."""
+        return getattr(self.base, "wants_camera", False)
+
+    def __call__(self, x, train, camera=None):
+        x = self.vectors(x, train, camera)
         return self.head(x.mean(1) if x.ndim == 3 else x, train)
 
-    def vectors(self, x, train):
+    def vectors(self, x, train, camera=None):
         """Pooled vectors of images [B,H,W,3] -> [B,D], or of every frame of clips [B,T,H,W,3] -> [B,T,D]."""
-        return self.top.pooled(self.base, x, train)
+        given = {"camera": camera} if self.wants_camera else {}
+        return self.top.pooled(self.base, x, train, **given)
 
     def head(self, x, train):
         """Branches of pooled vectors [B,D], one for each image or clip."""

@@ -27,6 +27,11 @@ def build(model, places, axis_name=None):
     name = choice("model.style", model.style, ("none", *offered))
     if name == "none":
         return None
+    if not places:
+        raise ConfigError(
+            f"config.model.style is {name!r}, and config.model.backbone {model.backbone!r} has no place for "
+            "it: set style=none"
+        )
     if not 0 <= model.style_p <= 1:
         raise ConfigError(f"config.model.style_p is {model.style_p}; it is a probability")
     for place in model.style_at:

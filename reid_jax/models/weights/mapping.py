@@ -41,7 +41,8 @@ def to_torch(variables, naming="torchvision", counters=False):
         entries[key] = np.ascontiguousarray(value)
         if counters and path[-1] == "mean" and naming != "reid_jax":
             entries[re.sub("running_mean$", "num_batches_tracked", key)] = np.zeros((), np.int64)
-    return entries
+    write = getattr(models.keys().get(naming), "write", None)
+    return write(entries) if write else entries
 
 
 def nested(found):
@@ -67,6 +68,7 @@ def fill(entries, shapes, layout="", inflate=False):
     """
     leaf = leaves(shapes)
     file = max(plain(entries, layout), recognise(entries, layout), key=lambda f: _fitting(leaf, f))
+    file = _in_our_form(file, leaf)
     entries, layout = file.entries, file.layout
     non_local = _moved_blocks(leaf, entries, layout)
     report = {"layout": layout} | {
@@ -98,6 +100,18 @@ def fill(entries, shapes, layout="", inflate=False):
         )
     _account(report, file, taken)
     return found, report | {"notes": file.notes + _notes(report, leaf, file)}
+
+
+def _in_our_form(file, leaf):
+    """A Recognised file with what its layout keeps in another form as ours."""
+    read = getattr(models.keys().get(file.layout), "read", None)
+    if not read:
+        return file
+    found, notes = read(file.entries, leaf)
+    gone = {source for source, _ in found.values()}
+    entries = {k: v for k, v in file.entries.items() if k not in gone} | {k: v for k, (_, v) in found.items()}
+    origin = file.origin | {key: file.origin[source] for key, (source, _) in found.items()}
+    return file._replace(entries=entries, origin=origin, notes=[*file.notes, *notes])
 
 
 def _fitting(leaf, file):

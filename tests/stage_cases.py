@@ -16,7 +16,16 @@ def rows(config, start, pids, cams, hidden=False):
     camid = (np.arange(count) % cams).astype(np.int32)
     sets = max(3, len(config.data.name.split("+")))
     domain = camid if config.data.domains == "camera" else (pid * sets // pids).astype(np.int32)
-    return Rows(start, np.full(count, -1, np.int32) if hidden else pid, camid, domain)
+    return Rows(start, np.full(count, -1, np.int32) if hidden else pid, camid, domain, labels(config, count))
+
+
+def labels(config, count):
+    """What config.data says that records have beside: body points, and sizes of pictures."""
+    if not config.data.points:
+        return {}
+    rng, size = np.random.default_rng(0), np.float32([128, 64])
+    places = rng.uniform(0, 1, (count, 18, 3)).astype(np.float32) * (64, 128, 1)
+    return {"points": np.float32(places), "size": np.tile(size, (count, 1))}
 
 
 def facts(config, pids=48, cams=6, axis_name=AXIS):

@@ -13,7 +13,7 @@ def pcb_head(case):
     """PCB's head: feature, logits, losses, gradients, running statistics, test mode"""
     m, x, target = case.config, nets.channels_last(case.input("x")), case.input("target")
     head = heads.StripesHead(m.classes, m.parts, m.features, m.dropout)
-    module = heads.ReIDNet(_Maps(), head)
+    module = heads.ReIDNet(Maps(), head)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, False))
     variables = nets.fill(shapes, case.weights(), case.dtype)
 
@@ -35,7 +35,7 @@ def pcb_head(case):
     return results
 
 
-class _Maps(nn.Module):
+class Maps(nn.Module):
     """Stands for a backbone: images are the maps."""
 
     def __call__(self, x, train):

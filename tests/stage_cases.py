@@ -19,6 +19,16 @@ def rows(config, start, pids, cams, hidden=False):
     return Rows(start, np.full(count, -1, np.int32) if hidden else pid, camid, domain, labels(config, count))
 
 
+def attributes(config, pids):
+    """A table by identity as config.data says, of the columns that the method's own fields describe."""
+    if not config.data.attributes:
+        return None
+    rng, columns = np.random.default_rng(0), getattr(config, config.method).attributes
+    table = np.stack([rng.integers(0, classes, pids) for _, classes, _ in columns], 1).astype(np.int32)
+    table[::5] = -1  # some are not known
+    return table
+
+
 def labels(config, count):
     """What config.data says that records have beside: body points, and sizes of pictures."""
     if not config.data.points:
@@ -42,6 +52,7 @@ def facts(config, pids=48, cams=6, axis_name=AXIS):
         domains=labelled.ids_of_domains if labelled else (),
         labelled=labelled,
         unlabelled=unlabelled,
+        attributes=attributes(config, pids) if labelled else None,
     )
 
 

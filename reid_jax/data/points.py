@@ -69,7 +69,7 @@ def labels(path, find, exif=True):
     return {"points": points, "size": size_of(path, exif)}
 
 
-def size_of(path, exif):
+def size_of(path, exif=True):
     """f32[2] height and width of a picture file as it is seen, by its header; ones for one that has none."""
     try:
         with Image.open(path) as image:

@@ -20,8 +20,8 @@ def rows(config, start, pids, cams, hidden=False):
 
 
 def attributes(config, pids):
-    """A table by identity as config.data says, of the columns that the method's own fields describe."""
-    if not config.data.attributes:
+    """A table by identity of the columns that the method's own fields describe, if there are such."""
+    if not hasattr(getattr(config, config.method, None), "attributes"):
         return None
     rng, columns = np.random.default_rng(0), getattr(config, config.method).attributes
     table = np.stack([rng.integers(0, classes, pids) for _, classes, _ in columns], 1).astype(np.int32)
@@ -30,8 +30,8 @@ def attributes(config, pids):
 
 
 def labels(config, count):
-    """What config.data says that records have beside: body points, and sizes of pictures."""
-    if not config.data.points:
+    """What records have beside: body points, and sizes of pictures, for methods that draw them."""
+    if not hasattr(getattr(config, config.method, None), "heat"):
         return {}
     rng, size = np.random.default_rng(0), np.float32([128, 64])
     places = rng.uniform(0, 1, (count, 18, 3)).astype(np.float32) * (64, 128, 1)

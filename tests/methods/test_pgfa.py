@@ -43,7 +43,7 @@ def test_heat_over_cells():
     for j in np.flatnonzero(sure):
         np.testing.assert_allclose(heat[0, j], dense(points[0, j], size[0], (6, 4)), atol=1e-4)
     pillow = pose.pillow_heat(points, size, (6, 4))
-    assert abs(heat - pillow).max() < 0.06 and (pillow[1] == 1).all()
+    assert abs(heat - pillow).max() < 0.2 and (pillow[1] == 1).all()  # whose filter reaches farther
 
 
 def test_heat_follows_flip_and_crop():
@@ -99,7 +99,11 @@ def test_heat_by_pillow_in_a_step(built):
     batch = {"points": points, "size": size}
     flip = np.array([True, False])
     heat = jax.jit(lambda b: method.heat(b, flip, None)((6, 4)))(batch)
-    np.testing.assert_array_equal(heat[0], pose.pillow_heat(points, size, (6, 4))[0, :, :, ::-1])
+    expected = pose.pillow_heat(points, size, (6, 4))
+    np.testing.assert_array_equal(heat[0], expected[0, :, :, ::-1])
+    apart = {name: array[:, None] for name, array in batch.items()}  # a picture on each of two devices
+    found = jax.pmap(lambda b: method.heat(b)((6, 4)), devices=jax.devices()[:2])(apart)
+    np.testing.assert_array_equal(found[:, 0], expected)
 
 
 def test_keys_of_the_published_files(built):
@@ -122,7 +126,6 @@ def test_keys_of_the_published_files(built):
         ({"pgfa__parts": 3}, "set it to ratio4"),
         ({"pgfa__heat": "pil", "data__pad_crop": 2}, "pad_crop=0"),
         ({"pgfa__dropout": 1.0}, "below 1"),
-        ({"data__points": ""}, "learns from body points"),
         ({"data__frames": 4}, "for pictures"),
     ],
 )
@@ -130,6 +133,13 @@ def test_what_cannot_be(changes, match):
     config = config_of("pgfa.py:smoke", **changes)
     with pytest.raises(ConfigError, match=match):
         stages.build(config, "train", facts(config, cams=2))
+
+
+def test_training_rows_without_points_are_refused():
+    config = config_of("pgfa.py:smoke")
+    info = facts(config, cams=2)
+    with pytest.raises(ConfigError, match="learns from body points"):
+        stages.build(config, "train", info._replace(labelled=info.labelled._replace(extras={})))
 
 
 def test_published_settings():

@@ -20,7 +20,6 @@ from reid_jax.fields import within
 from reid_jax.methods import Method, _steps
 from reid_jax.models import heads
 from reid_jax.models.critic import Attention, Critic
-from reid_jax.models.layers import wide
 
 TITLE = "SCAL"
 FIELDS = dict(
@@ -67,17 +66,17 @@ class Scal(Method):
         nets = {"net": self.encoder.init(first, self.blank())}
         nets["net"].pop("attention", None)
         if self.own.critic:
-            _, _, pairs = self.attended(nets["net"], self.blank(), None)
+            _, _, pairs = self.attended(nets["net"], self.blank(), train=False)
             nets["critic"] = dict(self.critic.init(second, pairs))
         return self.fresh(nets, self.tx)
 
-    def attended(self, variables, image, key):
-        """(Branches, batch_stats, [(X, A)] stage by stage) in training."""
+    def attended(self, variables, image, key=None, train=True):
+        """(Branches, batch_stats, [(X, A)] stage by stage)."""
         rngs = None if key is None else {"style": key, "dropout": key}
         mutable = ["batch_stats", "attention"]
-        out, changed = self.network.apply(variables, image, True, mutable=mutable, rngs=rngs)
+        out, changed = self.network.apply(variables, image, train, mutable=mutable, rngs=rngs)
         kept = changed["attention"]["base"]
-        return out, changed["batch_stats"], [kept[name(stage)]["pair"] for stage in self.own.stages]
+        return out, changed.get("batch_stats", {}), [kept[name(stage)]["pair"] for stage in self.own.stages]
 
     def step(self, state, batch):
         image, pid, key = self.view(batch["train"]), batch["train"]["pid"], self.key(state)
@@ -111,11 +110,7 @@ class Scal(Method):
         logits = sum(jax.nn.log_softmax(each) for each in out.logits)
         reward = (logits.argmax(-1) == pid).astype(logits.dtype)
         if self.own.relative:
-
-            def head(network, x):
-                return network.head(network.top.pool(wide(x)), True)
-
-            plain, _ = self.network.apply(variables, x, method=head, mutable=["batch_stats"])
+            plain, _ = self.network.apply(variables, x, True, method="of_map", mutable=["batch_stats"])
             plain = sum(jax.nn.log_softmax(each) for each in plain.logits)
             mine = jnp.arange(len(pid)), pid
             reward = reward + (logits[mine] > plain[mine])

@@ -50,6 +50,7 @@ def built():
     return config, method, drawn(method)
 
 
+@pytest.mark.slow
 def test_a_step_learns_the_weights_of_the_tasks(built):
     """The loss is the sum at s = 0, and s moves against 1/2 - L_t."""
     config, method, state = built
@@ -81,7 +82,6 @@ def test_unknown_attributes_do_not_count(built):
 @pytest.mark.parametrize(
     "changes, match",
     [
-        ({"data__attributes": ""}, "learns attributes"),
         ({"aanet__tasks": ("global", "aam")}, "aam needs attribute"),
         ({"aanet__tasks": ("attribute",)}, "an identity task"),
         ({"aanet__attributes": (("hat", 2, "feet"),)}, "region of hat"),
@@ -97,8 +97,9 @@ def test_what_cannot_be(changes, match):
 def test_a_table_of_other_columns_is_refused():
     config = config_of("aanet.py:smoke")
     info = facts(config, cams=2)
-    with pytest.raises(ConfigError, match="describe its columns"):
-        stages.build(config, "train", info._replace(attributes=info.attributes[:, 1:]))
+    for table, match in ((info.attributes[:, 1:], "describe its columns"), (None, "learns attributes")):
+        with pytest.raises(ConfigError, match=match):
+            stages.build(config, "train", info._replace(attributes=table))
 
 
 def test_described_columns_are_those_of_the_tables():

@@ -40,7 +40,7 @@ def gradients(method, state, made, own):
     image, pid = method.view(made), made["pid"]
 
     def value(nets):
-        out, _, pairs = method.attended(nets["net"], image, None)
+        out, _, pairs = method.attended(nets["net"], image)
         reward = method.reward(nets["net"], out, pairs[-1][0], pid)
         agent, error = method.game(nets["critic"], pairs, reward, {})
         return error if own == "critic" else agent
@@ -73,13 +73,12 @@ def test_rewards_by_hand(built):
     (part,) = parts(method)
     made = batches(part, jax.tree.map(np.asarray, state), config.data)["train"]
     net = state.nets["net"]
-    out, _, pairs = method.attended(net, method.view(made), None)
+    out, _, pairs = method.attended(net, method.view(made))
     reward = np.asarray(method.reward(net, out, pairs[-1][0], made["pid"]))
     x, a = pairs[-1]
 
     def logits(x):
-        head = lambda network, x: network.head(network.top.pool(x), True)  # noqa: E731
-        return method.network.apply(net, x, method=head, mutable=["batch_stats"])[0].logits[0]
+        return method.network.apply(net, x, True, method="of_map", mutable=["batch_stats"])[0].logits[0]
 
     attended, plain = jax.nn.softmax(logits(x * a)), jax.nn.softmax(logits(x))
     np.testing.assert_allclose(attended, jax.nn.softmax(out.logits[0]), atol=1e-5)

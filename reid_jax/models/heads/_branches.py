@@ -68,6 +68,10 @@ class ReIDNet(nn.Module):
         """Pooled vectors of images [B,H,W,3] -> [B,D], or of every frame of clips [B,T,H,W,3] -> [B,T,D]."""
         return self.top.pool(wide(self.base(x, train)))
 
+    def of_map(self, x, train):
+        """Branches of the backbone's map [B,h,w,C] of images."""
+        return self.head(self.top.pool(wide(x)), train)
+
     def head(self, x, train):
         """Branches of pooled vectors [B,D], one for each image or clip."""
         return self.top(x, train)

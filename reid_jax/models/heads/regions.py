@@ -41,12 +41,17 @@ class AttributeNet(nn.Module):
     num_classes: int
     norm: Any = BatchNorm
 
-    frozen, bounds, classifiers = (), (), ("classifier",)
+    frozen, classifiers = (), ("classifier",)
 
     @property
     def top(self):
         """Whoever looks for the classifiers finds them here."""
         return self
+
+    @property
+    def bounds(self):
+        """((pattern, least, most), ...): parameters clipped after every step, see norms."""
+        return getattr(getattr(self.base, "norms", None), "bounds", ())
 
     @nn.compact
     def __call__(self, x, train):

@@ -41,6 +41,12 @@ def defaults():
             pattern="",  # of names if there is no CSV: a regex with groups pid and camera; "" = Market-1501's
             train_share=0.5,  # where there is no split: share of the identities that is drawn for training
             train_on="train",  # train | all: query and gallery train too, and nobody is left to test on
+            # Body points of pictures: a file or folder of AlphaPose's or OpenPose's JSON, or "true", those
+            # of a synthetic set; "" = none
+            points="",
+            # Attributes of the training people: market_attribute.mat or duke_attribute.mat, or "true", those
+            # of synthetic people; "" = none
+            attributes="",
             frames=0,  # T: frames of a clip, for sets of tracklets; 0 = images
             clip="strided",  # strided | rrs: how the frames of a training clip are drawn
             stride=8,  # strided clips: every stride-th frame
@@ -205,7 +211,7 @@ def defaults():
             net="auto",  # auto | all | one of the method's networks (EFL with teachers also: mean)
             batch_size=64,
             mirror=False,  # features of pictures and clips: the sum with those of the mirrored ones
-            distance="cosine",  # cosine | euclidean
+            distance="cosine",  # cosine | euclidean | ratioN, of features that end with N weights
             # auto (the data set's own) | market (images of the query's identity and camera are left out) |
             # all-pairs (nothing is) | single-shot (one random image of each identity, drawn for each query) |
             # single-gallery (drawn once for all queries of a trial)

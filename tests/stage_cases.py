@@ -16,7 +16,26 @@ def rows(config, start, pids, cams, hidden=False):
     camid = (np.arange(count) % cams).astype(np.int32)
     sets = max(3, len(config.data.name.split("+")))
     domain = camid if config.data.domains == "camera" else (pid * sets // pids).astype(np.int32)
-    return Rows(start, np.full(count, -1, np.int32) if hidden else pid, camid, domain)
+    return Rows(start, np.full(count, -1, np.int32) if hidden else pid, camid, domain, labels(config, count))
+
+
+def attributes(config, pids):
+    """A table by identity of the columns that the method's own fields describe, if there are such."""
+    if not hasattr(getattr(config, config.method, None), "attributes"):
+        return None
+    rng, columns = np.random.default_rng(0), getattr(config, config.method).attributes
+    table = np.stack([rng.integers(0, classes, pids) for _, classes, _ in columns], 1).astype(np.int32)
+    table[::5] = -1  # some are not known
+    return table
+
+
+def labels(config, count):
+    """What records have beside: body points, and sizes of pictures, for methods that draw them."""
+    if not hasattr(getattr(config, config.method, None), "heat"):
+        return {}
+    rng, size = np.random.default_rng(0), np.float32([128, 64])
+    places = rng.uniform(0, 1, (count, 18, 3)).astype(np.float32) * (64, 128, 1)
+    return {"points": np.float32(places), "size": np.tile(size, (count, 1))}
 
 
 def facts(config, pids=48, cams=6, axis_name=AXIS):
@@ -33,6 +52,7 @@ def facts(config, pids=48, cams=6, axis_name=AXIS):
         domains=labelled.ids_of_domains if labelled else (),
         labelled=labelled,
         unlabelled=unlabelled,
+        attributes=attributes(config, pids) if labelled else None,
     )
 
 

@@ -183,6 +183,29 @@ def test_protocols_reranking_and_expansion(tmp_path, capsys):
     assert abs(results["expand"]["rank1"] - expanded) < 1e-9
 
 
+def test_features_that_end_with_weights(tmp_path, capsys):
+    """(cosine + 1) / 2 as a ratio with one weight, 1, of every picture: the figures of the cosine."""
+    paths = [str(tmp_path / name) for name in ("plain.npz", "ratio.npz")]
+    feature, pid, camid, split = features(paths[0])
+    unit = feature / np.linalg.norm(feature, axis=1, keepdims=True)
+    one = np.ones_like(unit[:, :1])
+    weighted = np.concatenate([unit * 0.5**0.5, one * 0.5**0.5, one], 1)
+    store.save(paths[1], store.FeatureSet(weighted, pid, camid, np.array([f"{n}" for n in pid]), split))
+    assert score.main(paths[:1]) == 0
+    expected = last_json(capsys)[paths[0]]
+    assert score.main([paths[1], "--distance=ratio1"]) == 0
+    found = last_json(capsys)[paths[1]]
+    assert all(found[name] == expected[name] for name in ("rank1", "mAP", "mINP", "queries"))
+    assert found["auc"] == pytest.approx(expected["auc"], abs=0.01)
+    for flags in (
+        ["--distance=ratio1", "--rerank"],
+        ["--distance=ratio1", "--expand=2"],
+        ["--distance=ratio"],
+    ):
+        with pytest.raises(SystemExit):
+            score.main([paths[1], *flags])
+
+
 def test_same_person_or_not(tmp_path, capsys):
     """Thresholds for wanted false match rates, in the table and the JSON; by any distance, also re-ranked."""
     path, drawn = str(tmp_path / "f.npz"), tmp_path / "roc.png"

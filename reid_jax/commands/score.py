@@ -10,6 +10,7 @@ split, with the splits query and gallery. Prints one row a file, and what thresh
 whether two pictures show one person; the last line is JSON.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -20,7 +21,7 @@ import numpy as np
 from reid_jax import cli, hardware, places, tables
 from reid_jax.config import split_label
 from reid_jax.errors import ConfigError, DataError
-from reid_jax.eval import expansion, protocols, ranking, rerank, store, verification
+from reid_jax.eval import expansion, protocols, ranking, rerank, scoring, store, verification
 
 TITLES = {"rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "rank20": "rank-20", "prop": "prop."}
 _IN_MEMORY = 1 << 30  # larger matrices of re-ranked distances go to a temporary file
@@ -55,7 +56,13 @@ def parse(argv):
     """Command line -> namespace."""
     parser = cli.parser("score", __doc__)
     parser.add_argument("features", nargs="+", metavar="[LABEL=]FILE.npz")
-    parser.add_argument("--distance", choices=ranking.DISTANCES, default="cosine")
+    parser.add_argument(
+        "--distance",
+        type=distance,
+        default="cosine",
+        metavar="{cosine,euclidean,ratioN}",
+        help="ratioN: of features that end with N weights, as the run's config.eval.distance says",
+    )
     parser.add_argument(
         "--protocol",
         choices=protocols.PROTOCOLS,
@@ -101,8 +108,19 @@ def parse(argv):
     args = parser.parse_args(argv)
     if args.protocol.startswith("single") and (args.rerank or args.per_camera):
         parser.error(f"--protocol={args.protocol} goes with neither --rerank nor --per-camera")
+    if (args.rerank or args.expand) and args.distance not in ranking.DISTANCES:
+        parser.error(f"--distance={args.distance} goes with neither --rerank nor --expand")
     args.trials = args.trials or protocols.TRIALS.get(args.protocol, 0)
     return args
+
+
+def distance(text):
+    """A distance of scoring; argparse.ArgumentTypeError for another."""
+    try:
+        return scoring.check_distance(text)
+    except ConfigError as e:
+        known = ", ".join((*ranking.DISTANCES, "ratioN"))
+        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {known})") from e
 
 
 def rates(text):

@@ -13,7 +13,7 @@ import numpy as np
 
 from reid_jax import places
 from reid_jax.config import choice, split_label
-from reid_jax.data import clips, test_sets, tfds_sets, union
+from reid_jax.data import attributes, clips, points, test_sets, tfds_sets, union
 from reid_jax.data.folders import NAMES, load_folder, unknown_name
 from reid_jax.data.loaders import LAYOUTS, walk
 from reid_jax.data.loaders.common import PID_CAMERA, Options, advice, query_and_gallery
@@ -39,6 +39,7 @@ def load(data, workdir, seed=0, labels="all", also=""):
     dataset = read(data, workdir, labels)
     dataset = dataclasses.replace(dataset, also=test_sets.load(also, data))
     save_drawn(dataset, workdir)
+    dataset = with_tables(dataset, data)
     if data.split_tracklets:
         dataset = cut(dataset, data.split_tracklets)
     dataset = without_hidden(dataset, data, seed, labels)
@@ -47,6 +48,13 @@ def load(data, workdir, seed=0, labels="all", also=""):
     dataset = with_domains(dataset, data)
     check_train(dataset, data)
     return dataset
+
+
+def with_tables(dataset, data):
+    """The Dataset with the body points and attributes that data.points and data.attributes name."""
+    if data.points:
+        dataset = points.attach(dataset, data)
+    return attributes.attach(dataset, data) if data.attributes else dataset
 
 
 def read(data, workdir, labels="all"):
@@ -320,8 +328,8 @@ def hold_out(dataset, count, seed=0):
     query, gallery = query_and_gallery(moved)
     train = tuple(dataclasses.replace(r, pid=left[r.pid]) for r in dataset.train if r.pid in left)
     val = {"val_query": tuple(query), "val_gallery": tuple(gallery)}
-    attributes = None if dataset.attributes is None else dataset.attributes[kept]
-    return dataclasses.replace(dataset, train=train, attributes=attributes, **val)
+    table = None if dataset.attributes is None else dataset.attributes[kept]
+    return dataclasses.replace(dataset, train=train, attributes=table, **val)
 
 
 def check_train(dataset, data):

@@ -32,8 +32,8 @@ def load_folder(name, root, options=None, check_counts=True, unlabelled=False, n
         raise ConfigError(unknown_name(name))
     layout = LAYOUTS[name]
     options = layout.check(options or Options())
-    root = find_root(layout, os.path.abspath(places.local(root, "config.data.root")))
     layout = layout.form(options.variant)
+    root = find_root(layout, os.path.abspath(places.local(root, "config.data.root")))
     reading, left = read(layout, root, options)
     if text := walk.told(left, walk.PICTURES, root):
         log.warning("%s: pictures that are left out: %s", root, text)
@@ -90,7 +90,7 @@ def clean(layout, root, splits, unlabelled=False, needed=TRAINS):
             log.warning("%s: %d images of pid -1 or 0 in %s are left out", layout.title, dropped, split)
     untested = free and "query" not in needed and not kept["query"] and not kept["gallery"]
     for split in kept:
-        untrained = free and split == "train" and "train" not in needed
+        untrained = (free or not layout.trains) and split == "train" and "train" not in needed
         if not kept[split] and not untrained and not (untested and split != "train"):
             raise DataError(empty(layout, root, split, splits[split]))
     if not any(kept.values()):
@@ -101,6 +101,11 @@ def clean(layout, root, splits, unlabelled=False, needed=TRAINS):
 def empty(layout, root, split, records):
     """What is wrong with a split without usable records."""
     text = f"{root} holds no usable image for {split}"
+    if split == "train" and not layout.trains:
+        text += (
+            f": {layout.title} is for tests alone; train on another set and name it in config.eval.also, as "
+            "in LABEL=NAME:ROOT"
+        )
     if split == "train" and layout.unlabelled and records:
         text += (
             f": nobody is known on its {len(records)} pictures, and this method learns from identities; "

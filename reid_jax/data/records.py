@@ -104,6 +104,19 @@ class Dataset:
         return digest.hexdigest()
 
 
+def with_labels(dataset, labels):
+    """The Dataset whose records, of all splits and further test sets, have labels(Record) too."""
+
+    def given(records):
+        return tuple(dataclasses.replace(r, labels={**r.labels, **labels(r)}) for r in records)
+
+    splits = {
+        s: given(getattr(dataset, s)) for s in ("train", "query", "gallery", "val_query", "val_gallery")
+    }
+    also = tuple(t._replace(query=given(t.query), gallery=given(t.gallery)) for t in dataset.also)
+    return dataclasses.replace(dataset, **splits, also=also)
+
+
 def extras(records):
     """{name: array [N, ...]} of the labels that all of the records have, with 32 bits instead of 64."""
     names = set.intersection(*(set(r.labels) for r in records)) if records else ()

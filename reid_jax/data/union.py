@@ -15,7 +15,8 @@ OVERLAPS = (
     {"cuhk03", "mlr_cuhk03"},
     {"viper", "mlr_viper"},
     {"market1501", "mars"},
-    {"dukemtmc", "duke_video"},
+    {"dukemtmc", "duke_video", "p_dukemtmc"},
+    {"ilids", "partial_ilids"},
     {"prid", "prid_video"},
 )
 log = logging.getLogger(__name__)

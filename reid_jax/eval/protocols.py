@@ -62,7 +62,7 @@ def single_shot(
     Results depend on seed, trials and the data alone, not on `block`.
     Raises DataError as `rank`, ConfigError for a wrong distance, draw or trials.
     """
-    choice("eval.distance", distance, ranking.DISTANCES)
+    scoring.check_distance(distance)
     choice("draw", draw, DRAWS)
     if trials < 1:
         raise ConfigError(f"single-shot retrieval needs at least one trial, got trials={trials}")

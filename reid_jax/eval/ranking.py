@@ -10,11 +10,10 @@ import dataclasses
 
 import numpy as np
 
-from reid_jax.config import choice
 from reid_jax.errors import DataError
 from reid_jax.eval import scoring
 
-DISTANCES = ("cosine", "euclidean")
+DISTANCES = scoring.DISTANCES  # and ratioN, see scoring.FeatureScores
 _SCORE_BYTES = 192 << 20  # upper bound of one block of scores
 _ABSENT = np.iinfo(np.int32).max  # rank of padding
 
@@ -73,7 +72,7 @@ def rank(
     block: most queries scored at a time (fewer for large galleries).
     Raises DataError when lengths disagree, a side is empty, features are not finite, or no query has a match.
     """
-    choice("eval.distance", distance, DISTANCES)
+    scoring.check_distance(distance)
     scores, labels = problem(
         q_feat, g_feat, q_pid, g_pid, q_cam, g_cam, distance, camera_filter, q_mask, g_mask
     )

@@ -9,13 +9,14 @@ Scores are float32, or float64 for float64 features and distances where JAX's x6
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from reid_jax.errors import NOT_FINITE, DataError
+from reid_jax.errors import NOT_FINITE, ConfigError, DataError
 
 REMOVED = -2  # label of gallery entries that no query keeps
 NO_LABEL = -1  # label of a query for which nothing is removed
@@ -123,18 +124,51 @@ def _square_norms(tile):
     return jnp.sum(tile * tile, axis=1)
 
 
+DISTANCES = ("cosine", "euclidean")
+_RATIO = re.compile(r"ratio([1-9]\d{0,3})")
+
+
+def check_distance(distance, field="eval.distance"):
+    """The distance: cosine, euclidean or ratioN, N from 1 to 9999; ConfigError for another."""
+    if isinstance(distance, str) and _RATIO.fullmatch(distance):
+        return distance
+    if distance not in DISTANCES:
+        raise ConfigError(
+            f"config.{field} is {distance!r}; it must be one of {', '.join(map(repr, DISTANCES))}, or "
+            "'ratioN' with N the weights at the end of each feature"
+        )
+    return distance
+
+
+def weights_of(distance):
+    """N of ratioN, 0 of the others."""
+    match = _RATIO.fullmatch(distance)
+    return int(match[1]) if match else 0
+
+
 class FeatureScores:
-    """Score rows from features: cosine similarity, or 2 q.g - |g|^2 (the order of Euclidean distances)."""
+    """Score rows from features: cosine similarity, or 2 q.g - |g|^2 (the order of Euclidean distances).
+
+    Distance ratioN: a similarity that is a mean with weights, of features [a, b] whose last N columns b are
+    weights: (a_q . a_g) / (b_q . b_g), 0 where nobody has weight. Features are to be such that it lies
+    between 0 and 1.
+    """
 
     def __init__(self, q_feat, g_feat, distance, labels):
         self.cosine, self.q_feat, self.q_label = distance == "cosine", q_feat, labels.q_label
+        self.weights = weights_of(distance)
+        if self.weights >= q_feat.shape[1]:
+            raise DataError(
+                f"the features have {q_feat.shape[1]} columns, too few for the distance {distance}"
+            )
         self.dtype = q_feat.dtype
         self.q_square = Tiles(q_feat).square_norms("query", labels.q_mask)
         self.tiles = Tiles(g_feat)
         self.g_square = self.tiles.square_norms("gallery", labels.g_mask)
         self.g_factor = jnp.asarray(_inverse(self.g_square) if self.cosine else self.g_square)
         self.g_label = jnp.asarray(labels.g_label)
-        self.q_factor = _inverse(self.q_square) if self.cosine else np.full(len(q_feat), 2, q_feat.dtype)
+        factor = 1 if self.weights else 2
+        self.q_factor = _inverse(self.q_square) if self.cosine else np.full(len(q_feat), factor, q_feat.dtype)
 
     def fill(self, rows, queries):
         """Scores of the queries (row numbers i[n], n <= S) in the buffer `rows` f[S,W], which is given up.
@@ -145,9 +179,8 @@ class FeatureScores:
         q, label = self._scaled(queries), jnp.asarray(self.q_label[queries])
 
         def use(rows, tile, start):
-            return _fill_features(
-                rows, q, tile, start, self.g_factor, label, self.g_label, cosine=self.cosine
-            )
+            given = rows, q, tile, start, self.g_factor, label, self.g_label
+            return _fill_features(*given, cosine=self.cosine, weights=self.weights)
 
         return self.tiles.each(use, rows)
 
@@ -161,18 +194,20 @@ class FeatureScores:
 
     def range(self):
         """(lowest, highest) similarity that features of these lengths can have, as `shown` gives it."""
+        if self.weights:
+            return 0.0, 1.0
         if self.cosine:
             return -1.0, 1.0
         longest = [float(np.sqrt(square.max())) for square in (self.q_square, self.g_square)]
         return -sum(longest) or -1.0, 0.0
 
     def squares(self, queries, rows):
-        """What turns scores of the queries into similarities: f[rows] squared norms, None for cosine."""
-        return None if self.cosine else jnp.asarray(self.q_square[_padded(queries, rows)])
+        """What turns scores of the queries into similarities: f[rows] squared norms; None: they are."""
+        return None if self.cosine or self.weights else jnp.asarray(self.q_square[_padded(queries, rows)])
 
     def shown(self, score):
-        """Scores f[Q,k] as users read them: cosine similarity or minus the distance."""
-        if self.cosine:
+        """Scores f[Q,k] as users read them: the similarity or minus the distance."""
+        if self.cosine or self.weights:
             return score
         square = np.maximum(self.q_square[:, None] - score, 0)
         return np.where(np.isfinite(score), -np.sqrt(square), score)
@@ -241,14 +276,25 @@ def _padded(queries, rows):
     return np.pad(queries, (0, rows - len(queries)), mode="edge")
 
 
-@functools.partial(jax.jit, donate_argnums=0, static_argnames="cosine")
-def _fill_features(rows, q, tile, start, g_factor, q_label, g_label, *, cosine):
+@functools.partial(jax.jit, donate_argnums=0, static_argnames=("cosine", "weights"))
+def _fill_features(rows, q, tile, start, g_factor, q_label, g_label, *, cosine, weights):
     """Writes the scores of one tile to columns start.. of the rows."""
     g_factor = lax.dynamic_slice_in_dim(g_factor, start, len(tile))
     g_label = lax.dynamic_slice_in_dim(g_label, start, len(tile))
-    product = lax.dot_general(q, tile, (((1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
-    score = product * g_factor if cosine else product - g_factor
+    if weights:
+        over, under = (
+            _product(q[:, part], tile[:, part]) for part in (slice(-weights), slice(-weights, None))
+        )
+        score = jnp.where(under == 0, 0, over / jnp.where(under == 0, 1, under))
+    else:
+        product = _product(q, tile)
+        score = product * g_factor if cosine else product - g_factor
     return lax.dynamic_update_slice(rows, _kept(score, q_label, g_label), (0, start))
+
+
+def _product(a, b):
+    """f[S,D], f[T,D] -> f[S,T]"""
+    return lax.dot_general(a, b, (((1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reid_jax.config import choice
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval import ranking, scoring
 
@@ -116,7 +115,7 @@ def count(q_feat, g_feat, q_pid, g_pid, q_cam, g_cam, *, distance="cosine", came
     Left out are gallery entries with pid -1, of the query's identity and camera (camera_filter), and queries
     with pid -1. Raises DataError as ranking.rank does, and where there are no pairs of two persons.
     """
-    choice("eval.distance", distance, ranking.DISTANCES)
+    scoring.check_distance(distance)
     sides = (q_feat, g_feat, q_pid, g_pid, q_cam, g_cam)
     scores, labels = ranking.problem(*sides, distance, camera_filter, _known(q_pid), None)
     return _counted(scores, labels, block)

@@ -18,6 +18,7 @@ from reid_jax.report import look, sections, strips, study
 from reid_jax.report import run as runs
 
 log = logging.getLogger(__name__)
+SIMILARITIES = {"cosine": "cosine similarity", "euclidean": "negative distance"}  # by config.eval.distance
 
 
 def build(workdir, *, data_root=None, queries=12, compare_with=""):
@@ -118,7 +119,7 @@ def context(run, compared, data_root, queries):
         "table1": sections.table1(run, compared),
         "strips": retrieval(run, compared, data_root, queries),
         "pairs": sections.pairs(run, compared),
-        "distance": distance,
+        "similarity": SIMILARITIES.get(distance, "similarity"),
         "tsne": sections.tsne(run.last.features, names) if run.last else None,
         "camera_tsne": camera_tsne(run, names),
         "study": study.build(run),

@@ -12,8 +12,8 @@ import numpy as np
 from reid_jax import places
 from reid_jax.config import defaults
 from reid_jax.data import decode
-from reid_jax.errors import DataError
-from reid_jax.eval import protocols, ranking, store, verification
+from reid_jax.errors import ConfigError, DataError
+from reid_jax.eval import protocols, ranking, scoring, store, verification
 from reid_jax.fields import misfit
 
 TOP = 10  # gallery images in a retrieval strip
@@ -276,8 +276,9 @@ def _summary(tree):
 
 
 def _distance(config):
-    distance = config.get("eval", {}).get("distance")
-    return distance if distance in ranking.DISTANCES else "cosine"
+    with contextlib.suppress(ConfigError):
+        return scoring.check_distance(config.get("eval", {}).get("distance"))
+    return "cosine"
 
 
 def _metrics(workdir, notes):

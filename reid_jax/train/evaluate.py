@@ -286,10 +286,13 @@ def choose_protocol(config, custom):
     return custom if field == "auto" else field
 
 
-def score(config, features, protocol="market"):
-    """Result of a FeatureSet that holds query and gallery, by one of eval.protocols.PROTOCOLS."""
+def score(config, features, protocol="market", distance=""):
+    """Result of a FeatureSet that holds query and gallery, by one of eval.protocols.PROTOCOLS.
+
+    distance: "" for config.eval.distance.
+    """
     f, pid, cam = features.feature, features.pid, features.camid
-    sides, distance = sides_of(features), config.eval.distance
+    sides, distance = sides_of(features), distance or config.eval.distance
     if protocol in protocols.SINGLE:
         trials = getattr(config.eval, "trials", 0) or protocols.TRIALS[protocol]
         settings = dict(trials=trials, seed=config.seed, draw=protocols.SINGLE[protocol])
@@ -395,7 +398,8 @@ def random_figures(config, result):
     """Figures of seeded Gaussian features of the same size: the level of knowing nothing."""
     features = result.features
     noise = np.random.default_rng(0).standard_normal((len(features.pid), 128), np.float32)
-    figures = score(config, dataclasses.replace(features, feature=noise), result.protocol).figures
+    distance = config.eval.distance if config.eval.distance in ranking.DISTANCES else "cosine"
+    figures = score(config, dataclasses.replace(features, feature=noise), result.protocol, distance).figures
     return {k: figures[k] for k in ("rank1", "mAP")}
 
 

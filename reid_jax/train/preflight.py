@@ -18,7 +18,7 @@ from reid_jax import methods
 from reid_jax.config import choice
 from reid_jax.data import decode, degrade, marks, pipeline, testable, tracklets
 from reid_jax.errors import CheckpointError, ConfigError, DataError
-from reid_jax.eval import ranking
+from reid_jax.eval import scoring
 from reid_jax.fields import flatten, plain
 from reid_jax.train import checkpoint, evaluate, processes, stages
 
@@ -29,7 +29,6 @@ LOWEST = {  # of fields that are read late
     **{"train.eval_every": 0, "train.checkpoint_every": 0},
 }
 CHOICES = {
-    "eval.distance": ranking.DISTANCES,
     "data.test_clip": tracklets.TEST_CLIPS,
     "data.on_broken": ("stop", "skip"),
 }
@@ -62,6 +61,7 @@ def check_fields(config):
             raise ConfigError(f"config.{field} is {values[field]}; it must be at least {low}")
     for field, allowed in CHOICES.items():
         choice(field, values[field], allowed)
+    scoring.check_distance(config.eval.distance)
     evaluate.false_match_rates(config)
     decode.find(config.data.decoder)
     degrade.Settings.of(config.data.degrade)

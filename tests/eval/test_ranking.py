@@ -10,7 +10,7 @@ import pytest
 
 from reid_jax.data.synthetic import features
 from reid_jax.errors import ConfigError, DataError
-from reid_jax.eval import ranking, scoring
+from reid_jax.eval import ranking, scoring, verification
 
 CASES = pathlib.Path(__file__).parents[1] / "cases"
 
@@ -352,3 +352,34 @@ def test_market_size():
     assert got.valid.sum() == meta["config"]["valid_queries"]
     np.testing.assert_allclose([got.mAP, got.mINP], [case["out/mAP"], case["out/mINP"]], atol=2e-6)
     np.testing.assert_allclose(got.cmc, case["out/cmc"], atol=1 / got.valid.sum())
+
+
+def test_ratio_of_two_products(monkeypatch):
+    """Against a loop over pairs and parts, in tiles of a few rows too; what is not seen does not count."""
+    rng, parts = np.random.default_rng(0), 3
+    whole, stripes = rng.normal(size=(40, 5)), rng.normal(size=(40, parts, 4))
+    whole, stripes = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (whole, stripes))
+    seen = rng.integers(0, 2, (40, parts)).astype(float)
+    one, half = np.ones((40, 1)), 0.5**0.5
+    a = [whole * half, one * half, (stripes * seen[..., None] * half).reshape(40, -1), seen * half]
+    feature = np.float32(np.concatenate([*a, one, seen], 1))
+
+    def pair(i, j):
+        both = [p for p in range(parts) if seen[i, p] and seen[j, p]]
+        total = (whole[i] @ whole[j] + 1) / 2 + sum((stripes[i, p] @ stripes[j, p] + 1) / 2 for p in both)
+        return total / (1 + len(both))
+
+    pid, cam = np.repeat(np.arange(8), 5), np.arange(40) % 5
+    expected = np.array([[pair(i, j) for j in range(10, 40)] for i in range(10)])
+    monkeypatch.setattr(scoring, "_TILE_BYTES", 1200)
+    sides = (feature[:10], feature[10:], pid[:10] + 2, pid[10:], cam[:10], cam[10:])
+    found = ranking.rank(*sides, distance="ratio4", topk=30, camera_filter=False)
+    np.testing.assert_array_equal(found.top_index, np.argsort(-expected, axis=1, kind="stable"))
+    np.testing.assert_allclose(found.top_score, -np.sort(-expected, axis=1), atol=1e-6)
+    pairs = verification.count(*sides, distance="ratio4", camera_filter=False)
+    assert (pairs.low, pairs.high) == (0, 1) and pairs.same.sum() + pairs.other.sum() == expected.size
+    mean = ((pairs.same + pairs.other) * (pairs.edges[:-1] + pairs.edges[1:]) / 2).sum() / expected.size
+    np.testing.assert_allclose(mean, expected.mean(), atol=1e-5)
+    for distance, error in (("ratio", ConfigError), ("ratio0", ConfigError), ("ratio99", DataError)):
+        with pytest.raises(error, match=distance):
+            ranking.rank(*sides, distance=distance)

@@ -36,7 +36,7 @@ RECORDED = [
 def test_recorded_case(path):
     report = run.report(path, {}, float32=False)
     assert report["ok"], "\n".join(run.details(report))
-    assert len(report["arrays"]) >= 2
+    assert report["arrays"]
 
 
 def change(source, target, **arrays):

@@ -22,12 +22,28 @@ from reid_jax.data.loaders import (
     me_reid,
     mlr,
     msmt17,
+    occluded,
     prid,
     prid_video,
     viper,
 )
 
-_IMAGES = (market, msmt17, me_reid, cuhk01, cuhk02, cuhk03, viper, grid, ilids, prid, caviar, mlr, airport)
+_IMAGES = (
+    market,
+    msmt17,
+    me_reid,
+    cuhk01,
+    cuhk02,
+    cuhk03,
+    viper,
+    grid,
+    ilids,
+    prid,
+    caviar,
+    mlr,
+    airport,
+    occluded,
+)
 _VIDEOS = (mars, duke_video, ls_vid, ilids_vid, prid_video, lpw)
 MODULES = (*_IMAGES, *_VIDEOS, folder)
 LAYOUTS = {name: layout for module in MODULES for name, layout in module.LAYOUTS.items()}

@@ -58,11 +58,12 @@ class Layout:
     counts: dict  # {"train images": n, ...} (tracklets count as images), compared with a warning
     terms: str = ""  # under which terms it is given
     kind: str = "image"  # image | video
-    protocol: str = "market"  # market | single-shot | single-gallery
+    protocol: str = "market"  # one of eval.protocols.PROTOCOLS
     variants: tuple[str, ...] = ()  # forms to choose from, the first is the default
     num_splits: int = 1
     distractors: bool = False  # pid 0 is a distractor (gallery only), not a person
     unlabelled: bool = False  # pid -1 in train is somebody unknown, no junk; and there may be no test set
+    trains: bool = True  # False: it has no training pictures and is for config.eval.also
     differs: dict = dataclasses.field(default_factory=dict)  # {variant: {field above: its value there}}
 
     def form(self, variant):

@@ -18,11 +18,24 @@ _COMPLEX = 0x800
 _DEPTH, _MOST = 32, 2**31  # of cells in cells; bytes of an unpacked variable
 
 
+class Struct(tuple):
+    """Values of a struct in the order of its fields; `fields`: {name: value}."""
+
+    fields = {}  # noqa: RUF012
+
+    @classmethod
+    def of(cls, names, values):
+        """A Struct of names and values."""
+        made = cls(values)
+        made.fields = dict(zip(names, made, strict=True))
+        return made
+
+
 def load(path, wanted):
     """{name: array} of the variables `wanted` that a file has.
 
     Numbers keep the type they are stored in, text becomes str[rows], cells an object array, structs an object
-    array of tuples, the values in the order of the fields; shapes are MATLAB's. Raises OSError, or ValueError
+    array of `Struct`; shapes are MATLAB's. Raises OSError, or ValueError
     when the file is damaged or of another kind.
     """
     with open(path, "rb") as f:
@@ -103,20 +116,25 @@ def matrix(parts, order, depth=0):
         return name, text(parts, order, dims)
     if kind not in (_CELL, _STRUCT):
         raise ValueError(f"the variable {name!r} is of a kind ({flags[0]:#x}) that is not read")
-    fields = 1
-    if kind == _STRUCT:
-        (length,) = integers(parts, 5, order) or [0]
-        fields = len(take(parts)[1]) // length if length > 0 else 0
-        if not fields:
-            raise ValueError(f"the struct {name!r} has no fields")
+    names = field_names(parts, name, order) if kind == _STRUCT else [""]
     found = []
     for _ in range(count):  # until the elements end, when fewer are there than claimed
-        inside = [nested(parts, order, depth) for _ in range(fields)]
-        found.append(inside[0] if kind == _CELL else tuple(inside))
+        inside = [nested(parts, order, depth) for _ in names]
+        found.append(inside[0] if kind == _CELL else Struct.of(names, inside))
     values = np.empty(count, object)
     for i, value in enumerate(found):
         values[i] = value
     return name, values.reshape(dims, order="F")
+
+
+def field_names(parts, name, order):
+    """Names of the fields of the struct `name`."""
+    (length,) = integers(parts, 5, order) or [0]
+    raw = bytes(take(parts)[1])
+    found = [raw[i : i + length] for i in range(0, len(raw) - length + 1, length)] if length > 0 else []
+    if not found:
+        raise ValueError(f"the struct {name!r} has no fields")
+    return [part.split(b"\0")[0].decode("latin-1") for part in found]
 
 
 def nested(parts, order, depth):

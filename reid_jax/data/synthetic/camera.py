@@ -234,6 +234,13 @@ def _cut(panorama, y, x, height, width):
     return panorama[..., y : y + height, x : x + width]
 
 
+def window_of(panorama, camera, shot):
+    """The part of a panorama f32[..,TALL*H,LONG*H] of the camera that a shot shows, f32[..,H,W]."""
+    height = camera.height
+    x, y = round(shot.window[0] * height), round(shot.window[1] * height)
+    return _cut(panorama, y, x, height, camera.width)
+
+
 def view_of(camera, shot, person_height=1.0):
     """The View of a shot: a person of any height keeps the middle of the body in place."""
     c, h = camera.settings, camera.height

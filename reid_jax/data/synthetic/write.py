@@ -82,13 +82,13 @@ def layout_of(kind):
 
 def stored_camera_names(folder):
     """Camera names of the synthetic set in `folder`; () when it holds another kind of set."""
-    stamp = _read_stamp(folder)
+    stamp = read_stamp(folder)
     return tuple(stamp["camera_names"]) if stamp else ()
 
 
 def stored_kind(folder):
     """Kind of the synthetic set in `folder`, a key of KINDS; None when it holds another kind of set."""
-    stamp = _read_stamp(folder)
+    stamp = read_stamp(folder)
     return stamp and stamp["settings"].get("kind", "image")
 
 
@@ -196,7 +196,8 @@ def _check_frames(frames):
 
 
 # ---- the folder -----------------------------------------------------------------------------------------
-def _read_stamp(folder):
+def read_stamp(folder):
+    """What the generator wrote of its set in `folder`: {"settings", ...}; None when it holds another."""
     path = os.path.join(folder, _STAMP)
     try:
         with open(path, encoding="utf-8") as f:
@@ -211,7 +212,7 @@ def _complete(folder, settings):
     """Whether the set with these settings is there; DataError if another one is."""
     if not os.path.isdir(folder):
         return False
-    stamp = _read_stamp(folder)
+    stamp = read_stamp(folder)
     if stamp is None:
         raise DataError(
             f"{folder}: holds a data set that the generator did not make (no {_STAMP}); choose another --root"
@@ -311,9 +312,13 @@ def draw(job, settings, person=None):
     """(picture u8[H,W,3], JPEG quality) of one job; the person may be handed in to save time."""
     camera = camera_of(job.cam, *[settings[k] for k in ("seed", "height", "width", "strength")])
     person = person or _person(job, settings)
-    rng = np.random.default_rng([settings["seed"], _SHOT, job.pid + 1, job.cam, job.n])
-    shot = draw_shot(rng, camera, cropped=job.pid < 0)
+    shot = draw_shot(stream(job, settings), camera, cropped=job.pid < 0)
     return render(person, camera, shot), camera.settings["quality"]
+
+
+def stream(job, settings):
+    """The numpy Generator that the shot of a job is drawn from."""
+    return np.random.default_rng([settings["seed"], _SHOT, job.pid + 1, job.cam, job.n])
 
 
 def _draw_group(partial, settings, group):

@@ -84,6 +84,10 @@ class ReIDNet(nn.Module):
         given = {"camera": camera} if self.wants_camera else {}
         return self.top.pooled(self.base, x, train, **given)
 
+    def of_map(self, x, train):
+        """Branches of the backbone's map [B,h,w,C] of images."""
+        return self.head(self.top.pool(wide(x)), train)
+
     def head(self, x, train):
         """Branches of pooled vectors [B,D], one for each image or clip."""
         return self.top(x, train)

@@ -26,8 +26,9 @@ classifier called `fc`. spcl is also that of cluster-contrast: a sequence as mmt
 fast-reid's bottleneck is a norm, or an embedding and then a norm, which
 are read as feat and neck.
 ap3d has five axes in every convolution. Where direid's E_id has only its top, the rest comes from the stem
-it shares (E_con), and files of one network begin with `model`. reid_jax is our own:
-params.base.layer1_0.conv1.kernel, arrays as they are.
+it shares (E_con), and files of one network begin with `model`. pgfa is the trunk as `model` and classifiers
+called global and partial0, partial1, ...; its repository keeps each in a file of its own. reid_jax is our
+own: params.base.layer1_0.conv1.kernel, arrays as they are.
 
 A backbone or head with layouts of its own has them in its module (`models.Keys`).
 Names of heads of other repositories are tried after these (_HEADS). What a trainer puts in front of all
@@ -79,6 +80,7 @@ LAYOUTS = {
     ),
     "iics": _frame(["model"], neck=["classifier.0"], classifier=["classifier.1"]),
     "ap3d": _frame([""], neck=["bn"]),
+    "pgfa": _frame(["model"]),
     "direid": _frame(["E_id.model", "E_con.model", "model"]) | {"trunk": [""]},
     "reid_jax": {},
 }
@@ -159,6 +161,8 @@ def guess(entries):
     for name, layout in models.keys().items():
         if layout.matches(entries):
             return name
+    if some(r"(global|partial\d+)\.add_block\."):
+        return "pgfa"
     if some(r"base\.\d"):
         relu = some(r"base\.7\.") or (some(r"base\.[01]\.\w+$") and not some(r"base\.3\."))
         return "spcl" if relu and some(r"base\.[4-7]\.") else "mmt"

@@ -31,7 +31,7 @@ def rpp_head(case):
 def _results(case, head):
     """(all that both heads' cases record, the net's variables, the map)."""
     m, x, target = case.config, nets.channels_last(case.input("x")), case.input("target")
-    module = heads.ReIDNet(_Maps(), head)
+    module = heads.ReIDNet(Maps(), head)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, False))
     variables = nets.fill(shapes, case.weights(), case.dtype)
 
@@ -53,7 +53,7 @@ def _results(case, head):
     return results, variables, x
 
 
-class _Maps(nn.Module):
+class Maps(nn.Module):
     """Stands for a backbone: images are the maps."""
 
     def __call__(self, x, train):

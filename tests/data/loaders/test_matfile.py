@@ -45,6 +45,7 @@ def test_structs_are_tuples_in_the_order_of_their_fields(tmp_path):
     found = matfile.load(tmp_path / "x.mat", ("s",))["s"]
     first, second = found[0][0]
     assert found.shape == (1, 1) and first.tolist() == [[0, 1, 2]] and second.tolist() == ["b"]
+    assert list(found[0][0].fields) == ["first", "second"] and found[0][0].fields["second"] is second
 
 
 def test_the_other_byte_order(tmp_path):

@@ -55,6 +55,7 @@ def defaults():
             distinct_ids=True,  # False: an identity may appear twice in a batch
             flip=0.5,  # probability
             pad_crop=0,  # pixels padded on each side before a random crop; 0 = off
+            pad_edge=False,  # by the pixels at the edge, else black
             erase=0.5,  # probability of random erasing
             erase_area=(0.02, 0.4),  # share of the image
             erase_aspect=0.3,  # h / w uniform in (a, 1 / a)
@@ -93,6 +94,7 @@ def defaults():
             target="",
             domains="set",  # set | camera: what a domain is
             cross_camera=True,  # streams of groups: the images after a group's first by other cameras
+            styles="",  # folder of training images in the style of other cameras, NAME_fake_1to2.jpg, ...
             epoch_steps=0,  # streams of domains: steps of an epoch; 0 = of the largest domain's
             pair_ids=False,  # streams of domains: the same identities in every domain of a batch
             source_ids=0,  # P and K of a labelled source beside a target; 0 = ids, instances

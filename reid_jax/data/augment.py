@@ -5,18 +5,18 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def view(image, flip, crop, erase, *, pad, mean, std, fill, dtype):
+def view(image, flip, crop, erase, *, pad, mean, std, fill, dtype, edge=False):
     """One augmented view of a batch of images, or of clips, whose frames are all treated alike.
 
     image u8[B,H,W,3] or u8[B,T,H,W,3]; flip bool[B]; crop i32[B,2]: y, x offset into the image padded by
-    `pad` zeros on each side; erase i32[B,4]: y, x, h, w (h = w = 0: nothing). Order: flip, pad, crop,
-    normalise, erase with `fill` (a value per channel, in the normalised image). Returns dtype of image's
-    shape.
+    `pad` zeros on each side (edge: by the pixels at the edge); erase i32[B,4]: y, x, h, w (h = w = 0:
+    nothing). Order: flip, pad, crop, normalise, erase with `fill` (a value per channel, in the normalised
+    image). Returns dtype of image's shape.
     """
     height, width = image.shape[-3:-1]
     image = jnp.where(_spread(flip, image.ndim), image[..., ::-1, :], image)
     if pad:
-        image = jax.vmap(lambda i, c: _crop(i, c, pad, height, width))(image, crop)
+        image = jax.vmap(lambda i, c: _crop(i, c, pad, height, width, edge))(image, crop)
     y, x, h, w = (_spread(erase[:, i], image.ndim - 1) for i in range(4))
     rows, columns = jnp.arange(height)[:, None], jnp.arange(width)
     gone = (rows >= y) & (rows < y + h) & (columns >= x) & (columns < x + w)
@@ -31,10 +31,11 @@ def plain(image, *, mean, std, dtype):
     return ((jnp.asarray(image).astype(work) / 255 - mean) / std).astype(dtype)
 
 
-def _crop(image, offset, pad, height, width):
-    """u8[...,H,W,3] -> the [...,H,W,3] window at `offset` of the zero-padded image."""
+def _crop(image, offset, pad, height, width, edge):
+    """u8[...,H,W,3] -> the [...,H,W,3] window at `offset` of the padded image."""
     *lead, _, _, channels = image.shape
-    padded = jnp.pad(image, [(0, 0)] * len(lead) + [(pad, pad), (pad, pad), (0, 0)])
+    widths = [(0, 0)] * len(lead) + [(pad, pad), (pad, pad), (0, 0)]
+    padded = jnp.pad(image, widths, mode="edge" if edge else "constant")
     start = (*[0] * len(lead), offset[0], offset[1], 0)
     return lax.dynamic_slice(padded, start, (*lead, height, width, channels))
 

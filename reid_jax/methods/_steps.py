@@ -35,6 +35,7 @@ def view(config, batch, i):
         batch["crop"][:, i],
         batch["erase"][:, i],
         pad=d.pad_crop,
+        edge=d.pad_edge,
         mean=d.mean,
         std=d.std,
         fill=d.erase_fill,

@@ -95,10 +95,11 @@ def test_test_features(built):
     state = drawn(method)
     size = method.config.data.height, method.config.data.width
     image = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
-    both, prim, fine = (np.asarray(method.embed(state, image, n)) for n in ("both", "prim", "fine"))
+    embed = jax.jit(lambda state, x: [method.embed(state, x, n) for n in ("both", "prim", "fine")])
+    both, prim, fine = map(np.asarray, embed(state, image))
     np.testing.assert_allclose(both, np.concatenate([prim, fine], -1), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(prim, axis=1), 1, rtol=1e-5)
-    np.testing.assert_allclose(both, method.embed(state, image[:, :, ::-1], "both"), atol=1e-5)
+    np.testing.assert_allclose(both, embed(state, image[:, :, ::-1])[0], atol=1e-5)
 
 
 def test_the_teacher_and_its_trunk_are_taken(built):

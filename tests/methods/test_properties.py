@@ -19,8 +19,10 @@ SLOW = {
     ("direid", "gan"),
     ("direid", "dfen"),
     ("dgnet", "dgnet"),
+    ("dgnet", "teacher"),
     ("camstyle", "styles"),
-}  # minutes to compile
+    ("camstyle", "reid"),
+}  # long to compile, or much like the baseline
 # Every device drops other features; the scores of an untrained D_deg are nearly constant, so that the
 # attention's three norms would magnify rounding.
 ALIKE = {"direid": {"direid__dropout": 0.0, "direid__attention_input": "self"}}

@@ -20,7 +20,6 @@ class Reid(Baseline):
 
     def __init__(self, config, info):
         super().__init__(config, info)
-        self.files = bool(config.data.styles)
         if self.files != ("styles" in config.train.skip) and config.camstyle.styles:
             raise ConfigError(
                 "style images come from the stage styles or from config.data.styles: with data.styles set "
@@ -28,6 +27,11 @@ class Reid(Baseline):
             )
         self.generator = networks(config, info.axis_name)[0]
         self.generates = bool(config.camstyle.styles) and not self.files
+
+    @property
+    def files(self):
+        """Whether style images are read."""
+        return bool(self.config.data.styles)
 
     def streams(self, state):
         """Shuffled real images; style images from files, or images of every camera to be styled."""

@@ -61,7 +61,7 @@ def synthetic(t):
 def smoke(t):
     """Seconds."""
     presets.smoke(t)
-    t["data"].update(ids=4, instances=2)
+    t["data"].update(ids=4, instances=2, width=24)
     t["model"].update(head="classblock", classblock_dim=8, classblock_act="relu")
     t["loss"].update(triplet_weight=0.0)
     t["camstyle"].update(width=2, blocks=1, pool=3, styles=2)

@@ -108,6 +108,9 @@ def test_style_images_come_from_one_place():
         ):
             build("reid", lambda i: i % 2, **fields)
     config = tiny("camstyle")
+    small = tiny("camstyle", data__width=16)
+    with pytest.raises(ConfigError, match="need 24 pixels"):
+        stages.build(small, "styles", facts(small, pids=6, cams=2))
     with pytest.raises(ConfigError, match="two cameras"):
         stages.build(config, "styles", facts(config, pids=6, cams=1))
 
@@ -117,7 +120,7 @@ def test_generated_images_keep_their_rows():
     method = build("reid", camstyle__noise=False)
     state = random_state(method)
     batch = {n: np.zeros((6, *s), np.int32) for n, s in (("flip", (2,)), ("crop", (2, 2)), ("erase", (2, 4)))}
-    batch |= {"image": np.random.default_rng(0).integers(0, 256, (6, 32, 16, 3), np.uint8)}
+    batch |= {"image": np.random.default_rng(0).integers(0, 256, (6, 32, 24, 3), np.uint8)}
     batch["flip"] = batch["flip"].astype(bool)
     made = jax.jit(method.styled)(state.nets, batch, jax.random.key(0))
     x = cycles.unnormalised(method.config, method.plain(batch["image"]))

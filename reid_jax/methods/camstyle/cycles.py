@@ -21,6 +21,7 @@ from reid_jax.methods import Method, _steps
 from reid_jax.methods._study import one_each, pictures, table
 from reid_jax.models import cyclegan
 
+SMALLEST = 24  # pixels of a side, of which a discriminator makes one
 GENERATORS, DISCRIMINATORS = ("G_A", "G_B"), ("D_A", "D_B")
 STUDY = {
     "title": "Images in the styles of other cameras",
@@ -118,6 +119,12 @@ class Styles(Method):
             raise ConfigError(
                 "stage styles needs two cameras; leave it out: config.train.skip=('styles',) and "
                 "config.camstyle.styles=0"
+            )
+        size = config.data.height, config.data.width
+        if min(size) < SMALLEST:
+            raise ConfigError(
+                f"config.data.height and width are {size[0]} and {size[1]}; the discriminators of stage styles "
+                f"need {SMALLEST} pixels at least"
             )
         constant = int(d.constant * self.info.total_steps)
         falling = optax.linear_schedule(optim.lr, 0.0, max(self.info.total_steps - constant, 1))

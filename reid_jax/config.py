@@ -120,6 +120,7 @@ def defaults():
             target="",
             domains="set",  # set | camera: what a domain is
             cross_camera=True,  # streams of groups: the images after a group's first by other cameras
+            styles="",  # folder of training images in the style of other cameras, NAME_fake_1to2.jpg, ...
             epoch_steps=0,  # streams of domains: steps of an epoch; 0 = of the largest domain's
             pair_ids=False,  # streams of domains: the same identities in every domain of a batch
             source_ids=0,  # P and K of a labelled source beside a target; 0 = ids, instances

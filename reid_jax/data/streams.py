@@ -138,6 +138,13 @@ def shuffled(rows, data, seed, labels=None, groups=None, views=VIEWS, *, ids=0, 
     return build(rows, samplers.Shuffled(groups, size, seed), seed, labels, views)
 
 
+def positives(rows, data, seed, labels=None, groups=None, views=VIEWS, *, ids=0, instances=0):
+    """ids * instances images a batch, each with another one of its group, see samplers.Positives."""
+    size = samplers.checked_size(ids or data.ids, instances or data.instances)
+    sampler = samplers.Positives(chosen_groups(rows, labels, groups), size, seed)
+    return build(rows, sampler, seed, labels, views)
+
+
 def cameras(rows, data, seed, labels=None, groups=None, views=VIEWS, *, instances=0):
     """K images of each camera (or group), image j of camera c at row j * C + c, see samplers.Cameras."""
     groups = rows.camid if groups is None else np.asarray(groups)

@@ -83,6 +83,7 @@ class Keys(NamedTuple):
 
 @functools.cache
 def keys():
-    """{layout: Keys} of all backbones and heads."""
-    every = (*modules(f"{__name__}.backbones"), *modules(f"{__name__}.heads"))
+    """{layout: Keys} of all backbones and heads, and of `weights` itself."""
+    packages = ("backbones", "heads", "weights")
+    every = [module for package in packages for module in modules(f"{__name__}.{package}")]
     return {name: layout for module in every for name, layout in getattr(module, "KEYS", {}).items()}

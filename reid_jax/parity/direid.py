@@ -17,8 +17,9 @@ from reid_jax.losses import triplet as triplets
 from reid_jax.methods import Info, State, direid
 from reid_jax.methods.direid import attention as attentions
 from reid_jax.methods.direid import dfen as second
-from reid_jax.methods.direid import gan, judges, layers, stage
+from reid_jax.methods.direid import gan, judges, stage
 from reid_jax.methods.direid import nets as modules
+from reid_jax.models import gan as layers
 from reid_jax.models.backbones import resnet
 from reid_jax.parity import nets
 from reid_jax.parity.compare import Within
@@ -70,12 +71,12 @@ def _generator(entries):
     content, hidden = (
         len(entries[k]) for k in ("dec.res.model.0.model.0.conv.bias", "mlp_w1.model.0.fc.bias")
     )
-    return modules.Generator(content, hidden, _count(entries, r"mlp_w(\d+)\."))
+    return layers.Generator(content, hidden, _count(entries, r"mlp_w(\d+)\."))
 
 
 def _discriminator(entries):
     scales, blocks = _count(entries, r"nets\.(\d+)\."), _count(entries, r"nets\.0\.(\d+)\.model")
-    return modules.Discriminator(scales, len(entries["nets.0.0.conv.bias"]), blocks)
+    return layers.Discriminator(scales, len(entries["nets.0.0.conv.bias"]), blocks)
 
 
 def _fill(case, module, entries, *args):

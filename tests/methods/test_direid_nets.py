@@ -11,7 +11,8 @@ from reid_jax import methods
 from reid_jax.errors import ConfigError
 from reid_jax.fields import namespace
 from reid_jax.methods import Info, direid
-from reid_jax.methods.direid import dfen, gan, judges, layers, nets
+from reid_jax.methods.direid import dfen, gan, judges, nets
+from reid_jax.models import gan as layers
 
 
 def count(tree):
@@ -103,7 +104,7 @@ def test_decoder_norm():
 
 def test_discriminator_pools_over_real_pixels():
     """The second scale sees 3x3 means whose divisor leaves the padding out: a constant stays one."""
-    net = nets.Discriminator(2, 2, 1)
+    net = layers.Discriminator(2, 2, 1)
     x = jnp.full((1, 16, 12, 3), 0.7)
     maps = jax.jit(lambda x: net.apply(nets.init(net, jax.random.key(0), x), x))(x)
     assert [o.shape for o in maps] == [(1, 4, 3, 1), (1, 2, 2, 1)]
@@ -143,10 +144,10 @@ def test_calls_move_only_their_statistics(encoder):
 
 
 def test_two_halves_are_two_calls(encoder):
-    """`paired` gives what one call after the other gives, statistics too."""
+    """`each` gives what one call after the other gives, statistics too."""
     net, variables, x = encoder
     both = jnp.stack([x, triples(5)["x_k"]])
-    (f, code), stats = jax.jit(lambda b: gan.paired(net, variables, b, train=True))(both)
+    (f, code), stats = jax.jit(lambda b: layers.each(net, variables, b, train=True))(both)
     run = jax.jit(lambda v, x: layers.call(net, v, x, train=True))
     (f_a, c_a), first = run(variables, both[0])
     (f_b, c_b), second = run({**variables, "batch_stats": first}, both[1])

@@ -28,11 +28,11 @@ from reid_jax.config import choice
 from reid_jax.data import streams
 from reid_jax.losses import distill, identity
 from reid_jax.methods import State, _optim, _steps
-from reid_jax.methods.direid import judges, layers, study
+from reid_jax.methods.direid import judges, study
 from reid_jax.methods.direid import nets as networks
-from reid_jax.methods.direid.layers import wide
 from reid_jax.methods.direid.stage import STEM, Stage, graft, moved
-from reid_jax.models.layers import BatchNorm
+from reid_jax.models import gan as layers
+from reid_jax.models.layers import wide
 
 TERMS = ("inv", "self_rec", "rec", "pre", "id", "real", "deg")
 GENERATOR = ("E_con", "E_deg", "G")
@@ -180,11 +180,11 @@ class Ddgan(Stage):
         p_a, p_b of the classifier. d_b is by E_d in the cross phase, else by E'_d.
         """
         E_con = self.modules["E_con"]
-        (f, c), stats = paired(E_con, nets["E_con"], jnp.stack([x_a, x_b]), train=train)
+        (f, c), stats = layers.each(E_con, nets["E_con"], jnp.stack([x_a, x_b]), train=train)
         out = {"f_a": f[0], "f_b": f[1], "c_a": c[0], "c_b": c[1]}
         if "id" in self.terms[cross]:
             variables = {**nets["E_con"], "batch_stats": stats}
-            (_, p), stats = paired(E_con, variables, f, train=train, method="classify", key=key)
+            (_, p), stats = layers.each(E_con, variables, f, train=train, method="classify", key=key)
             out["p_a"], out["p_b"] = p
         if cross:
             out["d_a"], out["d_b"] = jnp.split(self.apply(nets, "E_deg", jnp.concatenate([x_a, x_b])), 2)
@@ -199,7 +199,9 @@ class Ddgan(Stage):
     def cycle(self, nets, stats, out, x_a, x_b, train):
         """Images decoded from the codes of generated ones, against the originals: (L1 sum, batch_stats)."""
         variables, made = {**nets["E_con"], "batch_stats": stats}, (out["x_ab"], out["x_ba"])
-        c, stats = paired(self.modules["E_con"], variables, jnp.stack(made), train=train, method="content")
+        c, stats = layers.each(
+            self.modules["E_con"], variables, jnp.stack(made), train=train, method="content"
+        )
         d_b, d_a = jnp.split(self.apply(nets, "E_deg", jnp.concatenate(made)), 2)
         images = self.apply(nets, "G", jnp.concatenate([*c]), jnp.concatenate([d_a, d_b]))
         return 2 * judges.l1(images, jnp.concatenate([x_a, x_b])), stats
@@ -298,27 +300,6 @@ class Ddgan(Stage):
 def pair(batch, cross):
     """(x_a, x_b) of a phase."""
     return batch["x_i"], batch["x_k" if cross else "x_j"]
-
-
-def paired(module, variables, x, *, train, method=None, key=None):
-    """`layers.call` on the two halves x [2,B,...], one after the other: ([2,...] outputs, batch_stats).
-
-    Each half has its own batch statistics; together they are one call, half the work to compile.
-    """
-    keys = None if key is None else jax.random.split(key)
-
-    def half(x, key=None):
-        return layers.call(module, variables, x, train=train, method=method, key=key)
-
-    out, stats = jax.vmap(half)(x) if keys is None else jax.vmap(half)(x, keys)
-    if not train:
-        return out, variables["batch_stats"]
-
-    def in_turn(old, new):
-        """From m old + (1 - m) a and m old + (1 - m) b: m (m old + (1 - m) a) + (1 - m) b."""
-        return new[1] + BatchNorm.momentum * (new[0] - old)
-
-    return out, jax.tree.map(in_turn, variables["batch_stats"], stats)
 
 
 def prediction(out, batch, cross):

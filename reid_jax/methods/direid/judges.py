@@ -1,19 +1,16 @@
 """Losses of a multi-scale discriminator and of the images that it judges, for DDGAN's D_real and D_deg.
 
-net: a nets.Discriminator, params: its variables. Values are means over the device's images; means over
-devices are those of the global batch.
+Those that other generators have too stand in losses.generation, and are named here.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from reid_jax.methods.direid.layers import wide
+from reid_jax.losses.generation import as_fake, as_real, dis, gen, l1, penalised
 
-
-def l1(a, b):
-    """Mean absolute difference."""
-    return jnp.abs(wide(a) - wide(b)).mean()
+__all__ = ["as_fake", "as_real", "degradation_score", "dis", "gen", "hinge", "l1", "mean_score", "penalised"]
+__all__ += ["predict", "rank_dis", "rank_gen", "scores"]
 
 
 def hinge(u, v, y, margin=1.0):
@@ -40,47 +37,6 @@ def predict(net, params, p, q):
     """+1 where p scores at least as high as q, else -1: f[B], no gradient."""
     gap = (scores(net, params, p) - scores(net, params, q)).sum(-1)
     return lax.stop_gradient(jnp.where(gap >= 0, 1.0, -1.0).astype(gap.dtype))
-
-
-def penalised(net, params, x, reduce):
-    """Maps of every scale [B,h,w,1] and the squared norms f[B] of the gradients of reduce(map) by x."""
-
-    def each(s):
-        def total(x):
-            o = net.apply(params, x, s, method="scale")
-            return reduce(o).sum(), o
-
-        grad, o = jax.grad(total, has_aux=True)(x)
-        return o, jnp.square(wide(grad)).sum((1, 2, 3))
-
-    return list(zip(*(each(s) for s in range(net.scales)), strict=True))
-
-
-def as_real(o, form):
-    """Loss of a map that should look real: least squares to 1, or -log sigmoid."""
-    return jnp.square(o - 1).mean() if form == "ls" else jax.nn.softplus(-o).mean()
-
-
-def as_fake(o, form):
-    return jnp.square(o).mean() if form == "ls" else jax.nn.softplus(o).mean()
-
-
-def dis(net, params, fake, real, *, form="ls", penalty=0.01):
-    """Loss of a discriminator; the penalty is on the squared gradient of the summed map of real images."""
-    maps, squares = penalised(net, params, real, lambda o: o)
-    fakes = net.apply(params, fake)
-    values = [
-        as_fake(f, form) + as_real(r, form) + penalty * s.mean()
-        for f, r, s in zip(fakes, maps, squares, strict=True)
-    ]
-    return sum(values) / len(values)
-
-
-def gen(net, params, x, real=True, *, form="ls"):
-    """Loss of generated images x that should pass for real (or for fake); least squares count twice."""
-    maps = net.apply(params, x)
-    loss = sum((as_real if real else as_fake)(o, form) for o in maps) / len(maps)
-    return 2 * loss if form == "ls" else loss
 
 
 def rank_dis(net, params, lower, higher, y=-1.0, *, margin=1.0, penalty=0.01):

@@ -4,53 +4,17 @@ Submodules are called as in the reference's keys (`_0` for `.0`), so that weight
 Images and maps are [B,H,W,C].
 """
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from reid_jax.errors import ConfigError
-from reid_jax.methods.direid.layers import (
-    HE,
-    ClassBlock,
-    ConvBlock,
-    LiteResidual,
-    Mlp,
-    leaky,
-    normal,
-    upsample,
-    wide,
-)
+from reid_jax.methods.direid.layers import LiteResidual
 from reid_jax.models import heads
-from reid_jax.models.layers import Conv, instance_norm
+from reid_jax.models.gan import HE, Aspp, ClassBlock, ConvBlock, Discriminator, Generator, leaky, upsample
+from reid_jax.models.layers import Conv, wide
 
 # ---- content encoder
-
-
-class Aspp(nn.Module):
-    """Four branches of dilated convolutions on the stem's map, halved: [B,H,W,C] -> [B,H/2,W/2,features].
-
-    Reflection by 9 pixels reads best where H and W are at least 10.
-    """
-
-    features: int
-    rates: tuple[int, ...] = (3, 6, 9)
-    dtype: jnp.dtype | None = None
-
-    @nn.compact
-    def __call__(self, x):
-        width = self.features // 4
-
-        def block(features, name, *shape, act=None):
-            return ConvBlock(features, *shape, norm="instance", act=act, dtype=self.dtype, name=name)
-
-        branches = [block(width, "conv1")(x)]
-        for rate, name in zip(self.rates, ("conv6", "conv12", "conv18"), strict=True):
-            y = block(width, f"{name}_0", act=leaky)(x)
-            branches.append(block(width, f"{name}_1", 3, 1, rate)(y))
-        x = block(self.features, "fuse")(jnp.concatenate(branches, -1))
-        return nn.max_pool(x, (2, 2), (2, 2))
 
 
 class UpConv(nn.Module):
@@ -87,7 +51,7 @@ class Head(nn.Module):
         size = tuple(n // 2 for n in maps[0].shape[1:3])
         fields = (self.dtype, self.axis_name)
         if self.multi_scale:
-            maps = [Aspp(self.widths[0], dtype=self.dtype, name="aspp")(maps[0]), *maps[1:]]
+            maps = [Aspp(self.widths[0], True, dtype=self.dtype, name="aspp")(maps[0]), *maps[1:]]
         else:
             maps = maps[-1:]
         maps = [
@@ -243,151 +207,6 @@ class DegradationEncoder(nn.Module):
         return self.conv3_real(one)[:, 0, 0], self.conv3_sync(other)[:, 0, 0]
 
 
-class AdaptiveResidual(nn.Module):
-    """Two reflected 3x3 convolutions, each with AdaIN; the input is added, no last activation."""
-
-    dtype: jnp.dtype | None = None
-
-    @nn.compact
-    def __call__(self, x, scale, shift):
-        """scale, shift [B,2 C]: of the first and the second AdaIN."""
-        y = x
-        for i, (s, b) in enumerate(zip(jnp.split(scale, 2, -1), jnp.split(shift, 2, -1), strict=True)):
-            y = ConvBlock(x.shape[-1], 3, dtype=self.dtype, name=f"model_{i}")(y)
-            y = instance_norm(y, s[:, None, None], b[:, None, None])
-            y = leaky(y) if i == 0 else y
-        return x + y
-
-
-class Residuals(nn.Module):
-    """AdaptiveResiduals `model_0`, ..., one for each pair of scale and shift."""
-
-    dtype: jnp.dtype | None = None
-
-    @nn.compact
-    def __call__(self, x, scales, shifts):
-        for i, (scale, shift) in enumerate(zip(scales, shifts, strict=True)):
-            x = AdaptiveResidual(self.dtype, name=f"model_{i}")(x, scale, shift)
-        return x
-
-
-class Upsampling(nn.Module):
-    """Twice the size, 5x5 convolution to half the channels, layer norm."""
-
-    dtype: jnp.dtype | None = None
-
-    @nn.compact
-    def __call__(self, x):
-        x = upsample(x, 2 * x.shape[1], 2 * x.shape[2])
-        options = dict(norm="layer", act=leaky, dtype=self.dtype, name="conv")
-        return ConvBlock(x.shape[-1] // 2, 5, **options)(x)
-
-
-class Decoder(nn.Module):
-    """Content [B,h,w,C] with modulation -> image [B,4h,4w,3], linear."""
-
-    dtype: jnp.dtype | None = None
-
-    @nn.compact
-    def __call__(self, c, scales, shifts):
-        x = Residuals(self.dtype, name="res")(c, scales, shifts)
-        for i in range(2):
-            x = Upsampling(self.dtype, name=f"up_{i}")(x)
-        for i in range(2):
-            x = ConvBlock(x.shape[-1], 3, act=leaky, dtype=self.dtype, name=f"convs_{i}")(x)
-        return ConvBlock(3, dtype=self.dtype, name="convs_2")(x)
-
-
-class Generator(nn.Module):
-    """G: content [B,h,w,C] and degradation code [B,D] -> image [B,4h,4w,3] in the normalised space.
-
-    blocks: residual blocks, each modulated by two MLPs of the code; hidden: width of the MLPs.
-    """
-
-    content_dim: int = 128
-    hidden: int = 512
-    blocks: int = 4
-    dtype: jnp.dtype | None = None
-
-    def setup(self):
-        def mlp():
-            return Mlp((self.hidden, self.hidden, 2 * self.content_dim))
-
-        for k in range(1, self.blocks + 1):
-            setattr(self, f"mlp_w{k}", mlp())
-            setattr(self, f"mlp_b{k}", mlp())
-        self.dec = Decoder(self.dtype)
-
-    def __call__(self, c, d):
-        return self.dec(c, *self.modulation(d))
-
-    def modulation(self, d):
-        """(scales, shifts), a list of [B,2 C] each."""
-        d = wide(d)
-        return [[getattr(self, f"mlp_{kind}{k + 1}")(d) for k in range(self.blocks)] for kind in "wb"]
-
-
-# ---- discriminators
-
-
-class PatchResidual(nn.Module):
-    """3x3 convolution, LReLU, 3x3 convolution, the input added."""
-
-    init: Callable = normal(0.0, 0.02)
-    dtype: jnp.dtype | None = None
-
-    @nn.compact
-    def __call__(self, x):
-        block = dict(init=self.init, dtype=self.dtype)
-        y = ConvBlock(x.shape[-1], 3, act=leaky, **block, name="model_0")(x)
-        return x + ConvBlock(x.shape[-1], 3, **block, name="model_1")(y)
-
-
-class Discriminator(nn.Module):
-    """Multi-scale PatchGAN without norm: images -> score maps [B,h_s,w_s,1], the finest (H/4) first.
-
-    std: of the initial weights; 0: He's.
-    """
-
-    scales: int = 3
-    width: int = 32
-    blocks: int = 4
-    std: float = 0.02
-    dtype: jnp.dtype | None = None
-
-    def setup(self):
-        self.nets = [self._layers() for _ in range(self.scales)]
-
-    def _layers(self):
-        init = normal(0.0, self.std) if self.std else HE
-        block = dict(act=leaky, init=init, dtype=self.dtype)
-        blocks = [ConvBlock(self.width, **block)]
-        for times, stride in ((1, 1), (1, 2), (1, 1), (2, 2)):
-            blocks.append(ConvBlock(times * self.width, 3, stride, use_bias=False, **block))
-        blocks += [PatchResidual(init, self.dtype) for _ in range(self.blocks)]
-        zeros = nn.initializers.zeros
-        return [*blocks, Conv(1, use_bias=True, init=init, bias_init=zeros, dtype=self.dtype)]
-
-    def __call__(self, x):
-        return [self.scale(x, s) for s in range(self.scales)]
-
-    def scale(self, x, s):
-        """Score map [B,h,w,1] of scale s (0 is the finest), from images at full size."""
-        return wide(self.nets[s][-1](self.features(x, s)))
-
-    def features(self, x, s):
-        """Map [B,h,w,2 width] before the last layer."""
-        for _ in range(s):
-            x = nn.avg_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)), count_include_pad=False)
-        for layer in self.nets[s][:-1]:
-            x = layer(x)
-        return x
-
-    def pooled(self, x):
-        """Means of `features` over the map, all scales: [B,scales * 2 width]."""
-        return jnp.concatenate([wide(self.features(x, s)).mean((1, 2)) for s in range(self.scales)], -1)
-
-
 # ---- construction from a config
 
 
@@ -469,7 +288,7 @@ def degradation_discriminator(config):
 def _discriminator(config, scales):
     d = config.direid
     sizes = scales, d.discriminator_width, d.discriminator_blocks, d.discriminator_std
-    return Discriminator(*sizes, compute_type(config))
+    return Discriminator(*sizes, dtype=compute_type(config))
 
 
 def init(module, key, *args):

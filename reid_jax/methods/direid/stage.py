@@ -9,7 +9,7 @@ from reid_jax.config import choice
 from reid_jax.errors import CheckpointError
 from reid_jax.losses import identity, triplet
 from reid_jax.methods import Method
-from reid_jax.methods.direid import layers
+from reid_jax.models import gan as layers
 
 STEM = "base"  # module of E_con, of the teacher's E_id too
 

@@ -28,6 +28,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from reid_jax.data import decode, degrade, images
+from reid_jax.methods._study import one_each, picture
 from reid_jax.methods.direid import judges
 
 STUDY = {
@@ -178,18 +179,6 @@ class Pictures:
         return {"grid/cross": np.stack(rows)}
 
 
-def one_each(records):
-    """One record of each identity in the order of the list, distractors and junk left out.
-
-    The k-th identity's k-th one, cyclic, so that all cameras are there.
-    """
-    found = {}
-    for r in records:
-        if r.pid > 0:
-            found.setdefault(r.pid, []).append(r)
-    return [own[k % len(own)] for k, own in enumerate(found.values())]
-
-
 def next_of_camera(records):
     """For each record the index of the next one of its camera, cyclic; None for the only one."""
     of_camera = {}
@@ -306,12 +295,6 @@ def swap(state, image, donor, method):
     nets, (x, y) = state.nets, (method.plain(i) for i in (image, donor))
     made = method.apply(nets, "G", content(method, nets, x), method.apply(nets, "E_deg", y))
     return jnp.rint(picture(method.config, made)).astype(jnp.uint8)
-
-
-def picture(config, x):
-    """Normalised images as levels 0 to 255, f32."""
-    mean, std = (jnp.asarray(v, jnp.float32) for v in (config.data.mean, config.data.std))
-    return 255 * jnp.clip(x.astype(jnp.float32) * std + mean, 0, 1)
 
 
 def brightness(x):

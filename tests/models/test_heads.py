@@ -134,7 +134,7 @@ def test_stages_are_called_one_by_one():
 
 def test_all_fields_have_one_owner():
     owners = [models.FIELDS]
-    for package in ("backbones", "norms", "styles", "pooling", "heads"):
+    for package in ("backbones", "norms", "styles", "pooling", "heads", "classifiers"):
         owners += [getattr(m, "FIELDS", {}) for m in models.modules(f"reid_jax.models.{package}")]
     names = [name for fields in owners for name in fields]
     assert len(names) == len(set(names)) and set(names) == set(models.fields())

@@ -100,19 +100,11 @@ def test_keys_of_numbered_modules():
         ("mobilenetv2_fastreid", ("conv3_1", "conv1"), "features.3.conv.0.weight"),
         ("mobilenetv2_fastreid", ("conv3_1", "dwconv2"), "features.3.conv.3.weight"),
         ("mobilenetv2_fastreid", ("conv8_0", "conv3"), "features.17.conv.6.weight"),
-        pytest.param(
-            "mobilenet_v2", ("conv2_0", "dwconv2"), "features.1.conv.0.0.weight", marks=pytest.mark.slow
-        ),
-        pytest.param(
-            "mobilenet_v2", ("conv2_0", "conv3"), "features.1.conv.1.weight", marks=pytest.mark.slow
-        ),
-        pytest.param(
-            "mobilenet_v2", ("conv3_1", "dwconv2"), "features.3.conv.1.0.weight", marks=pytest.mark.slow
-        ),
-        pytest.param(
-            "mobilenet_v2", ("conv8_0", "conv3"), "features.17.conv.2.weight", marks=pytest.mark.slow
-        ),
-        pytest.param("mobilenet_v2", ("conv9", "conv"), "features.18.0.weight", marks=pytest.mark.slow),
+        ("mobilenet_v2", ("conv2_0", "dwconv2"), "features.1.conv.0.0.weight"),
+        ("mobilenet_v2", ("conv2_0", "conv3"), "features.1.conv.1.weight"),
+        ("mobilenet_v2", ("conv3_1", "dwconv2"), "features.3.conv.1.0.weight"),
+        ("mobilenet_v2", ("conv8_0", "conv3"), "features.17.conv.2.weight"),
+        ("mobilenet_v2", ("conv9", "conv"), "features.18.0.weight"),
     ):
         assert names[layout](("base", *module), "kernel")[0] == want
     assert names["mobilenetv2_fastreid"](("base", "conv9", "bn"), "mean")[4:6] == [

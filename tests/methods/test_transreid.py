@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from runs import StopAt, assert_same_run, config_of, lines, load, tiny, train
-from small import drawn
+from small import random_state
 from stage_cases import batches, facts
 
 from reid_jax.train import restore, stages
@@ -17,9 +17,8 @@ def test_loss_is_half_the_global_one_and_half_the_mean_of_the_parts():
     """The step's, against a loop in float64; another camera gives another loss."""
     config = config_of("transreid.py:smoke", data__instances=2, model__vit_drop_path=0.0)
     _, method = stages.build(config, "train", facts(config, axis_name=None))
-    state = drawn(method)
-    (part,) = [method.part(0)]
-    batch = batches(part, state, config.data)["train"]
+    state = random_state(method)
+    batch = batches(method.part(0), state, config.data)["train"]
     step = jax.jit(method.step)
     metrics = step(state, {"train": batch})[1]
     out = jax.jit(method.encoder.apply, static_argnums=2)(

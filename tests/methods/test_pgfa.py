@@ -135,6 +135,14 @@ def test_what_cannot_be(changes, match):
         stages.build(config, "train", facts(config, cams=2))
 
 
+@pytest.mark.parametrize("channels, count", [(4096, 1229758), (2048, 705470)])
+def test_parameters_of_the_classifiers(channels, count):
+    """Of the pose and of a stripe for 702 identities, as the published code has them."""
+    block = pose.ClassBlock(702)
+    shapes = jax.eval_shape(lambda x: block.init(jax.random.key(0), x, False), np.zeros((1, channels)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == count
+
+
 def test_training_rows_without_points_are_refused():
     config = config_of("pgfa.py:smoke")
     info = facts(config, cams=2)

@@ -118,7 +118,7 @@ def test_style_images_come_from_one_place():
 def test_generated_images_keep_their_rows():
     """Row j C + c is of camera c, and so is what is made of it; without noise it is the generator's."""
     method = build("reid", camstyle__noise=False)
-    state = random_state(method)
+    state = jax.tree.map(jnp.asarray, random_state(method))
     batch = {n: np.zeros((6, *s), np.int32) for n, s in (("flip", (2,)), ("crop", (2, 2)), ("erase", (2, 4)))}
     batch |= {"image": np.random.default_rng(0).integers(0, 256, (6, 32, 24, 3), np.uint8)}
     batch["flip"] = batch["flip"].astype(bool)

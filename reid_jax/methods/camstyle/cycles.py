@@ -123,8 +123,8 @@ class Styles(Method):
         size = config.data.height, config.data.width
         if min(size) < SMALLEST:
             raise ConfigError(
-                f"config.data.height and width are {size[0]} and {size[1]}; the discriminators of stage styles "
-                f"need {SMALLEST} pixels at least"
+                f"config.data.height and width are {size[0]} and {size[1]}; the discriminators of stage "
+                f"styles need {SMALLEST} pixels at least"
             )
         constant = int(d.constant * self.info.total_steps)
         falling = optax.linear_schedule(optim.lr, 0.0, max(self.info.total_steps - constant, 1))

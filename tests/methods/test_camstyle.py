@@ -15,6 +15,7 @@ from reid_jax.models import cyclegan
 from reid_jax.train import stages
 
 
+@pytest.mark.slow
 def test_full_size_networks_have_as_many_parameters_as_the_published_ones():
     config = config_of("camstyle.py:market")
     _, method = stages.build(config, "styles", Info(num_pids=751, num_cams=6))

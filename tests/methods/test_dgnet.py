@@ -20,6 +20,7 @@ def parameters(variables):
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
+@pytest.mark.slow
 def test_full_size_networks_have_as_many_parameters_as_the_published_ones():
     config, info = config_of("dgnet.py:market"), Info(num_pids=751, num_cams=6)
     _, method = stages.build(config, "dgnet", info)

@@ -109,6 +109,8 @@ def test_style_images_come_from_one_place():
         ):
             build("reid", lambda i: i % 2, **fields)
     config = tiny("camstyle")
+    with pytest.raises(ConfigError, match=r"config\.data\.frames is 4"):
+        build("reid", data__frames=4)
     small = tiny("camstyle", data__width=16)
     with pytest.raises(ConfigError, match="need 24 pixels"):
         stages.build(small, "styles", facts(small, pids=6, cams=2))

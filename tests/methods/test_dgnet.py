@@ -123,6 +123,7 @@ def test_the_teacher_and_its_trunk_are_taken(built):
         (dict(dgnet__blocks=3), r"config\.dgnet\.blocks is 3"),
         (dict(data__height=30), r"config\.data\.height and width are 30"),
         (dict(dgnet__teacher_style="nobody"), r"config\.dgnet\.teacher_style"),
+        (dict(data__frames=4), r"config\.data\.frames is 4"),
         (dict(model__pool="gem"), r"config\.model\.pool"),
         (dict(train__skip=("teacher",)), r"config\.dgnet\.warm_teacher needs"),
     ],

@@ -176,14 +176,13 @@ def dgnet_step(case):
 
 
 def _quickly(function):
-    """The function compiled in less time than a fast one: a whole iteration would take minutes."""
+    """The function compiled in less time: the forms of convolutions that are fast on CPUs take minutes."""
 
     def plain(*args):
         with layers.form("plain"):
             return function(*args)
 
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(plain, compiler_options=options if jax.default_backend() == "cpu" else None)
+    return jax.jit(plain)
 
 
 def _step_config(m, shape):

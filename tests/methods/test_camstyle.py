@@ -15,6 +15,7 @@ from reid_jax.models import cyclegan
 from reid_jax.train import stages
 
 
+@pytest.mark.slow
 def test_full_size_networks_have_as_many_parameters_as_the_published_ones():
     config = config_of("camstyle.py:market")
     _, method = stages.build(config, "styles", Info(num_pids=751, num_cams=6))
@@ -108,6 +109,8 @@ def test_style_images_come_from_one_place():
         ):
             build("reid", lambda i: i % 2, **fields)
     config = tiny("camstyle")
+    with pytest.raises(ConfigError, match=r"config\.data\.frames is 4"):
+        build("reid", data__frames=4)
     small = tiny("camstyle", data__width=16)
     with pytest.raises(ConfigError, match="need 24 pixels"):
         stages.build(small, "styles", facts(small, pids=6, cams=2))
@@ -118,7 +121,7 @@ def test_style_images_come_from_one_place():
 def test_generated_images_keep_their_rows():
     """Row j C + c is of camera c, and so is what is made of it; without noise it is the generator's."""
     method = build("reid", camstyle__noise=False)
-    state = random_state(method)
+    state = jax.tree.map(jnp.asarray, random_state(method))
     batch = {n: np.zeros((6, *s), np.int32) for n, s in (("flip", (2,)), ("crop", (2, 2)), ("erase", (2, 4)))}
     batch |= {"image": np.random.default_rng(0).integers(0, 256, (6, 32, 24, 3), np.uint8)}
     batch["flip"] = batch["flip"].astype(bool)

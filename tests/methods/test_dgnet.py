@@ -20,6 +20,7 @@ def parameters(variables):
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
+@pytest.mark.slow
 def test_full_size_networks_have_as_many_parameters_as_the_published_ones():
     config, info = config_of("dgnet.py:market"), Info(num_pids=751, num_cams=6)
     _, method = stages.build(config, "dgnet", info)
@@ -122,6 +123,7 @@ def test_the_teacher_and_its_trunk_are_taken(built):
         (dict(dgnet__blocks=3), r"config\.dgnet\.blocks is 3"),
         (dict(data__height=30), r"config\.data\.height and width are 30"),
         (dict(dgnet__teacher_style="nobody"), r"config\.dgnet\.teacher_style"),
+        (dict(data__frames=4), r"config\.data\.frames is 4"),
         (dict(model__pool="gem"), r"config\.model\.pool"),
         (dict(train__skip=("teacher",)), r"config\.dgnet\.warm_teacher needs"),
     ],

@@ -5,6 +5,7 @@ import re
 
 import jax
 import numpy as np
+import pytest
 
 from reid_jax.methods import Info
 from reid_jax.methods.dgnet import swap
@@ -17,6 +18,7 @@ CASES = pathlib.Path(__file__).parents[1] / "cases"
 PREFIX = {"E_s": "gen.", "G": "gen.", "D": "dis.", "E_a": "id.", "T": "teacher."}
 
 
+@pytest.mark.slow
 def test_every_leaf_of_dgnet_has_its_published_key():
     """Against the keys and shapes of a recorded iteration, both ways; all of them are found."""
     recorded = case.load(CASES / "sup__dgnet_step.npz")

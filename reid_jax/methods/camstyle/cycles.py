@@ -42,6 +42,10 @@ STUDY = {
 def networks(config, axis_name):
     """(generator, discriminator) of a config, alike for all pairs."""
     d, dtype = config.camstyle, _steps.dtype_of(config.model)
+    if config.data.frames:
+        raise ConfigError(
+            f"config.data.frames is {config.data.frames}; camstyle takes single images, leave it at 0"
+        )
     within("camstyle", d, width=(1, None), blocks=(0, None), pool=(0, None), styles=(0, None))
     dtype = None if dtype == jnp.float32 else dtype
     generator = cyclegan.Generator(d.width, d.blocks, d.dropout, dtype, axis_name)
@@ -61,12 +65,16 @@ def generator_losses(modules, nets, a, b, key, weights):
     generator, discriminator = modules
     keys = jax.random.split(key, 4)
 
-    def make(name, x, i):
-        return generator.apply(nets[name], x, True, rngs={"dropout": keys[i]})
+    def make(name, i, *images):
+        """Of each of `images`; noise goes by the rows of a batch, so that they do not make one."""
 
-    fake_b, same_b = jnp.split(make("G_A", jnp.concatenate([a, b]), 0), 2)
-    fake_a, same_a = jnp.split(make("G_B", jnp.concatenate([b, a]), 1), 2)
-    back_a, back_b = make("G_B", fake_b, 2), make("G_A", fake_a, 3)
+        def one(x, key):
+            return generator.apply(nets[name], x, True, rngs={"dropout": key})
+
+        return jax.vmap(one)(jnp.stack(images), jax.random.split(keys[i], len(images)))
+
+    (fake_b, same_b), (fake_a, same_a) = make("G_A", 0, a, b), make("G_B", 1, b, a)
+    (back_a,), (back_b,) = make("G_B", 2, fake_b), make("G_A", 3, fake_a)
     seen = discriminator.apply(nets["D_A"], fake_b), discriminator.apply(nets["D_B"], fake_a)
     values = {
         "gan": jnp.stack([jnp.square(o - 1).mean() for o in seen]),
@@ -123,8 +131,8 @@ class Styles(Method):
         size = config.data.height, config.data.width
         if min(size) < SMALLEST:
             raise ConfigError(
-                f"config.data.height and width are {size[0]} and {size[1]}; discriminators of stage styles "
-                f"need {SMALLEST} pixels at least"
+                f"config.data.height and width are {size[0]} and {size[1]}; the discriminators of stage "
+                f"styles need {SMALLEST} pixels at least"
             )
         constant = int(d.constant * self.info.total_steps)
         falling = optax.linear_schedule(optim.lr, 0.0, max(self.info.total_steps - constant, 1))

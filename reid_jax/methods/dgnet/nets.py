@@ -138,6 +138,10 @@ def appearance_encoder(config, info, dropout=True):
 def structure_encoder(config):
     """E_s of a config; ConfigError for images that it cannot halve as often."""
     d, size = config.dgnet, (config.data.height, config.data.width)
+    if config.data.frames:
+        raise ConfigError(
+            f"config.data.frames is {config.data.frames}; dgnet takes single images, leave it at 0"
+        )
     if any(n % 2**d.halvings for n in size):
         raise ConfigError(
             f"config.data.height and width are {size[0]} and {size[1]}; dgnet halves and doubles them "

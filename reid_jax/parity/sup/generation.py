@@ -15,7 +15,7 @@ from reid_jax.methods.camstyle import cycles
 from reid_jax.methods.dgnet import nets as networks
 from reid_jax.methods.dgnet import swap
 from reid_jax.models import cyclegan as cyclegans
-from reid_jax.models import gan
+from reid_jax.models import gan, layers
 from reid_jax.parity import nets
 
 STYLES = swap.STYLES  # in the order of the reference's numbers
@@ -176,9 +176,13 @@ def dgnet_step(case):
 
 
 def _quickly(function):
-    """The function compiled for the CPU without optimising it, which would take minutes."""
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(function, compiler_options=options if jax.default_backend() == "cpu" else None)
+    """The function compiled in less time: the forms of convolutions that are fast on CPUs take minutes."""
+
+    def plain(*args):
+        with layers.form("plain"):
+            return function(*args)
+
+    return jax.jit(plain)
 
 
 def _step_config(m, shape):

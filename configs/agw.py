@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from reid_jax import presets
 from reid_jax.fields import split_row
 
-BACKBONE, SMALL = "resnet50", "slim"
+BACKBONE, SMALL = "resnet50_nl", "slim_nl"
 
 
 def losses(t):
@@ -47,7 +47,7 @@ def fastreid_market(t):
     market(t)
     t["data"].update(erase_area=(0.02, 0.33), erase_aspect=(0.3, 3.3), erase_aspect_log=True, erase_tries=10)
     t["data"].update(erase_fill=(0.0, 0.0, 0.0), resize="bicubic")
-    t["model"].update(stem_relu=True, pool="gem_fixed", classifier_std=0.01)
+    t["model"].update(stem_relu=True, stem_pool="ceil", pool="gem_fixed", classifier_std=0.01)
     t["loss"].update(center=0.0, smoothing="others")
     t["optim"].update(milestones=(40, 90), first_epoch=0, warmup_epochs=0)
     t["optim"].update(warmup_steps=2000, warmup_factor=0.1, delay_warmup=True)
@@ -57,14 +57,14 @@ def synthetic(t):
     """The embedded data set and a narrow ResNet, from random weights; short-run values."""
     presets.synthetic(t)
     losses(t)
-    t["model"].update(backbone=SMALL)
+    t["model"].update(backbone=SMALL, nl_blocks=(0, 1, 1, 0))
 
 
 def smoke(t):
     """Seconds."""
     presets.smoke(t)
     losses(t)
-    t["model"].update(backbone=SMALL, slim_width=2, slim_blocks=(1, 1))
+    t["model"].update(backbone=SMALL, slim_width=2, slim_blocks=(1, 1), nl_blocks=(0, 1))
 
 
 VARIANTS = {

@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 
 from reid_jax import presets
 
+JITTER = (0.2, 0.15, 0.0)  # of brightness and contrast
+
 
 def osnet(t):
     """What all variants share: cross entropy alone, a feature behind a ReLU, batches of all images."""
@@ -27,8 +29,8 @@ def full_size(t, name):
     osnet(t)
     t["data"].update(ids=64, instances=1)
     t["model"].update(backbone="osnet_x1_0")
-    t["optim"].update(kind="amsgrad", lr=1.5e-3, schedule="cosine")
-    t["optim"].update(freeze=("^(?!classifier)",), freeze_epochs=10)
+    t["optim"].update(kind="amsgrad", lr=1.5e-3, schedule="cosine_epochs")
+    t["optim"].update(freeze=("^(?!classifier)",), freeze_epochs=10, freeze_norms_eval=True)
     t["train"].update(epochs=250, eval_every=50)
     t["eval"].update(distance="euclidean")
 
@@ -49,8 +51,15 @@ def small(t, backbone):
 def ain(t):
     """OSNet-AIN, for other sets than the one it trains on."""
     t["model"].update(backbone="osnet_ain_x1_0")
+    t["data"].update(jitter=JITTER)
     t["train"].update(epochs=100)
     t["eval"].update(distance="cosine")
+
+
+def ibn(t):
+    """OSNet-IBN."""
+    stepped(t, "osnet_ibn_x1_0")
+    t["data"].update(jitter=JITTER)
 
 
 RECIPES = {
@@ -59,7 +68,7 @@ RECIPES = {
     "-x0_75": lambda t: stepped(t, "osnet_x0_75"),
     "-x0_5": lambda t: small(t, "osnet_x0_5"),
     "-x0_25": lambda t: small(t, "osnet_x0_25"),
-    "-ibn": lambda t: stepped(t, "osnet_ibn_x1_0"),
+    "-ibn": ibn,
     "-ain": ain,
 }
 

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from reid_jax import presets
 from reid_jax.fields import split_row
 
-BACKBONE, IBN, SMALL = "resnet50", "resnet50_ibn_a", "slim"
+BACKBONE, IBN, SMALL = "resnet50_nl", "resnet50_nl_ibn_a", "slim_nl"
 
 
 def losses(t):
@@ -27,7 +27,7 @@ def market(t, name="market1501", backbone=BACKBONE):
     t["data"].update(height=384, width=128, ids=4, instances=16, pad_crop=10, autoaugment=0.1)
     t["data"].update(erase_area=(0.02, 0.33), erase_aspect=(0.3, 3.3), erase_aspect_log=True, erase_tries=10)
     t["data"].update(erase_fill=(0.0, 0.0, 0.0))
-    t["model"].update(backbone=backbone)
+    t["model"].update(backbone=backbone, stem_pool="ceil")
     t["optim"].update(lr=3.5e-4, weight_decay=5e-4, freeze=("^base/",), freeze_steps=1000)
     t["optim"].update(schedule="cosine_epochs", delay_epochs=30, lowest=0.002)
     t["optim"].update(warmup_steps=2000, warmup_factor=0.1, delay_warmup=True)
@@ -38,7 +38,7 @@ def synthetic(t):
     """The embedded data set and a narrow ResNet, from random weights; short-run values."""
     presets.synthetic(t)
     losses(t)
-    t["model"].update(backbone=SMALL, classifier_scale=16.0)
+    t["model"].update(backbone=SMALL, nl_blocks=(0, 1, 1, 0), classifier_scale=16.0)
 
 
 def smoke(t):
@@ -46,7 +46,9 @@ def smoke(t):
     presets.smoke(t)
     losses(t)
     t["data"].update(autoaugment=0.1)
-    t["model"].update(backbone=SMALL, slim_width=2, slim_blocks=(1, 1), classifier_scale=16.0)
+    t["model"].update(
+        backbone=SMALL, slim_width=2, slim_blocks=(1, 1), nl_blocks=(0, 1), classifier_scale=16.0
+    )
     t["optim"].update(freeze=("^base/",), freeze_steps=3)
 
 

@@ -5,8 +5,7 @@ CPU core); smoke (seconds). Rows stand behind a dash, see ROWS: market-baseline,
 TransReID*), ...; without one it is full. Start the full-size ones from ImageNet weights (config.init.weights:
 timm's ViT-B/16; DeiT's with --config.model.backbone=deit_s16).
 
-What the published code has beside: a warm-up from a hundredth of the rate and a floor at a five hundredth of
-it, bicubic resizing in training, mixed precision (--config.model.dtype=bfloat16).
+The published code trains in mixed precision: --config.model.dtype=bfloat16.
 """
 
 from ml_collections import ConfigDict
@@ -35,10 +34,12 @@ def market(t):
     presets.image_set(t, "market1501")
     losses(t)
     t["data"].update(pad_crop=10, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), erase_area=(0.02, 1 / 3))
-    t["data"].update(erase_fill=(0.0, 0.0, 0.0))
+    t["data"].update(erase_aspect=(0.3, 1 / 0.3), erase_aspect_log=True, erase_tries=10, erase_fill="normal")
+    t["data"].update(resize="bicubic", test_resize="bilinear")
     t["model"].update(backbone="vit_b16")
     t["optim"].update(kind="sgd", lr=0.008, weight_decay=1e-4, groups=(("bias$", 2.0, None),))
-    t["optim"].update(schedule="cosine", warmup_steps=1000)
+    t["optim"].update(schedule="cosine_epochs", first_epoch=1, warmup_epochs=5, warmup_factor=0.01)
+    t["optim"].update(lowest=0.002, shared_ends=True)
     t["train"].update(epochs=120)
     t["eval"].update(distance="cosine")  # of unit vectors ranks as Euclidean
 

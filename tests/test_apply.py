@@ -202,7 +202,7 @@ def test_features_that_end_with_weights(tmp_path, capsys):
         ["--distance=ratio1", "--expand=2"],
         ["--distance=ratio"],
     ):
-        with pytest.raises(SystemExit):
+        with pytest.raises(ConfigError):
             score.main([paths[1], *flags])
 
 

@@ -33,9 +33,12 @@ class Baseline(Method):
         self.rate = _steps.schedule(config.optim, self.info, config.optim.lr)
 
     def init(self, key):
-        net = self.encoder.init(key, self.blank())
-        branches, _ = jax.eval_shape(lambda v, x: self.encoder.apply(v, x, False), net, self.blank())
-        return self.fresh({"net": net} | self.beside.init(key, branches), self.tx)
+        image = self.blank()
+        nets = {"net": self.encoder.init(key, image)}
+        if self.beside.tx:
+            branches, _ = jax.eval_shape(lambda v: self.encoder.apply(v, image, False), nets["net"])
+            nets |= self.beside.init(key, branches)
+        return self.fresh(nets, self.tx)
 
     def step(self, state, batch):
         batch, key = batch["train"], self.key(state)

@@ -118,10 +118,27 @@ def defaults():
         model=models.fields(),  # reid_jax/models/__init__.py and the modules of its packages
         loss=dict(
             feature="after_bn",  # after_bn | before_bn: what the triplet and the MI see
-            triplet="cosine",  # cosine | euclidean | softmax
+            # cosine (minus the cosine) | euclidean | unit (2 - 2 cos) | softmax (MMT's; margin 0: soft one)
+            triplet="cosine",
             margin=0.3,
+            soft_margin=False,  # log(1 + exp(difference)) in place of the hinge, without a margin
+            mining="hard",  # hard | weighted (AGW: all pairs, weighted by softmax of their distances)
+            # weighted: what is added to the sum of the weights. The published codes' 1e-6 makes those of far
+            # negatives vanish; 0: the true softmax
+            wrt_guard=1e-6,
             triplet_weight=1.0,
+            circle_weight=0.0,  # of the circle loss; 0: none
+            circle="pairs",  # pairs (over the whole batch at once) | anchor | cosface (by anchor)
+            circle_margin=0.25,
+            circle_scale=256.0,
+            center=0.0,  # weight of the center loss, whose centers are a network of their own; 0: none
+            center_lr=0.5,  # of the centers' SGD, on the gradient without the weight
+            verification=0.0,  # weight of the verification loss; 0: none
+            pair="square",  # of it: square of the difference | product
+            pair_dropout=0.9,
             label_smooth=0.0,
+            smoothing="all",  # all classes get label_smooth / K | others: the K - 1 others, as fast-reid
+            smooth_adaptive=0.2,  # others, label_smooth < 0: this times the image's own probability instead
             branches="mean",  # of a network with several: mean | sum | a weight for each
         ),
         optim=dict(
@@ -139,10 +156,18 @@ def defaults():
             freeze=(),  # patterns of parameters that do not move,
             freeze_epochs=0,  # for so many epochs and
             freeze_steps=0,  # steps; 0 and 0 = at all
-            schedule="step",  # step | cosine
+            freeze_norms_eval=False,  # while they are frozen, the network runs as in a test (baseline's step)
+            schedule="step",  # step | cosine (by steps) | cosine_epochs
             milestones=(60, 120, 180),  # epochs; step schedule
             gamma=0.1,
+            lowest=0.0,  # share of lr that a cosine ends at
+            first_epoch=0,  # number of the first epoch for milestones, cosine_epochs and warmup_epochs
             warmup_steps=0,
+            warmup_epochs=0,
+            warmup_factor=0.0,  # share of lr that a warm-up starts at; by steps, 0: at 1 / warmup_steps
+            delay_epochs=0,  # until then and, with delay_warmup, until the warm-up is over, milestones and
+            delay_warmup=False,  # cosine_epochs have not begun to count
+            shared_ends=False,  # warmup_factor and lowest are shares of optim.lr in every group
         ),
         train=dict(
             epochs=240,

@@ -47,6 +47,9 @@ def flatten(tree, prefix=""):
     return flat
 
 
+FREE = ("loss.branches", "data.erase_fill", "data.erase_aspect")  # a name or numbers; a number or two
+
+
 def misfit(tree, known, prefix=""):
     """What is wrong with the types of a config that was read from a file, "" when nothing is.
 
@@ -59,7 +62,7 @@ def misfit(tree, known, prefix=""):
         if isinstance(default, dict):
             if wrong := misfit(value, default, f"{prefix}{name}."):
                 return wrong
-        elif not _alike(value, default):
+        elif not _alike(value, default) and f"{prefix}{name}" not in FREE:
             return f"{prefix}{name} is {value!r}, which cannot stand for {default!r}"
     return ""
 

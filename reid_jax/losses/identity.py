@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from reid_jax.losses import batch
 
@@ -20,3 +21,20 @@ def cross_entropy(logits, labels, *, label_smooth=0.0, mask=None, axis_name=None
     else:
         values = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return batch.mean(values, mask, axis_name)
+
+
+def cross_entropy_others(logits, labels, *, label_smooth=0.0, adaptive=0.2, mask=None, axis_name=None):
+    """fast-reid's cross entropy: smoothed over the other classes, mean over the losses that are not 0.
+
+    Target 1 - e on the class and e / (K - 1) on each other one. label_smooth e < 0: each image has its own,
+    `adaptive` times the probability it gives its class; the target gets no gradient. Else as `cross_entropy`.
+    """
+    mask = batch.rows(mask, logits)
+    logits, labels = batch.wide(logits), jnp.where(mask, labels, 0)
+    scores = jax.nn.log_softmax(logits)
+    own = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    chosen = jnp.exp((scores * own).sum(-1, keepdims=True))
+    smooth = lax.stop_gradient(adaptive * chosen) if label_smooth < 0 else label_smooth
+    target = own * (1 - smooth) + (1 - own) * (smooth / max(logits.shape[-1] - 1, 1))
+    values = -(target * scores).sum(-1)
+    return batch.mean(values, mask & (values != 0), axis_name)

@@ -26,6 +26,8 @@ from reid_jax.methods import _steps
 
 LABELS = ("all", "source", "none")  # whose identities a method may read: of all sets, of the labelled ones
 
+FIELDS_OF_SOME = ("loss.center", "loss.verification", "optim.freeze_norms_eval", "model.classifier")
+
 
 class Info(NamedTuple):
     """What a method may know about the data and the run."""
@@ -98,6 +100,7 @@ class Method:
     nets = ("net",)  # what embed knows, the default first
     camera_net = ""  # one for embed whose features tell cameras apart, for pictures
     accumulates = False  # whether the step heeds config.train.accumulate
+    heeds = ()  # of FIELDS_OF_SOME, those that the step does something with
     embeds_frames = False  # whether tracklets can be tested by all their frames (embed_frames, embed_pooled)
     frames_apart = True  # whether a frame's vector is the same whatever the other frames of its clip
     rounds = 0  # of labelling and training; 0: none

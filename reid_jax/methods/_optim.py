@@ -1,4 +1,4 @@
-"""Optimisers of config.optim, as PyTorch's: schedules, Adam, AMSGrad, SGD; groups, frozen leaves by pattern.
+"""Optimisers of config.optim, as PyTorch's: Adam, AMSGrad, SGD; groups, frozen leaves by pattern.
 
 A pattern is a regular expression that is searched in a parameter's path, "base/layer1_0/conv1/kernel".
 """
@@ -12,23 +12,7 @@ import optax
 
 from reid_jax.config import choice
 from reid_jax.errors import ConfigError
-
-
-def schedule(optim, info, lr):
-    """Learning rate as a function of the optimiser's step count.
-
-    "step": lr * gamma ** (number of milestones <= epoch), 0-based epochs. "cosine": down to 0 at the
-    last step. `warmup_steps` rises linearly from 0 in front of either.
-    """
-    choice("optim.schedule", optim.schedule, ("step", "cosine"))
-    if optim.schedule == "step":
-        bounds = {int(m) * info.steps_per_epoch: optim.gamma for m in optim.milestones}
-        main = optax.piecewise_constant_schedule(lr, bounds)
-    else:
-        main = optax.cosine_decay_schedule(lr, max(info.total_steps, 1))
-    if not optim.warmup_steps:
-        return main
-    return lambda count: main(count) * jnp.minimum(1.0, (count + 1) / optim.warmup_steps)
+from reid_jax.methods._schedules import schedule
 
 
 def optimiser(optim, info, net=None, *, lr=None, weight_decay=None, repeats=1):
@@ -39,14 +23,15 @@ def optimiser(optim, info, net=None, *, lr=None, weight_decay=None, repeats=1):
     repeats: updates per training step, so that the schedule keeps to training steps.
     Raises ConfigError for a kind that it does not know.
     """
-    rate = schedule(optim, info, optim.lr if lr is None else lr)
+    lr = optim.lr if lr is None else lr
     decay = optim.weight_decay if weight_decay is None else weight_decay
-    steps = optim.freeze_steps + optim.freeze_epochs * info.steps_per_epoch
+    steps = frozen_steps(optim, info)
     groups = {str(i): (f, decay if d is None else d) for i, (_, f, d) in enumerate(optim.groups)}
     groups["others"] = (1.0, decay)
     chains = {}
     for name, (factor, decay) in groups.items():
-        scale = optax.scale_by_learning_rate(lambda n, f=factor: f * rate(n // repeats))
+        rate = schedule(optim, info, factor * lr)
+        scale = optax.scale_by_learning_rate(lambda n, rate=rate: rate(n // repeats))
         direction = optax.chain(optax.add_decayed_weights(decay), moments(optim))
         chains[name] = optax.chain(direction, scale)
         if steps:
@@ -54,6 +39,19 @@ def optimiser(optim, info, net=None, *, lr=None, weight_decay=None, repeats=1):
     chains["never"] = optax.set_to_zero()
     tx = optax.partition(chains, lambda params: _labels(params, optim, net, steps))
     return optax.chain(tx, clipped(net.bounds)) if net is not None and net.bounds else tx
+
+
+def rests(optim, info, step):
+    """Whether config.optim.freeze holds at a step, with its norms in test mode: bool[]; None if never."""
+    if not (optim.freeze and optim.freeze_norms_eval):
+        return None
+    steps = frozen_steps(optim, info)
+    return jnp.bool_(True) if not steps else step < steps
+
+
+def frozen_steps(optim, info):
+    """Steps for which config.optim.freeze holds; 0: at all."""
+    return optim.freeze_steps + optim.freeze_epochs * info.steps_per_epoch
 
 
 def _labels(params, optim, net, steps):

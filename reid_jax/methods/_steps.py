@@ -10,8 +10,9 @@ from reid_jax.config import choice
 from reid_jax.data import augment
 from reid_jax.errors import ConfigError
 from reid_jax.fields import within
-from reid_jax.losses import identity, triplet
-from reid_jax.methods._optim import adam, check_patterns, optimiser, schedule, sgd  # noqa: F401
+from reid_jax.losses import circle, identity, triplet
+from reid_jax.methods._optim import adam, check_patterns, optimiser, rests, schedule, sgd  # noqa: F401
+from reid_jax.models import classifiers
 
 
 def check_dbscan(name, fields):
@@ -130,6 +131,24 @@ def after(x, tree):
     return x + sum((0 * leaf.ravel()[0]).astype(x.dtype) for leaf in leaves) if leaves else x
 
 
+def encoded(encoder, variables, image, key, resting, *given):
+    """(Branches, batch_stats) of a network in training; given: what the encoder takes after the key.
+
+    resting: bool[], whether what config.optim.freeze names is frozen now and its norms with it: the network
+    then runs as in a test, with running statistics that stay; None where that never is.
+    """
+    if resting is None:
+        return encoder.apply(variables, image, True, key, *given)
+
+    def tested(variables, image, *given):
+        return encoder.apply(variables, image, False, None, *given)
+
+    def trained(variables, image, *given):
+        return encoder.apply(variables, image, True, key, *given)
+
+    return lax.cond(resting, tested, trained, variables, image, *given)
+
+
 def select_features(loss, branches):
     """The features that config.loss.feature names, the ones triplet and MI see: f[B,D] of each branch."""
     choice("loss.feature", loss.feature, ("after_bn", "before_bn"))
@@ -142,19 +161,54 @@ def select_feature(loss, branches):
 
 
 def identity_losses(loss, branches, labels, axis_name):
-    """Cross entropy and batch-hard triplet of one network against `labels` i32[B], joined over its branches.
+    """Cross entropy and metric losses (triplet, circle) of one network against `labels` i32[B].
 
-    branches: models.heads.Branches. config.loss.branches says how: mean, sum, or a weight for each branch.
-    With config.loss.triplet_weight 0 the triplet is not computed.
+    branches: models.heads.Branches, joined as config.loss.branches says: mean, sum, or a weight for each.
+    """
+    ce, metric, _ = identity_terms(loss, branches, labels, axis_name)
+    return ce, sum(metric.values(), jnp.zeros(()))
+
+
+def identity_terms(loss, branches, labels, axis_name):
+    """(cross entropy, {"triplet", "circle": weighted metric losses of weight > 0}, {metric: f[]} to watch).
+
+    As `identity_losses`.
     """
     ce = joined(
-        loss, [identity.cross_entropy(x, labels, label_smooth=loss.label_smooth) for x in branches.logits]
+        loss, [cross_entropy(loss, x, labels, axis_name) for x in classifiers.with_margin(branches, labels)]
     )
-    if not loss.triplet_weight:
-        return ce, jnp.zeros(())
-    options = dict(distance=loss.triplet, margin=loss.margin, axis_name=axis_name)
-    triplets = [triplet.batch_hard(f, labels, **options)[0] for f in select_features(loss, branches)]
-    return ce, loss.triplet_weight * joined(loss, triplets)
+    features, terms, watched = select_features(loss, branches), {}, {}
+    if loss.triplet_weight:
+        found = [triplet_loss(loss, f, labels, axis_name) for f in features]
+        terms["triplet"] = loss.triplet_weight * joined(loss, [value for value, _ in found])
+        if loss.mining == "weighted":
+            watched = {name: sum(aux[name] for _, aux in found) / len(found) for name in ("d_ap", "d_an")}
+    if loss.circle_weight:
+        options = dict(form=loss.circle, margin=loss.circle_margin, scale=loss.circle_scale)
+        found = [circle.loss(f, labels, **options, axis_name=axis_name) for f in features]
+        terms["circle"] = loss.circle_weight * joined(loss, found)
+    return ce, terms, watched
+
+
+def cross_entropy(loss, logits, labels, axis_name=None):
+    """The cross entropy of config.loss: f[] of logits f[B,K], labels i32[B]."""
+    if choice("loss.smoothing", loss.smoothing, ("all", "others")) == "all":
+        if loss.label_smooth < 0:
+            raise ConfigError(
+                f"config.loss.label_smooth is {loss.label_smooth}; less than 0 (a share of each image's own "
+                "probability) needs config.loss.smoothing=others"
+            )
+        return identity.cross_entropy(logits, labels, label_smooth=loss.label_smooth)
+    options = dict(label_smooth=loss.label_smooth, adaptive=loss.smooth_adaptive)
+    return identity.cross_entropy_others(logits, labels, **options, axis_name=axis_name)
+
+
+def triplet_loss(loss, features, labels, axis_name):
+    """The triplet loss of config.loss and its aux, see losses.triplet."""
+    options = dict(distance=loss.triplet, margin=loss.margin, soft=loss.soft_margin, axis_name=axis_name)
+    if choice("loss.mining", loss.mining, triplet.MINING) == "hard":
+        return triplet.batch_hard(features, labels, **options)
+    return triplet.weighted(features, labels, guard=loss.wrt_guard, **options)
 
 
 def joined(loss, values):

@@ -3,11 +3,17 @@
 The shortest complete method; copy it to begin a new one.
 """
 
-from reid_jax.methods import Method, _steps
+import jax
+
+from reid_jax.methods import FIELDS_OF_SOME, Method, _steps
+from reid_jax.methods._beside import METRICS as BESIDE
+from reid_jax.methods._beside import Beside
 from reid_jax.models import heads
 
 TITLE = "Baseline"
 METRICS = {"ce": "Identity cross entropy", "triplet": "Identity triplet", "accuracy": "Identity accuracy"}
+METRICS |= {"circle": "Circle loss", "d_ap": "Distance to positives", "d_an": "Distance to negatives"}
+METRICS |= BESIDE
 LABELS = "all"
 
 
@@ -15,27 +21,37 @@ class Baseline(Method):
     """The only stage."""
 
     accumulates = embeds_frames = True
+    heeds = FIELDS_OF_SOME
 
     def __init__(self, config, info):
         super().__init__(config, info)
         self.network = heads.build(config.model, info.num_pids, info.axis_name)
         self.encoder = heads.encoder(self.network, config.train.accumulate)
         self.frames_apart = heads.frames_apart(config.model)
-        self.tx = {"net": _steps.optimiser(config.optim, self.info, self.network)}
+        self.beside = Beside(config, self.info)
+        self.tx = {"net": _steps.optimiser(config.optim, self.info, self.network)} | self.beside.tx
         self.rate = _steps.schedule(config.optim, self.info, config.optim.lr)
 
     def init(self, key):
-        return self.fresh({"net": self.encoder.init(key, self.blank())}, self.tx)
+        image = self.blank()
+        nets = {"net": self.encoder.init(key, image)}
+        if self.beside.tx:
+            branches, _ = jax.eval_shape(lambda v: self.encoder.apply(v, image, False), nets["net"])
+            nets |= self.beside.init(key, branches)
+        return self.fresh(nets, self.tx)
 
     def step(self, state, batch):
-        batch = batch["train"]
+        batch, key = batch["train"], self.key(state)
         image, pid = self.view(batch), batch["pid"]
+        resting = _steps.rests(self.config.optim, self.info, state.step)
 
         def loss(nets):
-            out, stats = self.encoder.apply(nets["net"], image, True, self.key(state))
-            ce, tri = _steps.identity_losses(self.config.loss, out, pid, self.axis)
-            metrics = {"loss": ce + tri, "ce": ce, "triplet": tri, "accuracy": _steps.accuracy(out, pid)}
-            return ce + tri, {"net": stats}, metrics, None
+            out, stats = _steps.encoded(self.encoder, nets["net"], image, key, resting)
+            ce, terms, watched = _steps.identity_terms(self.config.loss, out, pid, self.axis)
+            more, alone = self.beside.terms(nets, out, pid, key)
+            total = sum((terms | more).values(), ce)
+            metrics = {"loss": total, "ce": ce, "accuracy": _steps.accuracy(out, pid)}
+            return total + alone, {"net": stats}, metrics | terms | more | watched, None
 
         new, metrics, _ = _steps.descend(loss, state, self.tx, self.axis)
         return new, metrics | {"lr": self.rate(state.step)}

@@ -60,6 +60,7 @@ class Efl(Method):
     """The only stage."""
 
     accumulates = embeds_frames = True
+    heeds = ("model.classifier",)
 
     def __init__(self, config, info):
         super().__init__(config, info)

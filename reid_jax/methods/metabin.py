@@ -104,6 +104,7 @@ class MetaBin(baseline.Baseline):
     """The only stage; its base step is the baseline's."""
 
     accumulates = False
+    heeds = ("model.classifier",)
 
     def __init__(self, config, info):
         super().__init__(config, info)

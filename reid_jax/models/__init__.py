@@ -18,7 +18,9 @@ FIELDS = dict(
     last_stride=1,
     stem_relu=True,
     head="global",  # global (one vector) | stripes (PCB) | contrast (unit vector, no classifier)
-    pool="auto",  # auto (narrow: stripes, others: avg) | avg | max | gem | stripes
+    # auto (narrow: stripes, others: avg) | avg | max | gem | gem_fixed (its exponent not trained) | avg_max
+    # (their sum) | stripes
+    pool="auto",
     neck="ap3d",  # of head "global": ap3d | bnneck | none
     dtype="float32",  # compute type: float32 | bfloat16; state is always float32
     norm="batch",  # batch | aibn | ibn_a | ibn_b | dualnorm | bin | metabin
@@ -33,7 +35,7 @@ FIELDS = dict(
 def fields():
     """All fields of config.model with their defaults: the common ones and those of every module."""
     found = dict(FIELDS)
-    for package in ("backbones", "norms", "styles", "pooling", "heads"):
+    for package in ("backbones", "norms", "styles", "pooling", "classifiers", "heads"):
         for module in modules(f"{__name__}.{package}"):
             found |= getattr(module, "FIELDS", {})
     return found

@@ -67,15 +67,28 @@ class Maximum(nn.Module):
         return spatial_pool(x, "max")
 
 
+class AverageMaximum(nn.Module):
+    """Mean plus maximum over the map."""
+
+    def __call__(self, x):
+        return spatial_pool(x, "avg") + spatial_pool(x, "max")
+
+
 class Gem(nn.Module):
-    """Generalised mean (Radenovic et al., PAMI 2019): (mean of max(x, epsilon)^p)^(1/p), p trained."""
+    """Generalised mean (Radenovic et al., PAMI 2019): (mean of max(x, epsilon)^p)^(1/p).
+
+    trained: whether p is a parameter, or stays as it is.
+    """
 
     p: float = 3.0
     epsilon: float = 1e-6
+    trained: bool = True
 
     @nn.compact
     def __call__(self, x):
-        p = self.param("p", nn.initializers.constant(self.p), (1,), jnp.float32)
+        p = self.p
+        if self.trained:
+            p = self.param("p", nn.initializers.constant(self.p), (1,), jnp.float32)
         return (jnp.maximum(x, self.epsilon) ** p).mean((-3, -2)) ** (1 / p)
 
 
@@ -102,5 +115,7 @@ NAMES = {
     "avg": lambda model: Average(),
     "max": lambda model: Maximum(),
     "gem": lambda model: Gem(model.gem_p),
+    "gem_fixed": lambda model: Gem(model.gem_p, trained=False),
+    "avg_max": lambda model: AverageMaximum(),
     "stripes": _stripes,
 }

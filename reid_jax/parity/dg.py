@@ -10,6 +10,7 @@ import numpy as np
 from flax import traverse_util
 
 from reid_jax import methods
+from reid_jax.config import defaults
 from reid_jax.errors import ConfigError
 from reid_jax.fields import namespace
 from reid_jax.losses import identity, triplet
@@ -116,11 +117,8 @@ def bin_layer(case):
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, False))
     variables = nets.fill(shapes, case.weights(), case.dtype)
     results["out/y_eval"] = nets.channels_first(module.apply(variables, x, False))
-    optim = SimpleNamespace(
-        **dict(kind="sgd", lr=m.lr, momentum=m.momentum, weight_decay=m.weight_decay, nesterov=False),
-        **dict(schedule="step", milestones=(), gamma=1.0, warmup_steps=0, freeze=(), freeze_epochs=0),
-        **dict(freeze_steps=0, groups=(("gate$", m.gate_factor, 0.0),)),
-    )
+    optim = namespace(defaults()["optim"] | dict(kind="sgd", lr=m.lr, momentum=m.momentum, milestones=()))
+    optim.weight_decay, optim.groups = m.weight_decay, (("gate$", m.gate_factor, 0.0),)
     net = SimpleNamespace(frozen=(), bounds=gated.Bin().bounds)
     tx = _optim.optimiser(optim, SimpleNamespace(steps_per_epoch=1, total_steps=m.steps), net)
 

@@ -3,12 +3,14 @@
 import logging
 import math
 import os
+from operator import attrgetter
 from typing import NamedTuple
 
 import jax
 from flax import traverse_util
 
 from reid_jax import methods, places
+from reid_jax.config import defaults
 from reid_jax.errors import CheckpointError, ConfigError
 from reid_jax.fields import completed, flatten, namespace, overlay, plain, split_label
 from reid_jax.train import checkpoint
@@ -188,6 +190,12 @@ def build(config, name, info):
             f"config.train.accumulate is {stage_config.train.accumulate}, and {config.method} does not "
             f"accumulate gradients: leave it at 1; to save memory use {', '.join([*ways, 'more devices'])}"
         )
+    for field in methods.FIELDS_OF_SOME:
+        value, default = (attrgetter(field)(c) for c in (stage_config, namespace(defaults())))
+        if value != default and field not in method.heeds:
+            raise ConfigError(
+                f"config.{field} is {value!r}, and {config.method} has no use for it: leave it at {default!r}"
+            )
     return stage_config, method
 
 

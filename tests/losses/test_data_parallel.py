@@ -13,7 +13,7 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from reid_jax.losses import distill, identity, mutual_info, triplet
+from reid_jax.losses import centers, circle, distill, identity, mutual_info, triplet, verification
 
 DEVICES, LOCAL, DIM, CLASSES = 8, 4, 5, 6
 AXIS = "device"
@@ -73,8 +73,42 @@ def r2(mu, logvar, y, mask, axis_name):
     return mutual_info.r2(mu, y, mask, axis_name)
 
 
+def all_pairs(params, b, axis_name, guard):
+    options = dict(distance="euclidean", margin=0.3, guard=guard, mask=b["mask"], axis_name=axis_name)
+    return triplet.weighted(features(params, b), b["label"], **options)[0]
+
+
+def circles(params, b, axis_name, form):
+    options = dict(form=form, margin=0.25, scale=8.0, mask=b["mask"], axis_name=axis_name)
+    return circle.loss(features(params, b), b["label"], **options)
+
+
+def others(params, b, axis_name):
+    options = dict(label_smooth=-1, mask=b["mask"], axis_name=axis_name)
+    return identity.cross_entropy_others(features(params, b), b["label"], **options)
+
+
+def center(params, b, axis_name):
+    middle = params["w"][jnp.array([0, 1, 2, 0])] * params["b"]
+    return centers.loss(features(params, b), middle, b["label"], b["mask"], axis_name)
+
+
+def verify(params, b, axis_name):
+    def logits(f, g, turn):
+        return jnp.square(f - g)[:, turn : turn + 2]
+
+    given = features(params, b), b["label"], jax.random.key(1), b["mask"], axis_name
+    return verification.loss(logits, *given)
+
+
 LOSSES = {
     **{d: functools.partial(hard, distance=d) for d in triplet.DISTANCES},
+    "weighted": functools.partial(all_pairs, guard=1e-6),
+    "weighted_truly": functools.partial(all_pairs, guard=0),
+    **{f: functools.partial(circles, form=f) for f in circle.FORMS},
+    "others": others,
+    "center": center,
+    "verify": verify,
     "softmax_soft": soft,
     "ce": ce,
     "kl": kl,

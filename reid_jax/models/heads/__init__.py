@@ -10,7 +10,8 @@ import jax
 
 from reid_jax import models
 from reid_jax.config import choice
-from reid_jax.models import backbones
+from reid_jax.errors import ConfigError
+from reid_jax.models import backbones, classifiers
 from reid_jax.models.backbones import build as trunk
 from reid_jax.models.heads._branches import Branches, Head, ReIDNet
 from reid_jax.models.heads.pooled import ContrastHead, GlobalHead
@@ -45,6 +46,11 @@ def build(model, num_classes, axis_name=None, num_features=0):
     name = choice("model.head", model.head, tuple(offered))
     base = trunk(model, axis_name)
     head = offered[name].NAMES[name](model, num_classes, axis_name, num_features)
+    if classifiers.margin(model) != getattr(head, "margin", None):
+        raise ConfigError(
+            f"config.model.classifier is {model.classifier!r}, and head {name!r} has none of that: use head "
+            "'global' or a linear classifier"
+        )
     return ReIDNet(base, head)
 
 

@@ -16,6 +16,7 @@ class Branches(NamedTuple):
     before_bn: tuple  # of f[B,D_i], pooled vectors
     after_bn: tuple  # of f[B,E_i], after the neck
     test: jax.Array  # f[B,D], the test feature
+    margin: Any = None  # models.classifiers.Margin that the identity loss puts into the logits, or None
 
 
 class Head(nn.Module):

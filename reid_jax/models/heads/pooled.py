@@ -1,14 +1,21 @@
 """Heads on one vector of the whole map: "global" with neck and classifier, "contrast" for unit features."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 
 from reid_jax.config import choice
 from reid_jax.errors import ConfigError
-from reid_jax.models import pooling
+from reid_jax.fields import within
+from reid_jax.models import classifiers, pooling
 from reid_jax.models.backbones import group_axis
 from reid_jax.models.heads._branches import Branches, Head
 from reid_jax.models.layers import BatchNorm, normal
+
+FIELDS = dict(
+    embedding=0,  # head "global": numbers that a linear layer reduces the vector to before the neck; 0: none
+)
 
 
 class GlobalHead(Head):
@@ -17,7 +24,8 @@ class GlobalHead(Head):
     neck 'ap3d': batch norm with trained bias, classifier with bias; 'bnneck': the norm's bias frozen at 0,
     classifier without bias; 'none': no norm, after_bn is before_bn.
     num_features > 0: MMT's embedding, a linear layer `feat` before the neck and, in training only, a ReLU
-    after it.
+    after it. embedding > 0: fast-reid's, `feat` without bias and without the ReLU.
+    margin: None for a linear classifier, or the models.classifiers.Margin of one by cosines.
     """
 
     num_classes: int
@@ -26,6 +34,9 @@ class GlobalHead(Head):
     num_features: int = 0
     axis_name: str | None = None
     rows: int = 0
+    embedding: int = 0
+    margin: Any = None
+    std: float = 0.001  # of the classifier's first weights
 
     classifiers = ("classifier",)
 
@@ -39,15 +50,18 @@ class GlobalHead(Head):
     @nn.compact
     def __call__(self, x, train):
         before = x
+        if self.embedding:
+            init = nn.initializers.kaiming_normal()
+            x = nn.Dense(self.embedding, use_bias=False, kernel_init=init, name="feat")(x)
         if self.num_features:
             x = nn.Dense(self.num_features, kernel_init=nn.initializers.kaiming_normal(), name="feat")(x)
         if self.neck != "none":
             x = self._neck(x, train)
         if self.num_features and train:
             x = nn.relu(x)
-        bias = self.neck != "bnneck"
-        classifier = nn.Dense(self.num_classes, bias, kernel_init=normal(0.0, 0.001), name="classifier")
-        return Branches((classifier(x),), (before,), (x,), x)
+        options = dict(bias=self.neck != "bnneck", std=self.std, name="classifier")
+        classifier = classifiers.layer(self.num_classes, self.margin, **options)
+        return Branches((classifier(x),), (before,), (x,), x, self.margin)
 
     def _neck(self, x, train):
         trained = self.neck == "ap3d"
@@ -82,7 +96,14 @@ class ContrastHead(Head):
 def _global(model, num_classes, axis_name, num_features):
     axis = group_axis(model, axis_name)
     neck = choice("model.neck", model.neck, ("ap3d", "bnneck", "none"))
-    return GlobalHead(num_classes, pooling.build(model), neck, num_features, axis, model.bn_rows)
+    if num_features and model.embedding:
+        raise ConfigError(
+            f"config.model.embedding is {model.embedding}, and this method has an embedding of its own: set "
+            "it to 0"
+        )
+    within("model", model, embedding=(0, None))
+    fields = dict(embedding=model.embedding, margin=classifiers.margin(model), std=model.classifier_std)
+    return GlobalHead(num_classes, pooling.build(model), neck, num_features, axis, model.bn_rows, **fields)
 
 
 def _contrast(model, num_classes, axis_name, num_features):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from reid_jax.config import defaults, namespace
 from reid_jax.methods import _optim
 from reid_jax.models import pooling
 from reid_jax.parity import nets
@@ -30,12 +31,9 @@ def optimisers(case):
     m, results = case.config, {}
     for name in ("adam", "amsgrad", "sgd", "sgd_nesterov"):
         kind, _, nesterov = name.partition("_")
-        optim = SimpleNamespace(
-            **dict(kind=kind, nesterov=bool(nesterov), lr=m.sgd_lr if kind == "sgd" else m.adam_lr),
-            **dict(weight_decay=m.weight_decay, momentum=m.momentum, b1=m.b1, b2=m.b2, eps=m.eps),
-            **dict(schedule="step", milestones=(), gamma=1.0, warmup_steps=0, groups=()),
-            **dict(freeze=(), freeze_epochs=0, freeze_steps=0),
-        )
+        fields = dict(kind=kind, nesterov=bool(nesterov), lr=m.sgd_lr if kind == "sgd" else m.adam_lr)
+        fields |= dict(weight_decay=m.weight_decay, momentum=m.momentum, b1=m.b1, b2=m.b2, eps=m.eps)
+        optim = namespace(defaults()["optim"] | fields | {"milestones": ()})
         tx = _optim.optimiser(optim, SimpleNamespace(steps_per_epoch=1, total_steps=1))
         params = {"w": case.input("start")}
         opt, steps = tx.init(params), []

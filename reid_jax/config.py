@@ -55,10 +55,28 @@ def defaults():
             distinct_ids=True,  # False: an identity may appear twice in a batch
             flip=0.5,  # probability
             pad_crop=0,  # pixels padded on each side before a random crop; 0 = off
+            pad_mode="zeros",  # zeros | edge: what is padded
             erase=0.5,  # probability of random erasing
             erase_area=(0.02, 0.4),  # share of the image
-            erase_aspect=0.3,  # h / w uniform in (a, 1 / a)
-            erase_fill=(0.485, 0.456, 0.406),  # in the NORMALISED image, as MMT does
+            erase_aspect=0.3,  # h / w uniform in (a, 1 / a); or a pair, the lowest and the highest
+            erase_aspect_log=False,  # the logarithm of h / w is uniform
+            erase_tries=100,  # at most 100; then the image stays whole
+            erase_whole=False,  # a rectangle may be as high or wide as the image
+            # in the NORMALISED image, as MMT does; or normal | uniform: noise for every pixel, N(0, 1) in the
+            # normalised image or any colour
+            erase_fill=(0.485, 0.456, 0.406),
+            # Brightness, contrast and saturation change by factors uniform in 1 +- this, in random order
+            jitter=(0.0, 0.0, 0.0),
+            # Before training images are resized: none | resized (a part of area crop_area and h / w in
+            # crop_aspect, if 10 draws give one) | larger (resized to crop_scale times the size, then a part)
+            crop="none",
+            crop_share=1.0,  # probability
+            crop_area=(0.64, 1.0),
+            crop_aspect=(2.0, 3.0),
+            crop_scale=1.125,
+            autoaugment=0.0,  # probability of AutoAugment's ImageNet policy
+            resize="bicubic",  # bicubic | bilinear: how training images are resized
+            test_resize="",  # and test images; "" = as training images
             # Degradation of training images before they are resized, in the manner of DI-REID: res
             # (down-sampled) | ill (dark) | jpeg | blur | noise. Each range is drawn from uniformly.
             degrade=dict(

@@ -9,7 +9,7 @@ from runs import config_of
 
 from reid_jax import methods
 from reid_jax.errors import ConfigError
-from reid_jax.fields import flatten
+from reid_jax.fields import flatten, misfit
 from reid_jax.train import stages
 
 PACKAGE = Path(methods.__file__).parent.parent
@@ -60,3 +60,10 @@ def test_fields_without_effect_in_a_stage_are_refused(field, value):
         config.stages = {"train": tree}
     with pytest.raises(ConfigError, match=rf"config\.stages\.train\.{field} (has no effect|is no field)"):
         stages.settings(config, "train")
+
+
+def test_a_field_for_a_name_or_numbers_may_hold_either():
+    """In the stored config of a run; others keep the type of their default."""
+    for data in ({"erase_fill": "normal"}, {"erase_fill": [0, 0, 0]}, {"erase_aspect": [0.3, 3.0]}):
+        assert misfit({"data": data}, methods.defaults("baseline")) == ""
+    assert "data.flip" in misfit({"data": {"flip": "often"}}, methods.defaults("baseline"))

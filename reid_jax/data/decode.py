@@ -37,15 +37,21 @@ _SLACK = 0.1  # share of the range by which resampled floats may lie outside of 
 _PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339  # tags of TIFF
 
 
+KERNELS = ("bicubic", "bilinear")
+
+
 class Pixels(NamedTuple):
-    """What a file's pixels are made into: config.data.exif, .grey."""
+    """What a file's pixels are made into: config.data.exif, .grey, .resize and .test_resize."""
 
     exif: bool = True  # turned as the orientation tag says
     grey: tuple = ()  # (black, white) of deep grey pictures; () = by the depth of each
+    kernel: str = "bicubic"  # one of KERNELS, by which they are resized
 
     @classmethod
-    def of(cls, data):
-        """Of a config's `data` section; ConfigError when data.grey is no range."""
+    def of(cls, data, train=False):
+        """Of a config's `data` section; ConfigError when data.grey is no range, or for an unknown kernel."""
+        choice("data.resize", data.resize, KERNELS)
+        choice("data.test_resize", data.test_resize, ("", *KERNELS))
         grey = tuple(data.grey)
         numbers = all(isinstance(v, int | float) and math.isfinite(v) for v in grey)
         if grey and not (numbers and len(grey) == 2 and grey[0] < grey[1]):
@@ -53,7 +59,7 @@ class Pixels(NamedTuple):
                 f"config.data.grey is {grey}; it must be empty or two numbers, the value that becomes black "
                 "and a larger one that becomes white"
             )
-        return cls(bool(data.exif), grey)
+        return cls(bool(data.exif), grey, data.resize if train else data.test_resize or data.resize)
 
 
 AS_SEEN = Pixels()
@@ -67,9 +73,9 @@ def find(name, pixels=AS_SEEN):
     return functools.partial(decoder, pixels=pixels)
 
 
-def of(data):
-    """The decoder of a config's `data` section."""
-    return find(data.decoder, Pixels.of(data))
+def of(data, train=False):
+    """The decoder of a config's `data` section, for test pictures or those that train."""
+    return find(data.decoder, Pixels.of(data, train))
 
 
 @functools.cache
@@ -89,8 +95,13 @@ def load(package):
 
 # ---- decoders -------------------------------------------------------------------------------------------
 def with_pil(contents, height, width, pixels=AS_SEEN):
-    """Decodes with PIL and resizes with its bicubic filter: the reference."""
-    return np.asarray(picture(contents, pixels).resize((width, height), Image.Resampling.BICUBIC))
+    """Decodes with PIL and resizes with its filter: the reference."""
+    return np.asarray(picture(contents, pixels).resize((width, height), filter_of(pixels.kernel)))
+
+
+def filter_of(kernel):
+    """PIL's filter of a name of KERNELS."""
+    return Image.Resampling[kernel.upper()]
 
 
 def original(contents, pixels=AS_SEEN):
@@ -111,7 +122,7 @@ def with_cv2(contents, height, width, pixels=AS_SEEN):
         found = None
     if found is None:
         return with_pil(contents, height, width, pixels)
-    return resize(found, height, width)
+    return resize(found, height, width, pixels.kernel)
 
 
 def with_simplejpeg(contents, height, width, pixels=AS_SEEN):
@@ -128,20 +139,21 @@ def with_simplejpeg(contents, height, width, pixels=AS_SEEN):
         found = simplejpeg.decode_jpeg(contents, "RGB", strict=True)
     except ValueError:
         return with_pil(contents, height, width, pixels)
-    return resize(found, height, width)
+    return resize(found, height, width, pixels.kernel)
 
 
-def resize(picture, height, width):
-    """u8[h,w,3] -> u8[height,width,3], bicubic.
+def resize(picture, height, width, kernel="bicubic"):
+    """u8[h,w,3] -> u8[height,width,3] by a name of KERNELS.
 
     OpenCV enlarges ten times as fast as PIL, with a slightly sharper kernel (a = -0.75, not -0.5). It does
     not smooth before it shrinks, so a picture that gets smaller in either direction goes through PIL.
     """
     rows, columns = picture.shape[:2]
     if height < rows or width < columns:
-        return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+        return np.asarray(Image.fromarray(picture).resize((width, height), filter_of(kernel)))
     cv2 = load("cv2")
-    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_CUBIC)
+    kernel = cv2.INTER_CUBIC if kernel == "bicubic" else cv2.INTER_LINEAR
+    return cv2.resize(picture, (width, height), interpolation=kernel)
 
 
 DECODERS = {"pil": with_pil, "cv2": with_cv2, "simplejpeg": with_simplejpeg}

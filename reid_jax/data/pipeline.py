@@ -12,6 +12,7 @@ from absl import flags
 
 from reid_jax.config import choice
 from reid_jax.data import decode, degrade
+from reid_jax.data.change import Changes
 from reid_jax.data.images import Images, Originals, original, training
 from reid_jax.data.records import extras
 from reid_jax.data.streams import share as share_of
@@ -36,12 +37,16 @@ def open_stream(stream, dataset, data, first_step, share):
 def source(stream, records, data, first_step, share):
     """Grain dataset of a stream of images or clips; records: of the stream's block."""
     size = data.height, data.width
-    options = dict(cache_bytes=data.cache_mib << 20, decoder=decode.of(data), **training(data))
+    options = dict(cache_bytes=data.cache_mib << 20, decoder=decode.of(data, train=True), **training(data))
     given = stream, Draws.of(data, stream.seed, stream.views), first_step, share
     if data.frames:
         return ClipSource(Tracklets(records, *size, **options), TrainClips(data, stream.seed), *given)
     options["group"] = GROUPS[stream.alike]
     images = Images([r.path for r in records], replaceable(stream), *size, **options)
+    if (changes := Changes.of(data)).any:
+        options = dict(group=images.group, pixels=decode.Pixels.of(data), **training(data))
+        originals = Originals(images.paths, images.pids, *size, **options)
+        return ChangedSource(changes, originals, images, *given)
     if data.degrade.share:
         return DegradedSource(degrade.Settings.of(data.degrade), decode.Pixels.of(data), images, *given)
     return TrainSource(images, *given)
@@ -105,8 +110,10 @@ def taken(columns, index):
 def check_fields(dataset, data):
     """ConfigError when data.frames does not suit the training set, or pictures cannot be as data says."""
     Draws.of(data, 0)
+    Changes.of(data)
     decode.Pixels.of(data)
-    for field in ("mean", "std", "erase_fill"):
+    fill = () if isinstance(data.erase_fill, str) else ("erase_fill",)
+    for field in ("mean", "std", *fill):
         if len(getattr(data, field)) != 3:
             raise ConfigError(f"config.data.{field} is {getattr(data, field)}; it must be three numbers, RGB")
     if data.frames and dataset.kind != "video":
@@ -182,6 +189,26 @@ class DegradedSource(TrainSource):
         return image, used
 
 
+class ChangedSource(TrainSource):
+    """TrainSource of which some pictures are changed before they are resized; originals: an Originals."""
+
+    def __init__(self, changes, originals, *given):
+        super().__init__(*given)
+        self.changes, self.originals = changes, originals
+
+    def read(self, rows, position):
+        rngs = [generator(self.stream.seed, 0x6368616E, position + i) for i in range(len(rows))]
+        drawn = [self.changes.drawn(rng) for rng in rngs]
+        left = np.array([not any(how) for how in drawn], bool)
+        image = np.empty((len(rows), self.images.height, self.images.width, 3), np.uint8)
+        used = rows.copy()
+        image[left], used[left] = super().read(rows[left], position)
+        for i in np.flatnonzero(~left).tolist():
+            picture, used[i] = self.originals.get(int(rows[i]))
+            image[i] = self.changes.made(rngs[i], picture, *drawn[i])
+        return image, used
+
+
 class ClipSource(TrainSource):
     """Batches of clips. images: a Tracklets; clips: a TrainClips."""
 
@@ -199,6 +226,10 @@ class TripleSource(Steps):
 
     def __init__(self, stream, records, data, first_step, share):
         super().__init__(stream, first_step, share)
+        if Changes.of(data).any:
+            raise ConfigError(
+                "triples take pictures whole: leave config.data.crop at none and autoaugment at 0"
+            )
         size, alike = (data.height, data.width), replaceable(stream)
         options = {"group": GROUPS[stream.alike], "pixels": decode.Pixels.of(data), **training(data)}
         images = Originals([r.path for r in records], alike, *size, **options)

@@ -12,7 +12,7 @@ import numpy as np
 
 from reid_jax.config import choice
 from reid_jax.data import samplers
-from reid_jax.data.transforms import VIEWS
+from reid_jax.data.transforms import NO_JITTER, VIEWS
 from reid_jax.errors import ConfigError, DataError
 
 
@@ -28,7 +28,8 @@ class Stream:
 
     A batch is a dict of numpy arrays, B rows of V views: image u8[B,H,W,3], with data.frames = T > 0 clips
     u8[B,T,H,W,3]; the columns; index i32[B] (row of the block); flip bool[B,V]; crop i32[B,V,2]; erase
-    i32[B,V,4] (see transforms.Draws; the frames of a clip share them, and all views share the frames).
+    i32[B,V,4], with data.jitter jitter f32[B,V,4] (see transforms.Draws; the frames of a clip share them, and
+    all views share the frames).
     """
 
     sampler: samplers.Sampler
@@ -57,7 +58,8 @@ class Stream:
             "index": np.zeros(size, np.int32),
             "flip": np.zeros((size, views), bool),
             "crop": np.zeros((size, views, 2), np.int32),
-            "erase": np.zeros((size, views, 4), np.int32),
+            "erase": np.zeros((size, views, 5 if isinstance(data.erase_fill, str) else 4), np.int32),
+            **({"jitter": np.tile(NO_JITTER, (size, views, 1))} if any(data.jitter) else {}),
         }
 
     def open(self, dataset, data, first_step=0, shard=(0, 1)):

@@ -39,6 +39,8 @@ def view(config, batch, i):
         mean=d.mean,
         std=d.std,
         fill=d.erase_fill,
+        pad_mode=choice("data.pad_mode", d.pad_mode, ("zeros", "edge")),
+        jitter=batch["jitter"][:, i] if "jitter" in batch else None,
         dtype=dtype_of(config.model),
     )
 

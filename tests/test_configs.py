@@ -93,8 +93,8 @@ def test_every_config_has_smoke_and_refuses_unknown_variants():
 def test_fields_are_the_documented_defaults():
     """A variant changes values of known fields and adds none."""
     for name, variant in variants():
-        known = set(flatten(methods.defaults(name)))
-        fields = set(flatten(plain(get(name, variant))))
+        tree = plain(get(name, variant))
+        known, fields = set(flatten(methods.defaults(tree["method"]))), set(flatten(tree))
         assert {field for field in fields if not field.startswith("stages.")} == known
 
 
@@ -179,6 +179,31 @@ def test_cluster_contrast_has_the_published_settings():
     assert (own.momentum, own.temperature, own.hard) == (0.1, 0.05, False)
     assert (t.model.head, t.model.pool, t.model.gem_p) == ("contrast", "gem", 3.0)
     assert get("cluster_contrast", "msmt17").cluster_contrast.steps == 400
+
+
+def test_agw_has_the_published_settings():
+    t = get("agw", "market")
+    assert (t.method, t.data.ids, t.data.instances, t.data.pad_crop) == ("baseline", 16, 4, 10)
+    loss = t.loss.mining, t.loss.soft_margin, t.loss.wrt_guard, t.loss.center
+    assert loss == ("weighted", True, 1e-6, 5e-4)
+    assert (t.model.neck, t.model.pool, t.model.stem_relu) == ("bnneck", "gem", False)
+    info = methods.Info(2, 2, steps_per_epoch=3, total_steps=360)
+    rate = _optim.schedule(t.optim, info, 1.0)
+    rates = [float(rate(3 * epoch + 2)) for epoch in (0, 8, 9, 38, 39, 68, 69)]  # theirs, less 1
+    np.testing.assert_allclose(rates, [0.109, 0.901, 1, 1, 0.1, 0.1, 0.01], rtol=1e-5)
+    fast = get("agw", "fastreid_market")
+    assert (fast.loss.center, fast.loss.smoothing, fast.model.pool) == (0.0, "others", "gem_fixed")
+    assert get("agw", "duke-no_wrt").loss.mining == "hard" and get("agw", "msmt17").data.name == "msmt17"
+
+
+def test_sbs_has_fast_reids_settings():
+    t = get("sbs", "market")
+    assert (t.data.height, t.data.width, t.data.ids, t.data.instances) == (384, 128, 4, 16)
+    head = t.model.classifier, t.model.classifier_scale, t.model.classifier_margin
+    assert head == ("circle", 64, 0.35) and (t.loss.feature, t.loss.soft_margin) == ("after_bn", True)
+    assert (t.optim.freeze, t.optim.freeze_steps, t.optim.freeze_norms_eval) == (("^base/",), 1000, False)
+    assert (t.train.epochs, t.data.autoaugment, t.loss.smoothing) == (60, 0.1, "others")
+    assert get("sbs", "synthetic-arcface").model.classifier == "arcface"
 
 
 def test_schedule_steps_at_the_milestones():

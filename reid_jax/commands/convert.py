@@ -118,14 +118,15 @@ def shapes(model, file, args):
     def rows(kernel):
         return kernel.shape[-1 if file.layout == "reid_jax" else 0] if np.ndim(kernel) > 1 else 0
 
-    neck = args.neck
+    told = weights.implied(file)
+    neck = args.neck if args.neck != "auto" else told.get("neck", "auto")
     if neck == "auto":
         bias = entry("params", "classifier", "bias") is not None
         normed = entry("params", "neck", "scale") is not None
         neck = "none" if not normed else "ap3d" if bias else "bnneck"
     implied = {"pool": "gem"} if weights.exponent_of(file) is not None else {}
     implied |= {"norm": "aibn"} if any(k.endswith(".adaptive_weight") for k in file.entries) else {}
-    implied |= weights.implied(file)
+    implied |= told
     model = defaults()["model"] | implied | model | {"neck": neck}
     backbone = model["backbone"] = args.backbone or model["backbone"]
     if not backbones.pools_stem(backbone):

@@ -72,6 +72,15 @@ def test_stripes_head():
     clip = net.apply(variables, X[None], False)
     frames = [np.asarray(g).mean(0) for g in out.before_bn]
     np.testing.assert_allclose([g[0] for g in clip.before_bn], frames, rtol=1e-4)
+    small = build(head="stripes", stripes_dim=4, stripes_test="reduced", stripes_shared=True)
+    tree = {**variables["params"], "instance1": variables["params"]["instance0"]}
+    other = small.apply({**variables, "params": tree}, X, False)
+    unit = np.concatenate([h / np.linalg.norm(h, axis=1)[:, None] for h in out.after_bn], 1)
+    np.testing.assert_allclose(other.test, unit, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(other.logits[0], out.logits[0], rtol=1e-4)
+    one = variables["params"]["instance0"]
+    np.testing.assert_allclose(other.logits[1], out.after_bn[1] @ one["kernel"] + one["bias"], atol=1e-4)
+    assert small.top.classifiers == ("instance0",)
     vectors = net.apply(variables, X[None], False, method="vectors")
     again = net.apply(variables, vectors.mean(1), False, method="head")
     np.testing.assert_allclose(again.test, clip.test, rtol=1e-5)

@@ -57,6 +57,28 @@ def test_published_net():
     assert not any(k.startswith(("backone.7", "p1.0.5", "p4", "reduction_8", "layer")) for k in entries)
 
 
+FASTREID = dict(neck="bnneck", mgn_relu=False, mgn_metric="joined", pool="gem", last_stride=1)
+
+
+def test_fast_reids_files():
+    """Their keys, from its code; net and settings by them."""
+    variables = random(shapes_of(build(**FASTREID)))
+    entries = weights.to_torch(variables, "mgn_fastreid", counters=True)
+    for head, vector in (("b1", 0), ("b3", 2), ("b21", 3), ("b33", 7)):
+        pool = variables["params"][f"pooling_{vector}"]["p"]
+        np.testing.assert_array_equal(entries[f"{head}_head.pool_layer.p"], pool)
+        kernel = variables["params"][f"reduction_{vector}"]["conv"]["kernel"]
+        np.testing.assert_array_equal(entries[f"{head}_head.bottleneck.0.weight"][:, :, 0, 0], kernel[0, 0].T)
+        assert entries[f"{head}_head.weight"].shape == (5, 3)
+    assert {"backbone.4.0.conv1.weight", "backbone.6.bn3.bias", "b2.0.0.conv1.weight"} < {*entries}
+    assert {"b3.1.0.downsample.1.running_var", "b22_head.bottleneck.1.running_mean"} < {*entries}
+    back, report = weights.load(entries, jax.tree.map(np.zeros_like, variables))
+    jax.tree.map(np.testing.assert_array_equal, back, variables)
+    assert report["layout"] == "mgn_fastreid" and not report["unused"] + report["missing"]
+    told = weights.implied(weights.recognise(entries))
+    assert told | FASTREID == told | {"last_stride": 1} and told["stem_pool"] == "ceil"
+
+
 def test_weights_go_there_and_back():
     variables = random(shapes_of(build()))
     entries = {f"module.{k}": v for k, v in weights.to_torch(variables, "mgn", counters=True).items()}

@@ -151,23 +151,25 @@ def build(model, num_classes, axis_name, num_features):
 NAMES = {"mgn": build}
 
 _SHARED = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6"}
+_THERE = ("b1", "b2", "b3", "b21", "b22", "b31", "b32", "b33")  # fast-reid's names, in our order
+_OURS = MgnHead(0).classifiers
 
 
-def _sequence(modules):
-    """The trunk's modules as MGN-pytorch numbers them: the split block is a member of its own."""
+def _sequence(modules, shared, branch):
+    """The trunk's modules as both repositories number them: the split block is a member of its own."""
     if modules[0].startswith("branch"):
         stage, block = (int(n) for n in modules[1].removeprefix("layer").split("_"))
         place = f"0.{block - 1}" if stage == 3 else f"1.{block}"
-        return [f"p{modules[0].removeprefix('branch')}", place, *map(dotted, modules[2:])]
+        return [f"{branch}{modules[0].removeprefix('branch')}", place, *map(dotted, modules[2:])]
     stage, _, block = modules[0].partition("_")
     place = [_SHARED.get(stage, stage), *([block] if block and stage != "layer3" else [])]
-    return ["backone", *place, *map(dotted, modules[1:])]
+    return [shared, *place, *map(dotted, modules[1:])]
 
 
 def _keys(modules, leaf):
     """MGN-pytorch's name of a leaf."""
     if modules[0] == "base":
-        return [".".join([*_sequence(modules[1:]), leaf_name(leaf)])]
+        return [".".join([*_sequence(modules[1:], "backone", "p"), leaf_name(leaf)])]
     inside = [{"conv": "0", "norm": "1"}.get(name, name) for name in modules[1:]]
     return [".".join([modules[0], *inside, leaf_name(leaf)])]
 
@@ -176,10 +178,34 @@ def _matches(entries):
     return any(key.startswith(("backone.", "fc_id_2048_")) for key in entries)
 
 
+def _fastreid(modules, leaf):
+    """fast-reid's name of a leaf: each vector has a head with pooling, reduction, norm and classifier."""
+    if modules[0] == "base":
+        return [".".join([*_sequence(modules[1:], "backbone", "b"), leaf_name(leaf)])]
+    number = modules[0].rpartition("_")[2]
+    if modules[0] in _OURS:
+        return [f"{_THERE[_OURS.index(modules[0])]}_head.{leaf_name(leaf)}"]
+    if not number.isdigit():  # of another head
+        return [".".join([*modules, leaf_name(leaf)])]
+    inside = {"conv": "bottleneck.0", "norm": "bottleneck.1"}[modules[1]] if modules[1:] else "pool_layer"
+    return [f"{_THERE[int(number)]}_head.{inside}.{leaf_name(leaf)}"]
+
+
+def _net(entries):
+    """The net of a file of MGN-pytorch."""
+    return {"backbone": "resnet50_mgn", "head": "mgn", "last_stride": 2}
+
+
+def _fastreid_net(entries):
+    """The net of a file of fast-reid; its poolings have exponents where these are trained."""
+    ibn = "_ibn_a" * any(".bn1.IN." in key for key in entries)
+    fields = dict(backbone=f"resnet50_mgn{ibn}", stem_pool="ceil", pool="gem", neck="bnneck")
+    return fields | dict(head="mgn", mgn_relu=False, mgn_metric="joined")
+
+
 KEYS = {
-    "mgn": models.Keys(
-        _keys,
-        _matches,
-        fields=lambda entries: {"backbone": "resnet50_mgn", "head": "mgn", "last_stride": 2},
-    )
+    "mgn": models.Keys(_keys, _matches, fields=_net),
+    "mgn_fastreid": models.Keys(
+        _fastreid, lambda entries: any(key.startswith("b1_head.") for key in entries), fields=_fastreid_net
+    ),
 }

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from reid_jax import models
 from reid_jax.errors import ConfigError
-from reid_jax.fields import within
+from reid_jax.fields import choice, within
 from reid_jax.models.backbones import group_axis
 from reid_jax.models.heads._branches import Branches, Head
 from reid_jax.models.layers import BatchNorm, Conv, Dropout, normal, wide
@@ -17,6 +17,8 @@ FIELDS = dict(
     stripes_parts=6,  # heads "stripes" and "refined": stripes, each with a classifier
     stripes_dim=256,  # numbers that a stripe's classifier sees
     stripes_dropout=0.5,  # of the stripes' means in training
+    stripes_shared=False,  # one classifier for all stripes (the paper's "variant 2")
+    stripes_test="means",  # means | reduced (of stripes_dim numbers): what a stripe's test feature is
     refined_dim=256,  # head "refined": channels that a pixel's part is told from, means of neighbouring ones
     refined_temperature=1.0,  # factor of its logits
 )
@@ -25,8 +27,9 @@ FIELDS = dict(
 class StripesHead(Head):
     """Means g_i of `parts` stripes; dropout, one shared 1x1 convolution, batch norm, ReLU: h_i; classifiers.
 
-    before_bn are the g_i [B,C], after_bn the h_i [B,dim]. The test feature [B,parts C] are the g_i, each at
-    unit length, one behind the other. Modules are called as in PCB_RPP_for_reID.
+    before_bn are the g_i [B,C], after_bn the h_i [B,dim]. The test feature [B,parts C] are the g_i, with
+    `reduced` the h_i, each at unit length, one behind the other. shared: one classifier for all. Modules are
+    called as in PCB_RPP_for_reID.
     """
 
     num_classes: int
@@ -36,10 +39,12 @@ class StripesHead(Head):
     axis_name: str | None = None
     rows: int = 0
     dropout_axis: str | None = None  # device axis over which dropout draws as one
+    shared: bool = False
+    reduced: bool = False
 
     @property
     def classifiers(self):
-        return tuple(f"instance{i}" for i in range(self.parts))
+        return tuple(f"instance{i}" for i in range(1 if self.shared else self.parts))
 
     def pool(self, x):
         """Maps [...,H,W,C] -> [...,parts C], stripe by stripe; ConfigError unless `parts` divides H."""
@@ -59,9 +64,11 @@ class StripesHead(Head):
         norm = BatchNorm(axis_name=self.axis_name, rows=self.rows, name="feat_bn2d")
         h = nn.relu(norm(y, train))[:, :, 0]
         after = tuple(h[:, i] for i in range(self.parts))
-        logits = tuple(self.classifier(name)(a) for name, a in zip(self.classifiers, after, strict=True))
-        unit = g / jnp.maximum(jnp.linalg.norm(g, axis=-1, keepdims=True), 1e-12)
-        return Branches(logits, tuple(g[:, i] for i in range(self.parts)), after, unit.reshape(x.shape))
+        layers = [self.classifier(name) for name in self.classifiers]
+        logits = tuple(layers[i % len(layers)](a) for i, a in enumerate(after))
+        test = h if self.reduced else g
+        unit = test / jnp.maximum(jnp.linalg.norm(test, axis=-1, keepdims=True), 1e-12)
+        return Branches(logits, tuple(g[:, i] for i in range(self.parts)), after, unit.reshape(len(x), -1))
 
     def classifier(self, name):
         return nn.Dense(self.num_classes, kernel_init=normal(0.0, 0.001), name=name)
@@ -126,7 +133,9 @@ def _settings(model, num_classes, axis_name, num_features):
             f"config.model.head {model.head!r} has no embedding before its neck; use head 'global'"
         )
     sizes = (model.stripes_parts, model.stripes_dim, model.stripes_dropout)
-    return (num_classes, *sizes, group_axis(model, axis_name), model.bn_rows, axis_name)
+    reduced = choice("model.stripes_test", model.stripes_test, ("means", "reduced")) == "reduced"
+    axes = (group_axis(model, axis_name), model.bn_rows, axis_name)
+    return (num_classes, *sizes, *axes, model.stripes_shared, reduced)
 
 
 NAMES = {"stripes": build, "refined": refined}

@@ -20,7 +20,7 @@ def rpp_head(case):
     """RPP's head: parts of the pixels, and as pcb_head"""
     m = case.config
     mask = layers.Conv(m.parts, use_bias=True), layers.Dropout(m.dropout), m.dim, m.temperature
-    head = stripes.RefinedHead(m.classes, m.parts, m.features, m.dropout, None, 0, None, *mask)
+    head = stripes.RefinedHead(m.classes, m.parts, m.features, m.dropout, None, 0, None, False, False, *mask)
     results, variables, x = _results(case, head)
 
     own = {"params": {"local_mask": variables["params"]["local_mask"]}}

@@ -52,9 +52,13 @@ def paper_market(t):
 
 
 def synthetic(t):
-    """The embedded data set and a narrow net of bottlenecks, by Adam from random weights."""
+    """The embedded data set and a narrow net of bottlenecks, by Adam from random weights; short-run values.
+
+    From random weights the margin of 1.2 on plain distances draws all features together: the usual cosines.
+    """
     presets.synthetic(t)
     branches(t)
+    t["loss"].update(triplet="cosine", margin=0.3, triplet_weight=1.0)
     t["model"].update(backbone="slim_mgn", slim_blocks=(1, 1, 2, 1), slim_width=8, mgn_dim=32)
     t["data"].update(height=96, width=48, erase_fill=(0.0, 0.0, 0.0))
 

@@ -16,6 +16,8 @@ def local(path, what, way_out="copy what is there to a local folder, or mount it
     unknown user gives; way_out: what to do instead of an address.
     """
     path = os.fspath(path)
+    if "\0" in path:
+        raise ConfigError(f"{what} is {path!r}, which is no path: it has a null byte in it")
     if path.lower().startswith("file:/"):
         path = re.sub(r"^file:(//(localhost)?(?=/))?", "", path, flags=re.IGNORECASE)
     if address := _ADDRESS.match(path):

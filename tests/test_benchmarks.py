@@ -49,7 +49,9 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "cluster")) for n in SMALL]
+)
 def test_last_line_is_json(name):
     command = [sys.executable, "-m", "reid_jax.benchmarks", name, *SMALL[name]]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -35,7 +35,7 @@ def test_unknown_commands():
         command.main(["x"])
 
 
-@pytest.mark.parametrize("name", ["reid_jax.convert", "reid_jax"])
+@pytest.mark.parametrize("name", [pytest.param("reid_jax.convert", marks=pytest.mark.slow), "reid_jax"])
 def test_both_ways_to_a_command_are_one(name, tmp_path):
     """The module and the list run the same code: the same message, exit code and usage."""
     before = ["convert"] if name == "reid_jax" else []

@@ -33,6 +33,12 @@ class Changes:
 
     def __post_init__(self):
         choice("data.crop", self.crop, CROPS)
+        for field in ("crop_area", "crop_aspect"):
+            if np.shape(getattr(self, field)) != (2,):
+                raise ConfigError(
+                    f"config.data.{field} is {getattr(self, field)!r}; it must be two numbers, the lowest and "
+                    "the highest"
+                )
         for field, fine in (
             ("crop_share", 0 <= self.crop_share <= 1),
             ("crop_area", 0 < self.crop_area[0] <= self.crop_area[1] <= 1),

@@ -79,6 +79,7 @@ def step_of(m, phase):
 # ---- FRIFM
 
 
+@pytest.mark.slow
 def test_fresh_frifm_is_the_baseline():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 16, 8, 3)), jnp.float32)
     for dtype in ("float32", "bfloat16"):

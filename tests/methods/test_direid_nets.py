@@ -143,6 +143,7 @@ def test_calls_move_only_their_statistics(encoder):
         assert (difference(old, stats["head"][name]) > 0) == (not name.startswith("identity_"))
 
 
+@pytest.mark.slow
 def test_two_halves_are_two_calls(encoder):
     """`each` gives what one call after the other gives, statistics too."""
     net, variables, x = encoder

@@ -147,6 +147,7 @@ def test_spread_of_the_frame_weights_at_the_start():
     assert (method(fwg_std=0.5).network.fwg_std, method().network.fwg_std) == (0.5, 2**0.5)
 
 
+@pytest.mark.slow
 def test_running_statistics_belong_to_f_id():
     """Switched features do not move neck_id's running statistics."""
     m, b = method(), batch()

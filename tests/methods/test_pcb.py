@@ -29,6 +29,7 @@ def method():
     return pcb.Pcb(namespace(tree), methods.Info(6, 1, labelled=Rows(0, PIDS, zeros, zeros)))
 
 
+@pytest.mark.slow
 def test_loss_is_the_sum_over_the_stripes(method):
     """The step's, with its dropout, against a loop in float64; the backbone moves a tenth as far."""
     state, batch = drawn(method), random_batch(size=8)

@@ -23,17 +23,17 @@ SLOW = {
     ("camstyle", "styles"),
     ("camstyle", "reid"),
 }  # long to compile, or much like the baseline
+LONG_ON_DEVICES = {"aanet", "adl", "dsanet", "metabin", "mmt", "pyramid", "scal"}  # on several
 # Every device drops other features; the scores of an untrained D_deg are nearly constant, so that the
 # attention's three norms would magnify rounding.
 ALIKE = {"direid": {"direid__dropout": 0.0, "direid__attention_input": "self"}}
-QUICK_RUNS = {"cluster_contrast"}  # of rounds; test_main stops and continues one of the baseline
 
 
-def stage_params():
-    """(method, stage) of all, the long ones marked slow."""
+def stage_params(long=()):
+    """(method, stage) of all, the long ones and those of the methods `long` marked slow."""
     for method in methods.names():
         for stage in methods.stage_names(method):
-            marks = [pytest.mark.slow] * ((method, stage) in SLOW)
+            marks = [pytest.mark.slow] * ((method, stage) in SLOW or method in long)
             yield pytest.param((method, stage), marks=marks, id=f"{method}-{stage}")
 
 
@@ -81,28 +81,41 @@ def most_devices(streams):
     raise AssertionError("batches of every stage can be split")
 
 
-def test_step(stage):
-    """One compile, the same structure and types, equal bits for equal inputs, all devices as one."""
+@pytest.fixture(scope="module")
+def steps(stage):
+    """Of each part: (part, its batches, the State it starts from, two steps on, the last metrics)."""
     config, method, state = stage
+    taken = []
     for part in parts(method):
         state = begun(method, part, state)
-        spec = shape_of(state)
         step, made = Stepping(part.step), [batches(part, state, config.data, seed) for seed in (0, 1)]
-        new, metrics = step(state, made[0])
+        new, _ = step(state, made[0])
         traces = step.traces
         again, _ = step(state, made[0])
-        assert difference(new, again) == 0 and shape_of(new) == spec
-        new, metrics = step(new, made[1])
-        assert step.traces == traces and int(new.step) == int(state.step) + 2
-        assert shape_of(new) == spec
+        assert difference(new, again) == 0, "equal bits for equal inputs"
+        last, metrics = step(new, made[1])
+        assert step.traces == traces, "one compile"
+        taken.append((part, made, state, last, metrics))
+        state = last
+    return taken
+
+
+def test_step(steps):
+    """One compile, equal bits for equal inputs (both in `steps`), the same structure and types."""
+    for _, _, state, last, metrics in steps:
+        assert shape_of(last) == shape_of(state) and int(last.step) == int(state.step) + 2
         assert all(np.isfinite(v) and v.shape == () for v in metrics.values())
         assert {"loss", "lr"} <= metrics.keys()
+
+
+@pytest.mark.parametrize("stage", stage_params(LONG_ON_DEVICES), indirect=True)
+def test_all_devices_as_one(steps):
+    for part, made, state, last, metrics in steps:
         count = most_devices(part.streams(state))
         several, shared = Stepping(part.step, count)(state, made.__getitem__, 2)
-        assert difference(new.nets, several.nets) < 2e-3, f"{count} devices"
-        assert difference(new.memory, several.memory) < 1e-3
+        assert difference(last.nets, several.nets) < 2e-3, f"{count} devices"
+        assert difference(last.memory, several.memory) < 1e-3
         np.testing.assert_allclose(shared["loss"], metrics["loss"], rtol=5e-3, atol=1e-3)
-        state = new
 
 
 def test_padding_rows_never_change_an_embedding(stage):
@@ -116,12 +129,13 @@ def test_padding_rows_never_change_an_embedding(stage):
         np.testing.assert_allclose(embed(state, padded)[:3], alone, rtol=1e-3, atol=1e-4)
 
 
-RUNS = [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK_RUNS)) for n in methods.names()]
-
-
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", methods.names())
 def test_a_resumed_run_equals_an_unbroken_one(name, tmp_path):
-    """Stopped in the middle of a part and at a border of parts, then continued: state and metrics."""
+    """Stopped in the middle of a part and at a border of parts, then continued: state and metrics.
+
+    By default test_main does so with the baseline and test_rounds with a method of rounds.
+    """
     config = tiny(name)
     dataset = load(config, tmp_path / "data")
     train(config, dataset, tmp_path / "unbroken")

@@ -682,6 +682,7 @@ def test_settings_mark_what_differs():
     assert marked({}) == {"run.method": ("efl", "(empty)"), "optim.lr": ("1.0", "0.0003")}  # an older run
 
 
+@pytest.mark.slow
 def test_study_of_degradation(workdir, no_tsne):
     """The section with grids of two steps and maps, and without the arrays."""
     tree = json.loads((workdir / "titles.json").read_text()) | {"study": STUDY}

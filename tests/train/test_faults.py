@@ -254,7 +254,9 @@ class FailsInStudy(run_.Run):
         super().evaluate(at, state)
 
 
-@pytest.mark.parametrize("kind, step", [(FailsInStudy, 6), (FailsInEvaluation, 9)])
+@pytest.mark.parametrize(
+    "kind, step", [pytest.param(FailsInStudy, 6, marks=pytest.mark.slow), (FailsInEvaluation, 9)]
+)
 def test_what_fails_in_an_evaluation_costs_no_training(evaluated, tmp_path, kind, step):
     """What was trained is saved before; the same command evaluates it, and ends as an unbroken run."""
     config, dataset, unbroken = evaluated
@@ -291,7 +293,9 @@ class StopsInAnEvaluation(run_.Run):
         super().evaluate(at, state)
 
 
-@pytest.mark.parametrize("kind, done", [(StopsBeforeAnEvaluation, 1), (StopsInAnEvaluation, 2)])
+@pytest.mark.parametrize(
+    "kind, done", [pytest.param(StopsBeforeAnEvaluation, 1, marks=pytest.mark.slow), (StopsInAnEvaluation, 2)]
+)
 def test_stopped_at_an_evaluation(evaluated, tmp_path, kind, done):
     """It is not begun any more, or finished; the same command catches up on it."""
     config, dataset, unbroken = evaluated

@@ -146,7 +146,12 @@ def few_clusters(count):
 
 
 USELESS = {"none": lambda count: np.full(count, -1), "one": one_cluster, "few": few_clusters}
-CASES = [(ADL, "none"), (CLUSTER_CONTRAST, "none"), (CLUSTER_CONTRAST, "one"), (CLUSTER_CONTRAST, "few")]
+CASES = [
+    pytest.param(ADL, "none", marks=pytest.mark.slow),
+    (CLUSTER_CONTRAST, "none"),
+    (CLUSTER_CONTRAST, "one"),
+    (CLUSTER_CONTRAST, "few"),
+]
 
 
 @pytest.mark.parametrize("variant, useless", CASES)

@@ -185,6 +185,8 @@ def _fastreid(modules, leaf):
     number = modules[0].rpartition("_")[2]
     if modules[0] in _OURS:
         return [f"{_THERE[_OURS.index(modules[0])]}_head.{leaf_name(leaf)}"]
+    if not number.isdigit():  # of another head
+        return [".".join([*modules, leaf_name(leaf)])]
     inside = {"conv": "bottleneck.0", "norm": "bottleneck.1"}[modules[1]] if modules[1:] else "pool_layer"
     return [f"{_THERE[int(number)]}_head.{inside}.{leaf_name(leaf)}"]
 

@@ -20,30 +20,33 @@ def draws(**fields):
                            erase_aspect=0.3, seed=0), **fields})  # fmt: skip
 
 
-def naive_view(image, flip, crop, erase, pad):
+def naive_view(image, flip, crop, erase, pad, edge=False):
     """One image by loops over pixels: u8 [H,W,3] after flip, pad and crop, and the mask of erased pixels."""
     h, w, _ = image.shape
     out, gone = np.zeros_like(image), np.zeros((h, w), bool)
     for y in range(h):
         for x in range(w):
             sy, sx = y + crop[0] - pad, x + crop[1] - pad
+            if edge:
+                sy, sx = min(max(sy, 0), h - 1), min(max(sx, 0), w - 1)
             if 0 <= sy < h and 0 <= sx < w:
                 out[y, x] = image[sy, w - 1 - sx if flip else sx]
             gone[y, x] = erase[0] <= y < erase[0] + erase[2] and erase[1] <= x < erase[1] + erase[3]
     return out, gone
 
 
-@pytest.mark.parametrize("pad", [0, 3])
-def test_view_equals_loops(pad):
+@pytest.mark.parametrize("pad, edge", [(0, False), (3, False), (3, True)])
+def test_view_equals_loops(pad, edge):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (24, 12, 10, 3), np.uint8)
     d = draws(height=12, width=10, pad_crop=pad, seed=5)(0, 24)
     flip, crop, erase = d["flip"][:, 1], d["crop"][:, 1], d["erase"][:, 1]
-    f = jax.jit(lambda *a: augment.view(*a, pad=pad, mean=MEAN, std=STD, fill=FILL, dtype=jnp.float32))
+    options = dict(pad=pad, mean=MEAN, std=STD, fill=FILL, dtype=jnp.float32, edge=edge)
+    f = jax.jit(lambda *a: augment.view(*a, **options))
     out = np.asarray(f(image, flip, crop, erase))
     assert out.dtype == np.float32 and flip.any() and not flip.all() and (erase[:, 2] > 0).any()
     for i in range(24):
-        pixels, gone = naive_view(image[i], flip[i], crop[i], erase[i], pad)
+        pixels, gone = naive_view(image[i], flip[i], crop[i], erase[i], pad, edge)
         back = np.rint((out[i] * np.float32(STD) + np.float32(MEAN)) * 255)
         np.testing.assert_array_equal(back[~gone], pixels[~gone])  # geometry: exactly the same pixels
         expected = (pixels.astype(np.float64) / 255 - MEAN) / STD

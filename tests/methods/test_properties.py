@@ -15,7 +15,14 @@ from reid_jax import methods
 from reid_jax.errors import ConfigError
 from reid_jax.train import stages
 
-SLOW = {("direid", "gan"), ("direid", "dfen")}  # minutes to compile
+SLOW = {
+    ("direid", "gan"),
+    ("direid", "dfen"),
+    ("dgnet", "dgnet"),
+    ("dgnet", "teacher"),
+    ("camstyle", "styles"),
+    ("camstyle", "reid"),
+}  # long to compile, or much like the baseline
 # Every device drops other features; the scores of an untrained D_deg are nearly constant, so that the
 # attention's three norms would magnify rounding.
 ALIKE = {"direid": {"direid__dropout": 0.0, "direid__attention_input": "self"}}

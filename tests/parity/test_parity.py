@@ -20,6 +20,7 @@ LONG = {  # many seconds to compile
     *(f"direid__{name}" for name in ("gan_losses_1scale", "gan_losses_3scale", "discriminator", "generator")),
     *(f"efl__{name}" for name in ("ap3dnl_resnet50", "c2d_resnet50", "resnest50", "resnest50_s1")),
     *("direid__dfen", "direid__dfen_dual", "dsanet__net_full_eval", "efl__train_step_b"),
+    *("sup__cyclegan", "sup__dgnet_decoder", "sup__dgnet_discriminator", "sup__dgnet_step"),
     *("direid__degradation_encoder", "efl__resnet50_mmt_train", "eval__market_size", "uns__mmt_source_step"),
     *("adl__backbone", "dg__dualnorm_resnet", "efl__resnet50_plain", "uns__mmt_step"),
 }

@@ -36,8 +36,8 @@ class Changes:
         for field in ("crop_area", "crop_aspect"):
             if np.shape(getattr(self, field)) != (2,):
                 raise ConfigError(
-                    f"config.data.{field} is {getattr(self, field)!r}; it must be two numbers, the lowest and "
-                    "the highest"
+                    f"config.data.{field} is {getattr(self, field)!r}; it must be two numbers, the lowest "
+                    "and the highest"
                 )
         for field, fine in (
             ("crop_share", 0 <= self.crop_share <= 1),

@@ -1,9 +1,9 @@
 """TransReID (He et al., ICCV 2021): ViT-B/16, the baseline with another backbone and head.
 
-Variants: market, duke, msmt17 (256x128, 16 x 4 images, 120 epochs of SGD); synthetic (small net, minutes on a
-CPU core); smoke (seconds). Rows stand behind a dash, see ROWS: market-baseline, market-stride12 (the paper's
-TransReID*), ...; without one it is full. Start the full-size ones from ImageNet weights (config.init.weights:
-timm's ViT-B/16; DeiT's with --config.model.backbone=deit_s16).
+Variants: market, duke, msmt17, occluded_duke (256x128, 16 x 4 images, 120 epochs of SGD); synthetic (small
+net, minutes on a CPU core); smoke (seconds). Rows stand behind a dash, see ROWS: market-baseline,
+market-stride12 (the paper's TransReID*), ...; without one it is full. Start the full-size ones from ImageNet
+weights (config.init.weights: timm's ViT-B/16; DeiT's with --config.model.backbone=deit_s16).
 
 The published code trains in mixed precision: --config.model.dtype=bfloat16.
 """
@@ -56,6 +56,13 @@ def msmt17(t):
     t["data"].update(name="msmt17")
 
 
+def occluded_duke(t):
+    """Occluded-DukeMTMC: patches every 11 pixels."""
+    market(t)
+    t["data"].update(name="dukemtmc", variant="occluded")
+    t["model"].update(vit_stride=11)
+
+
 def synthetic(t):
     """The embedded data set and a narrow ViT, by Adam from random weights; short-run values."""
     presets.synthetic(t)
@@ -72,7 +79,8 @@ def smoke(t):
     t["optim"].update(lr=1e-3)
 
 
-VARIANTS = {"market": market, "duke": duke, "msmt17": msmt17, "synthetic": synthetic, "smoke": smoke}
+VARIANTS = {"market": market, "duke": duke, "msmt17": msmt17, "occluded_duke": occluded_duke}
+VARIANTS |= {"synthetic": synthetic, "smoke": smoke}
 
 
 def get_config(variant="market"):

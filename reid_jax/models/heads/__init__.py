@@ -72,8 +72,8 @@ def frames_apart(model):
 
 
 def image_size(model):
-    """(height, width) of images for the backbone of `config.model`: its only ones, or the usual ones."""
-    return getattr(backbones.find(model.backbone), "SIZE", (256, 128))
+    """(height, width) of images for the net of `config.model`: its only ones, or such as all heads take."""
+    return getattr(backbones.find(model.backbone), "SIZE", (384, 128))
 
 
 def encoder(net, parts=1):

@@ -1,5 +1,7 @@
 """What steps of several methods share: views, optimisers, one descent, the moving average."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -176,9 +178,8 @@ def identity_terms(loss, branches, labels, axis_name):
 
     As `identity_losses`.
     """
-    ce = joined(
-        loss, [cross_entropy(loss, x, labels, axis_name) for x in classifiers.with_margin(branches, labels)]
-    )
+    cross_entropy = smoothed(loss, axis_name)
+    ce = joined(loss, [cross_entropy(x, labels) for x in classifiers.with_margin(branches, labels)])
     features, terms, watched = select_features(loss, branches), {}, {}
     if loss.triplet_weight:
         found = [triplet_loss(loss, f, labels, axis_name) for f in features]
@@ -192,17 +193,17 @@ def identity_terms(loss, branches, labels, axis_name):
     return ce, terms, watched
 
 
-def cross_entropy(loss, logits, labels, axis_name=None):
-    """The cross entropy of config.loss: f[] of logits f[B,K], labels i32[B]."""
-    if choice("loss.smoothing", loss.smoothing, ("all", "others")) == "all":
-        if loss.label_smooth < 0:
-            raise ConfigError(
-                f"config.loss.label_smooth is {loss.label_smooth}; less than 0 (a share of each image's own "
-                "probability) needs config.loss.smoothing=others"
-            )
-        return identity.cross_entropy(logits, labels, label_smooth=loss.label_smooth)
-    options = dict(label_smooth=loss.label_smooth, adaptive=loss.smooth_adaptive)
-    return identity.cross_entropy_others(logits, labels, **options, axis_name=axis_name)
+def smoothed(loss, axis_name=None):
+    """The cross entropy of config.loss, a function of logits f[B,K] and labels i32[B]; ConfigError."""
+    if choice("loss.smoothing", loss.smoothing, ("all", "others")) == "others":
+        options = dict(label_smooth=loss.label_smooth, adaptive=loss.smooth_adaptive, axis_name=axis_name)
+        return functools.partial(identity.cross_entropy_others, **options)
+    if loss.label_smooth < 0:
+        raise ConfigError(
+            f"config.loss.label_smooth is {loss.label_smooth}; less than 0 (a share of each image's own "
+            "probability) needs config.loss.smoothing=others"
+        )
+    return functools.partial(identity.cross_entropy, label_smooth=loss.label_smooth)
 
 
 def triplet_loss(loss, features, labels, axis_name):

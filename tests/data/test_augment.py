@@ -41,7 +41,8 @@ def test_view_equals_loops(pad, edge):
     image = rng.integers(0, 256, (24, 12, 10, 3), np.uint8)
     d = draws(height=12, width=10, pad_crop=pad, seed=5)(0, 24)
     flip, crop, erase = d["flip"][:, 1], d["crop"][:, 1], d["erase"][:, 1]
-    options = dict(pad=pad, mean=MEAN, std=STD, fill=FILL, dtype=jnp.float32, pad_mode="edge" if edge else "zeros")
+    options = dict(pad=pad, mean=MEAN, std=STD, fill=FILL, dtype=jnp.float32)
+    options["pad_mode"] = "edge" if edge else "zeros"
     f = jax.jit(lambda *a: augment.view(*a, **options))
     out = np.asarray(f(image, flip, crop, erase))
     assert out.dtype == np.float32 and flip.any() and not flip.all() and (erase[:, 2] > 0).any()

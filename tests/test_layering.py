@@ -13,12 +13,13 @@ MAY = {
     "methods": BASE | LOW | {"methods"},
     "train": BASE | LOW | {"methods", "train"},
     "parity": BASE | LOW | {"methods", "parity"},
+    "serve": BASE | LOW | {"methods", "train", "serve"},
     "report": BASE | LOW | {"report"},
     "benchmarks": BASE | LOW | {"methods", "train", "benchmarks", "cli"},
-    "commands": BASE | LOW | {"train", "cli", "hardware", "tables"},  # none imports another
+    "commands": BASE | LOW | {"train", "serve", "cli", "hardware", "tables"},  # none imports another
     "main": BASE | LOW | {"methods", "train", "report", "cli", "hardware"},
-    **dict.fromkeys(("compare", "convert", "cross", "embed", "evaluate"), {"commands", "cli"}),
-    "__main__": {"cli", "errors"},
+    **dict.fromkeys(("compare", "convert", "cross", "embed", "evaluate", "export"), {"commands", "cli"}),
+    "__main__": {"cli", "config", "errors", "fields"},
     "cli": {"errors", "models", "hardware", "places"},
     "hardware": {"errors"},
     "tables": {"errors"},

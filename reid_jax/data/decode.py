@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from reid_jax.config import choice
 from reid_jax.errors import ConfigError
+from reid_jax.fields import choice
 
 JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"  # first bytes of the formats
 MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # of a picture: where PIL refuses; a small file can claim any size
@@ -200,9 +200,14 @@ def picture(contents, pixels=AS_SEEN, size=None):
     with Image.open(io.BytesIO(contents)) as image:
         if size:
             image.draft("RGB", size)
-        stored = turn(image) if image.format == "TIFF" else 1
-        image.load()  # by which PIL turns a TIFF
-        left, found = turn(image), rgb(image, pixels.grey)
+        return upright(image, pixels)
+
+
+def upright(image, pixels=AS_SEEN):
+    """RGB image of an open PIL image of any mode, turned as Pixels.exif says."""
+    stored = turn(image) if image.format == "TIFF" else 1
+    image.load()  # by which PIL turns a TIFF
+    left, found = turn(image), rgb(image, pixels.grey)
     if not pixels.exif:
         left = {6: 8, 8: 6}.get(stored, stored) if left == 1 else 1
     return found.transpose(TURNS[left]) if left in TURNS else found

@@ -37,6 +37,20 @@ FIELDS = dict(
 )
 
 
+_OFFERED = {  # name: module
+    **dict.fromkeys(("Branches", "Encoder", "Head", "ReIDNet", "build", "encoder"), "heads"),
+    **dict.fromkeys(("Backbone",), "backbones"),
+    "Club": "club",
+}
+
+
+def __getattr__(name):
+    """The public names of the packages below, which import this module themselves."""
+    if name not in _OFFERED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_OFFERED[name]}"), name)
+
+
 def fields():
     """All fields of config.model with their defaults: the common ones and those of every module."""
     found = dict(FIELDS)

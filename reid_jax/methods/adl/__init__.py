@@ -417,7 +417,7 @@ class Adl(Method):
         """Mean of the pooled features of image and mirror image; net "camera": E's camera feature of it."""
         image = self.plain(image)
         both = jnp.concatenate([image, image[:, :, ::-1]])
-        f = self.modules["net"].apply(state.nets["net"], both, False).reshape(2, len(image), -1).mean(0)
+        f = self.modules["net"].apply(state.nets["net"], both, False).reshape(2, image.shape[0], -1).mean(0)
         return self.modules["encoder"].apply(state.nets["encoder"], f, False) if net == "camera" else f
 
 

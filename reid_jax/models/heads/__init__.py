@@ -11,6 +11,7 @@ import jax
 from reid_jax import models
 from reid_jax.config import choice
 from reid_jax.errors import ConfigError
+from reid_jax.fields import namespace, overlay
 from reid_jax.models import backbones, classifiers
 from reid_jax.models.backbones import build as trunk
 from reid_jax.models.heads._branches import Branches, Head, ReIDNet
@@ -38,12 +39,14 @@ class Encoder(NamedTuple):
 
 
 def build(model, num_classes, axis_name=None, num_features=0, num_cams=0):
-    """ReIDNet of `config.model`.
+    """ReIDNet of `config.model`, or of a dict with some of its fields, the others at their defaults.
 
     axis_name: the train step's device axis, over which norms take their statistics where model.bn_group is
     'global', and over which random layers draw as one. num_cams: training cameras, of a method that hands
     every picture's over. Raises ConfigError for a name it does not know and for a head of other backbones.
     """
+    if isinstance(model, dict):
+        model = namespace(overlay(models.fields(), model, "model."))
     offered = models.offers("heads")
     name = choice("model.head", model.head, tuple(offered))
     base = trunk(model, axis_name, num_cams=num_cams)

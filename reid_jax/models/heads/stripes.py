@@ -58,7 +58,7 @@ class StripesHead(Head):
 
     @nn.compact
     def __call__(self, x, train):
-        g = x.reshape(len(x), self.parts, -1)
+        g = x.reshape(x.shape[0], self.parts, -1)
         y = Dropout(self.dropout, self.dropout_axis)(g, train)
         y = Conv(self.dim, name="local_conv")(y[:, :, None])
         norm = BatchNorm(axis_name=self.axis_name, rows=self.rows, name="feat_bn2d")

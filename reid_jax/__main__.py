@@ -13,6 +13,8 @@ COMMANDS = {  # name: (module, one line)
     "report": ("reid_jax.report", "write the report page of a finished run again, or beside another run"),
     "embed": ("reid_jax.embed", "features of a data set or a folder of pictures by a trained run"),
     "score": ("reid_jax.evaluate", "retrieval figures of stored features: protocols, re-ranking, CMC"),
+    "evaluate": ("reid_jax.evaluate", "the same as score"),
+    "export": ("reid_jax.export", "a run as files for others: safetensors, StableHLO, ONNX, each compared"),
     "cross": ("reid_jax.cross", "one table of trained runs on other data sets"),
     "compare": ("reid_jax.compare", "train several configs with several seeds; one table of the results"),
     "convert": ("reid_jax.convert", "weights from and to PyTorch: what fits, and a file of it"),
@@ -25,7 +27,7 @@ def main(argv=None):
     """Lists the commands, or becomes the one that is named."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
-        print(listing())
+        print(listing() if not argv else f"{listing()}\n\n{fields()}")
         return 0
     name, *arguments = argv
     if name not in COMMANDS:
@@ -44,5 +46,20 @@ def listing():
     return "\n".join([usage, "", *lines])
 
 
-if __name__ == "__main__":
+def fields():
+    """The common fields of a config with their defaults."""
+    from reid_jax.config import defaults
+    from reid_jax.fields import flatten
+
+    shown = [f"  {name:28} {value!r}" for name, value in flatten(defaults()).items()]
+    head = "fields of a config, set by train --config.FIELD=VALUE, and their defaults (configs/README.md):"
+    return "\n".join([head, "", *shown])
+
+
+def run():
+    """The console script `reid_jax`."""
     cli.run(main)
+
+
+if __name__ == "__main__":
+    run()

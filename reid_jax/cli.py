@@ -43,16 +43,18 @@ def parser(command, text):
     return Parser(prog=f"python -m reid_jax {command}", description=text, formatter_class=form)
 
 
-def add_run_flags(parser):
-    """Flags of the commands that apply a run."""
+def add_run_flags(parser, on_broken=("stop", "skip")):
+    """Flags of the commands that apply a run; on_broken: what that flag may be."""
     parser.add_argument("--checkpoint", default="latest", help="best, latest or a step (default: latest)")
     parser.add_argument("--net", default="auto", help="auto or a network of the method (default: auto)")
     parser.add_argument("--batch", type=int, default=0, help="images at a time (default: the run's)")
     parser.add_argument(
         "--on_broken",
-        choices=("stop", "skip"),
+        "--on-broken",
+        choices=on_broken,
         default="stop",
-        help="pictures that cannot be read: stop (default), or leave them out",
+        help="pictures that cannot be read: stop (default), skip them"
+        + (", or make their rows nan" if "nan" in on_broken else ""),
     )
 
 

@@ -1,15 +1,19 @@
 """Writes the features of images by a trained run.
 
     python -m reid_jax embed runs/a market1501:/data/Market-1501-v15.09.15 --output market.npz
-    python -m reid_jax embed runs/a /data/my_pictures --output mine.npz
+    python -m reid_jax embed runs/a /data/my_pictures --output mine.npz --camera-from folder
+    python -m reid_jax embed runs/a a.jpg b.jpg list.txt --output some.npz --unit
 
 RUN is the workdir of a run, whose training data need not be there. SOURCE is a data set in its own layout,
-NAME:FOLDER, or any folder of pictures. The file holds feature f32[N,D], pid, camid, path and split;
-`python -m reid_jax score FILE.npz` scores it.
+NAME:FOLDER, any folder of pictures, or pictures and .txt lists of them, a path a line. The file holds feature
+f32[N,D], pid, camid, path and split; `python -m reid_jax score FILE.npz` scores it.
 """
 
+import numpy as np
+
 from reid_jax import cli, hardware, places
-from reid_jax.data import datasets
+from reid_jax.data import datasets, listed
+from reid_jax.errors import ConfigError
 from reid_jax.eval import store
 
 SPLITS = ("train", "query", "gallery")
@@ -22,13 +26,38 @@ def main(argv=None):
     hardware.start()
     from reid_jax.train import restore
 
-    source = datasets.open_source(args.source, args.split, args.on_broken)
+    source, cameras = opened(args)
     run = restore.run(args.run, which=args.checkpoint, batch=args.batch)
     features = run.features(source.splits, source.root, args.net, True, args.on_broken, source.name)
-    store.save(args.output, features)
+    store.save(args.output, features.replace(feature=unit(features.feature)) if args.unit else features)
     size = f"{len(features)} x {features.feature.shape[1]}"
     print(f"{args.output}: features {size} of {source.label} by step {run.step} of {args.run}")
+    if cameras:
+        print(f"cameras: {', '.join(f'{number} {name}' for name, number in cameras.items())}")
     return 0
+
+
+def opened(args):
+    """(datasets.Source, {camera: camid} of --camera-from) of the arguments."""
+    skip = "stop" if args.on_broken == "stop" else "skip"
+    files = listed.are_files(args.source)
+    if len(args.source) > 1 and not files:
+        raise ConfigError("several SOURCEs must be pictures or .txt lists of them; give folders one by one")
+    if files:
+        source = listed.open_files(args.source)
+    else:
+        source = datasets.open_source(args.source[0], args.split, skip)
+    if not args.camera_from:
+        return source, {}
+    if set(source.splits) != {"images"}:
+        raise ConfigError("--camera-from is for pictures without a layout; data sets know their cameras")
+    records, cameras = listed.with_cameras(source.splits["images"], source.root, args.camera_from)
+    return source._replace(splits={"images": records}), cameras
+
+
+def unit(feature):
+    """f32[N,D] with rows of unit length; NaN stays."""
+    return feature / np.maximum(np.linalg.norm(feature, axis=1, keepdims=True), 1e-12)
 
 
 def parse(argv):
@@ -37,7 +66,9 @@ def parse(argv):
     parser.add_argument(
         "run", metavar="RUN", type=places.argument("RUN"), help="workdir of a finished or unfinished run"
     )
-    parser.add_argument("source", metavar="SOURCE", help="NAME:FOLDER or a folder of pictures")
+    parser.add_argument(
+        "source", metavar="SOURCE", nargs="+", help="NAME:FOLDER, a folder of pictures, pictures, .txt lists"
+    )
     output = places.argument("--output", places.written)
     parser.add_argument("--output", required=True, metavar="FILE.npz", type=output)
     parser.add_argument(
@@ -46,7 +77,15 @@ def parse(argv):
         default=["query", "gallery"],
         help="of a data set: train, query, gallery, comma-separated (default: query,gallery)",
     )
-    cli.add_run_flags(parser)
+    parser.add_argument(
+        "--camera-from",
+        default="",
+        metavar="folder|REGEX",
+        help="camid of pictures: by the name of their folder, or by what a regular expression matches in "
+        "their path, its group camera or first group",
+    )
+    parser.add_argument("--unit", action="store_true", help="rows of unit length (default: as the run's)")
+    cli.add_run_flags(parser, ("stop", "skip", "nan"))
     args = parser.parse_args(argv)
     if unknown := set(args.split) - set(SPLITS):
         parser.error(f"--split knows {', '.join(SPLITS)}, not {', '.join(sorted(unknown))}")

@@ -168,6 +168,12 @@ def feature_set(
         feature = processes.gather(feature, len(records))
     else:
         feature = embed_records(config, embedder, state, records, progress, trains, foreign)
+    return labelled(feature, splits, root)
+
+
+def labelled(feature, splits, root):
+    """FeatureSet of features f32[N,D] of {split: records}, in order, paths relative to root."""
+    records = [r for part in splits.values() for r in part]
     return store.FeatureSet(
         feature=feature,
         pid=np.array([r.pid for r in records], np.int64),

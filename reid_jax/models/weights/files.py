@@ -82,6 +82,11 @@ def _reader(path):
         with zipfile.ZipFile(path) as archive:
             arrays = any(n.endswith(".npy") for n in archive.namelist())
         return _read_npz if arrays else _read_torch
+    if path.lower().endswith(".onnx"):
+        raise WeightsError(
+            "ONNX files are not read, their names are not those of a network's layers: convert the .pth or "
+            ".safetensors that it was exported from"
+        )
     if path.endswith(".safetensors") or start[8:] == b"{":
         return _read_safetensors
     if path.endswith(".npz") or not start:

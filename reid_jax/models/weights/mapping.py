@@ -93,6 +93,11 @@ def fill(entries, shapes, layout="", inflate=False):
         found[path], taken[key] = value, ".".join(path)
     if not trunk & set(found):
         wanted = [keys(p, layout)[0] for p in sorted(trunk)]
+        if not _alike_inside(wanted, file):
+            raise WeightsError(
+                f"its network is not known here: it has {', '.join([*file.origin.values()][:3])}, ..., the "
+                f"model {', '.join(wanted[:3])}, ...; give the --backbone it is of, if there is that one"
+            )
         raise WeightsError(
             f"no entry fits this model: it has {', '.join(wanted[:3])}, ..., the file "
             f"{', '.join([*file.origin.values(), *file.beside][:3])}, ... (taken for layout {layout}). "
@@ -135,6 +140,12 @@ def _copied(key, entries):
     """Whether this is a norm's copy of its block's mixing weight, which IICS writes down once for each."""
     block = re.sub(r"\.(bn\d|downsample\.\d)\.adaptive_weight$", ".adaptive_weight", key)
     return block != key and block in entries and np.array_equal(entries[block], entries[key])
+
+
+def _alike_inside(wanted, file):
+    """Whether keys of a file end as some that are wanted do, whatever stands before: module and leaf."""
+    ends = {tuple(key.split(".")[-3:]) for key in wanted}
+    return any(tuple(key.split(".")[-3:]) in ends for key in (*file.origin.values(), *file.beside))
 
 
 def _moved_blocks(paths, entries, layout):

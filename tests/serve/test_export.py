@@ -15,7 +15,7 @@ import reid_jax
 from reid_jax import methods
 from reid_jax.commands import export as command
 from reid_jax.errors import ConfigError, ReidError, WeightsError
-from reid_jax.models import heads, layers
+from reid_jax.models import backbones, heads, layers
 from reid_jax.serve import card, check, embedder, export, nets
 from reid_jax.serve import onnx as emitter
 
@@ -244,7 +244,8 @@ def test_what_onnx_does_not_have(function, text):
         emitter.export(jnp.tanh, (6,), np.float32, name="x", output="y", opset=9)
 
 
-NETS = ["resnet18", "resnet50", "resnet50_ibn_a", "resnest50"]
+MORE = [{"norm": "aibn"}, {"norm": "ibn_b"}, {"pool": "gem"}, {"head": "stripes"}, {"head": "contrast"}]
+NETS = [{"backbone": name} for name in backbones.names()] + [{"backbone": "resnet18"} | more for more in MORE]
 
 
 def shaken(path, leaf):
@@ -256,16 +257,19 @@ def shaken(path, leaf):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", NETS)
-def test_whole_nets_as_onnx(backbone):
-    net = heads.build({"backbone": backbone, "neck": "bnneck"}, 3)
+@pytest.mark.parametrize("fields", NETS, ids=lambda fields: "-".join(fields.values()))
+def test_whole_nets_as_onnx(fields):
+    """Nets of clips see a picture as so many equal frames."""
+    net = heads.build({"neck": "bnneck", "stripes_parts": 2} | fields, 3)
     x = np.random.default_rng(0).integers(0, 256, (2, 64, 32, 3)).astype(np.float32) / 255
-    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), x[:1], False))
+    moving = fields["backbone"].startswith(("ap3d", "c2d"))
+    given = (lambda x: jnp.repeat(x[:, None], 4, 1)) if moving else (lambda x: x)
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), given(x[:1]), False))
     variables = jax.tree_util.tree_map_with_path(shaken, shapes)
-    function = lambda x: nets.unit(net.apply(variables, x, False).test)  # noqa: E731
+    function = lambda x: nets.unit(net.apply(variables, given(x), False).test)  # noqa: E731
     found, model = run_onnx(function, x)
     np.testing.assert_allclose(found, jax.jit(function)(x), atol=1e-5)
-    print(backbone, len(model.graph.node), "nodes")
+    print(*fields.values(), len(model.graph.node), "nodes")
 
 
 def test_readme_without_figures():

@@ -269,19 +269,21 @@ class Shapes:
         return np.broadcast_to(value.const, value.shape)
 
     def pooled(self, eqn, op, x, **options):
-        p = eqn.params
-        if tuple(p["window_dimensions"])[::3] != (1, 1) or any(d != 1 for d in p["base_dilation"]):
-            raise unsupported("pooling over other axes than rows and columns")
-        pads = [p["padding"][a][side] for side in (0, 1) for a in (1, 2)]
-        options |= dict(kernel_shape=p["window_dimensions"][1:3], strides=p["window_strides"][1:3], pads=pads)
-        return Value(
-            eqn.outvars[0].aval.shape,
-            self.node(op, [self.named(self.full(x), _NCHW)], **options),
-            order=_NCHW,
+        """A pooling over all axes but the first and last."""
+        p, rank = eqn.params, len(x.shape)
+        ends, middle = (0, rank - 1), tuple(range(1, rank - 1))
+        if any(p["window_dimensions"][a] != 1 for a in ends) or any(d != 1 for d in p["base_dilation"]):
+            raise unsupported("pooling over pictures or channels")
+        pads = [p["padding"][a][side] for side in (0, 1) for a in middle]
+        options |= dict(
+            kernel_shape=p["window_dimensions"][1:-1], strides=p["window_strides"][1:-1], pads=pads
         )
+        order = (*ends, *middle)
+        name = self.node(op, [self.named(self.full(x), order)], **options)
+        return Value(eqn.outvars[0].aval.shape, name, order=order)
 
     def on_reduce_window_max(self, eqn, x):
-        return self.pooled(eqn, "MaxPool", x, dilations=eqn.params["window_dilation"][1:3])
+        return self.pooled(eqn, "MaxPool", x, dilations=eqn.params["window_dilation"][1:-1])
 
     def on_reduce_window_sum(self, eqn, x):
         mean = self.pooled(eqn, "AveragePool", x, count_include_pad=1)

@@ -1,7 +1,10 @@
 """The command embed on files, lists and cameras, and pictures that cannot be read."""
 
+import configparser
+import importlib
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +73,15 @@ def test_help_lists_commands_and_fields(capsys):
     assert program.main(["--help"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in (*program.COMMANDS, "data.height", "optim.lr", "model.backbone"))
+
+
+def test_console_script():
+    config = configparser.ConfigParser()
+    config.read(Path(__file__).parent.parent.parent / "setup.cfg")
+    name, place = config["options.entry_points"]["console_scripts"].split("=")
+    module, function = place.strip().split(":")
+    assert name.strip() == "reid_jax"
+    assert getattr(importlib.import_module(module), function) is program.run
 
 
 def test_weights_that_are_not_read(tmp_path):

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -131,6 +132,33 @@ def test_damaged_and_mixed_exports(made, tmp_path):
         reid_jax.load(copy, backend="jax")
     with pytest.raises(ConfigError, match="leave checkpoint and net out"):
         reid_jax.load(folder, net="teacher")
+
+
+def test_missing_extras(made, monkeypatch, tmp_path, trained):
+    folder, _ = made
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ConfigError, match=r"onnxruntime.*pip install 'reid_jax\[export\]'"):
+        reid_jax.load(folder, backend="onnx")
+    assert type(reid_jax.load(folder).net).__name__ == "ExportedNet"  # auto takes what there is
+    with pytest.raises(ConfigError, match="--formats=onnx needs the package onnxruntime"):
+        export.export(str(trained / "run"), str(tmp_path / "x"), ("onnx",))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ConfigError, match=r"huggingface_hub: pip install 'reid_jax\[hub\]'"):
+        reid_jax.load("hf://me/model")
+
+
+def test_a_model_of_the_hub(made, monkeypatch, files):
+    """A repository is a folder that is fetched, of the revision that is asked for."""
+    folder, asked = made[0], []
+
+    def snapshot_download(name, revision=None):
+        asked.append((name, revision))
+        return str(folder)
+
+    hub = types.SimpleNamespace(snapshot_download=snapshot_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    assert reid_jax.load("hf://me/model@v1", device="cpu").hash == reid_jax.load("hf://me/model").hash
+    assert asked == [("me/model", "v1"), ("me/model", None)]
 
 
 def test_damaged_cards_and_configs(tmp_path):

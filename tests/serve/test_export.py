@@ -296,7 +296,9 @@ def test_whole_nets_as_onnx(fields):
     variables = jax.tree_util.tree_map_with_path(shaken, shapes)
     function = lambda x: nets.unit(net.apply(variables, given(x), False).test)  # noqa: E731
     found, model = run_onnx(function, x)
-    np.testing.assert_allclose(found, jax.jit(function)(x), atol=1e-5)
+    # non-local blocks in ONNX Runtime: 1.9e-5 from float64 with these weights (JAX 5e-7); exports check theirs
+    atol = 5e-5 if fields["backbone"].startswith("ap3dnl") else 1e-5
+    np.testing.assert_allclose(found, jax.jit(function)(x), rtol=0, atol=atol)
     print(*fields.values(), len(model.graph.node), "nodes")
 
 

@@ -1,4 +1,4 @@
-"""Imports point down: losses, models, data, eval < methods < train, report, benchmarks < commands, main."""
+"""Imports point down: losses, models, data, eval < methods < train, report < serve, benchmarks < commands, main."""
 
 import ast
 import subprocess
@@ -14,8 +14,9 @@ MAY = {
     "train": BASE | LOW | {"methods", "train"},
     "parity": BASE | LOW | {"methods", "parity"},
     "report": BASE | LOW | {"report"},
-    "benchmarks": BASE | LOW | {"methods", "train", "benchmarks", "cli"},
-    "commands": BASE | LOW | {"train", "cli", "hardware", "tables"},  # none imports another
+    "benchmarks": BASE | LOW | {"methods", "train", "serve", "benchmarks", "cli"},
+    "serve": BASE | LOW | {"train", "serve"},
+    "commands": BASE | LOW | {"train", "serve", "cli", "hardware", "tables"},  # none imports another
     "main": BASE | LOW | {"methods", "train", "report", "cli", "hardware"},
     **dict.fromkeys(("compare", "convert", "cross", "embed", "evaluate"), {"commands", "cli"}),
     "__main__": {"cli", "errors"},

@@ -1,0 +1,1 @@
+"""Trained models in use: galleries of people one can search, and a page for them."""

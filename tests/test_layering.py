@@ -1,4 +1,4 @@
-"""Imports point down: losses, models, data, eval < methods < train, report < serve, benchmarks < commands, main."""
+"""Imports point down: losses, models, data, eval < methods < train, report < serve < benchmarks, commands."""
 
 import ast
 import subprocess

@@ -1,1 +1,5 @@
-"""Trained models in use: galleries of people one can search, and a page for them."""
+"""A trained model in use: features in Python, export, gallery, page and trackers.
+
+Above reid_jax.train and reid_jax.eval, below the commands. What an ONNX export needs (`embedder`, `pictures`,
+`trackers`) imports neither jax nor the training packages.
+"""

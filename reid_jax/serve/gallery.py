@@ -25,6 +25,7 @@ from reid_jax.serve.rows import NO_TIME, Rows
 log = logging.getLogger("reid_jax")
 BATCH = 1024  # entries of a transaction
 RERANKED = 200  # first hits that re-ranking orders anew
+MOST_ASKED = 5000  # entries that calibration asks for, drawn
 GROUPS = ("person", "tracklet")
 NOT_REACHED = (
     "Not reached by this: copies and backups of the gallery, exported features and tables, and the pictures "
@@ -435,11 +436,21 @@ class Gallery:
         from reid_jax.eval import calibrate
 
         rows = self._filled()
-        known = (rows.person >= 0) & (rows.camera >= 0)
-        found = calibrate.thresholds(rows.vector[known], rows.person[known], rows.camera[known])
+        known = np.flatnonzero((rows.person >= 0) & (rows.camera >= 0))
+        asked = known
+        if len(known) > MOST_ASKED:
+            asked = np.sort(np.random.default_rng(0).choice(known, MOST_ASKED, replace=False))
+        sides = [
+            column[part] for column in (rows.vector, rows.person, rows.camera) for part in (asked, known)
+        ]
+        found = calibrate.thresholds(*sides)
+        if not found["fpir"]:
+            raise DataError(
+                f"{self.path} has {len(known)} entries with person and camera, too few; name more"
+            )
         with self.file.writing() as connection:
             self.file.set_meta(connection, "thresholds", json.dumps(found))
-            self.file.write_audit(connection, self.actor, "calibrate", {"entries": int(known.sum())})
+            self.file.write_audit(connection, self.actor, "calibrate", {"entries": len(known)})
         return found
 
     # ---- the approximate index

@@ -117,7 +117,7 @@ function show_rate() {
   $("rate").setAttribute("aria-valuetext", $("says").textContent);
 }
 
-const percent = (share) => `${+(100 * share).toPrecision(2)} %`;
+const percent = (share) => `${+(100 * share).toPrecision(2)}\u00a0%`;
 
 function options() {
   const given = new URLSearchParams({k: $("k").value || 24});
@@ -147,7 +147,7 @@ function choose(files) {
   state.files = pictures;
   state.like = null;
   show_query();
-  run();
+  run().then(to_hits);
 }
 
 function show_query() {
@@ -179,8 +179,12 @@ function like(hit) {
   state.files = [];
   state.like = {id: hit.id};
   show_query();
-  run();
-  scrollTo({top: 0});
+  run().then(to_hits);
+}
+
+function to_hits() {
+  const narrow = matchMedia("(max-width: 760px)").matches;
+  narrow ? document.querySelector(".results").scrollIntoView() : scrollTo({top: 0});
 }
 
 function back() {
@@ -239,13 +243,14 @@ function card(hit) {
   const item = $("hit").content.cloneNode(true).querySelector("li");
   const part = (name) => item.querySelector(`.${name}`);
   const who = hit.unknown ? "unknown" : hit.person || "no name";
-  const time = hit.time ? new Date(hit.time).toLocaleString([], {dateStyle: "medium", timeStyle: "short"}) : "";
+  const time = hit.time ? new Date(hit.time).toLocaleString([], {dateStyle: "short", timeStyle: "short"}) : "";
   const place = [hit.camera, time].filter(Boolean).join(", ");
   item.classList.toggle("unknown", hit.unknown);
   item.dataset.id = hit.id;
   part("score").textContent = hit.score.toFixed(3);
   part("who").textContent = who;
-  part("where").textContent = place || "\u00a0";
+  part("where").textContent = hit.camera || "";
+  part("when").textContent = time;
   item.title = [hit.person, place, hit.source, `entry ${hit.id}`].filter(Boolean).join("\n");
   const image = item.querySelector("img");
   if (state.about.pictures) {

@@ -1,6 +1,7 @@
 """The page's JSON interface, in process: answers, refusals and what is kept from strangers."""
 
 import base64
+import json
 import threading
 import time
 
@@ -16,6 +17,7 @@ from reid_jax.serve import app as app_module  # noqa: E402
 from reid_jax.serve.gallery import Gallery  # noqa: E402
 
 HERE = "http://127.0.0.1:8000"
+JSON = {"content-type": "application/json"}
 TOKEN = "a-token-of-some-length"
 
 
@@ -187,3 +189,47 @@ def test_a_full_queue_says_so(client, gallery, monkeypatch):
     for thread in threads:
         thread.join()
     assert answers == [200, 200] and client.get("/api/similar/1").status_code == 200
+
+
+JUNK = (
+    None,
+    True,
+    -1,
+    2**70,
+    1e300,
+    "",
+    "x" * 5000,
+    "\0",
+    "../..",
+    "\ud800",
+    [],
+    {},
+    [[]],
+    {"": None},
+    [2**70],
+)
+
+
+@pytest.mark.parametrize("count", [25, pytest.param(3000, marks=pytest.mark.slow)])
+def test_damaged_requests_are_refused(client, gallery, count):
+    """Damaged pictures, junk in JSON, options and paths: a message, never a failure."""
+    rng, whole = np.random.default_rng(0), jpeg(picture(0), "JPEG")
+    names = ["k", "camera", "since", "fpir", "group", "expand", "rerank"]
+    for _ in range(count):
+        body = bytearray(whole)
+        for at in rng.integers(0, len(whole), 4):
+            body[at] = rng.integers(256)
+        odd, other = (JUNK[i] for i in rng.integers(0, len(JUNK), 2))
+        text = str(odd).encode("utf-8", "replace").decode()[:200]
+        answers = [
+            client.post("/api/search", content=bytes(body[: rng.integers(len(body)) + 1])),
+            client.post("/api/search", content=json.dumps({"pictures": odd}), headers=JSON),
+            client.post("/api/label", content=json.dumps({"ids": odd, "person": other}), headers=JSON),
+            client.post("/api/label", content=json.dumps(odd), headers=JSON),
+            client.get("/api/similar/1", params={names[rng.integers(len(names))]: text}),
+            client.get(f"/api/similar/{2 ** int(rng.integers(100))}"),
+            client.get(f"/api/picture/{2 ** int(rng.integers(100))}"),
+            client.delete(f"/api/entry/{2 ** int(rng.integers(40, 100))}"),
+        ]
+        assert all(a.status_code < 500 for a in answers), [a.text for a in answers]
+    assert len(gallery) == 18 and gallery.verify() == []

@@ -27,7 +27,7 @@ def killed(path, first, seconds):
     return {int(number): what for what, number in map(str.split, lines)}
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_any_moment(tmp_path, kills):
     path, confirmed, rng = str(tmp_path / "g.sqlite"), {}, np.random.default_rng(0)
     for _ in range(kills):

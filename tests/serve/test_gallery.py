@@ -4,6 +4,8 @@ import datetime
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -16,13 +18,27 @@ from reid_jax.serve.gallery import Gallery
 from reid_jax.serve.merge import merge
 
 
+def made(root):
+    """(gallery of 6 persons in 3 cameras, a second apart; their paths)."""
+    paths, cameras, persons = folder(root / "pictures")
+    gallery = Gallery(root / "people.sqlite", Stub())
+    gallery.add(paths, camera=cameras, person=persons, time=[float(i) for i in range(18)], tracklet=None)
+    return gallery, paths
+
+
 @pytest.fixture
 def built(tmp_path):
-    """(gallery of 6 persons in 3 cameras, a second apart; their paths)."""
-    paths, cameras, persons = folder(tmp_path / "pictures")
-    gallery = Gallery(tmp_path / "people.sqlite", Stub())
-    gallery.add(paths, camera=cameras, person=persons, time=[float(i) for i in range(18)], tracklet=None)
+    """See `made`."""
+    gallery, paths = made(tmp_path)
     yield gallery, paths
+    gallery.close()
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory):
+    """A gallery for what leaves it as it is."""
+    gallery, _ = made(tmp_path_factory.mktemp("unchanged"))
+    yield gallery
     gallery.close()
 
 
@@ -293,10 +309,10 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_what_is_wrong_is_said(built, message):
+def test_what_is_wrong_is_said(unchanged, message):
     with pytest.raises((ConfigError, DataError), match=message):
-        BAD[message](built[0])
-    assert len(built[0]) == 18
+        BAD[message](unchanged)
+    assert len(unchanged) == 18
 
 
 def test_index(tmp_path, monkeypatch):
@@ -342,6 +358,35 @@ def _counted(function, calls):
         return function(*args)
 
     return counting
+
+
+def test_an_error_inside_a_change_leaves_nothing_of_it(built, monkeypatch):
+    gallery, paths = built
+    open(ann.file_of(gallery.path), "w").close()
+
+    def fail(*_, **__):
+        assert not os.path.exists(ann.file_of(gallery.path))  # dropped before the change, should it be killed
+        raise RuntimeError("stopped")
+
+    monkeypatch.setattr(gallery.file, "write_audit", fail)
+    with pytest.raises(RuntimeError):
+        gallery.remove(person="person01")
+    with pytest.raises(RuntimeError):
+        gallery.add(paths)
+    assert len(gallery) == 18 and gallery.file.generation() == (1, 0) and gallery.verify() == []
+
+
+def test_gallery_and_page_need_no_jax(built):
+    """With the model as ONNX, nothing of the training's packages is there."""
+    pytest.importorskip("starlette")
+    blocked = ("jax", "jaxlib", "flax", "optax", "orbax", "grain", "tensorflow_datasets", "sklearn", "torch")
+    code = (
+        f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\n"
+        "from reid_jax.serve import app, gallery\nfrom reid_jax.commands import serve\n"
+        f"with gallery.Gallery({built[0].path!r}) as g: print(g.search(1, k=2)[0].id, g.remove(ids=[1]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.split()[1] == "1", done.stderr
 
 
 def test_index_written_during_a_deletion_is_dropped(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 
 import pytest
 from gallery_stub import Stub, folder
@@ -18,7 +19,7 @@ def run(tmp_path, monkeypatch, capsys):
     loaded = []
     monkeypatch.setattr(reid_jax, "load", lambda source: loaded.append(source) or Stub(), raising=False)
     monkeypatch.chdir(tmp_path)
-    folder(tmp_path / "pictures", persons=12)
+    folder(tmp_path / "pictures", persons=12)  # enough for thresholds
 
     def call(*argv):
         assert not command.main([str(a) for a in argv])
@@ -130,3 +131,10 @@ def test_serve(run, monkeypatch, capsys):
     ):
         with pytest.raises((ConfigError, DataError), match=message):
             serve.main(argv)
+    monkeypatch.undo()
+    pytest.importorskip("uvicorn")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ConfigError, match="choose another --port"):
+            serve.served(served[0][0], "127.0.0.1", taken.getsockname()[1])

@@ -111,6 +111,14 @@ def test_page(served, tmp_path):
         browser.until("document.getElementById('status').textContent.includes('1 entry deleted')")
         assert len(gallery) == 17 and first[0] not in ids(browser)
 
+        # a table, in which no cell is a formula
+        browser.run("""state.hits[0].person = '=1+"a",b'""")
+        browser.run("real = URL.createObjectURL; URL.createObjectURL = blob => real(window.saved = blob)")
+        browser.run("document.getElementById('csv').click()")
+        lines = browser.run("saved.text()").split("\r\n")
+        assert lines[0] == "id,score,unknown,person,camera,time,tracklet,source" and len(lines) == 19
+        assert lines[1].split(",", 3)[3].startswith(""""'=1+""a"",b",""")
+
         # several pictures, and what is none
         (tmp_path / "one.png").write_bytes(jpeg(picture(4)))
         browser.files("#files", tmp_path / "one.png", pictures / "hall" / "person04_0.png")

@@ -354,7 +354,9 @@ class Gallery:
         if self.ann == "auto":
             index = self._current_index(rows)
             if index is not None and index_file.worth_it(len(rows), passing):
-                return index.nearest(features, rows.vector, k, passing)
+                found = index.nearest(features, rows.vector, k, passing)
+                if all(len(order) == k for order, _ in found):  # a graph may not reach enough that pass
+                    return found
         return search.nearest(features, rows.vector, k, passing)
 
     def _ordered(self, feature, rows, passing, k, rerank, expand, group):

@@ -37,17 +37,24 @@ def _spread(name, value, count):
 
 def names(field, values):
     """Names as text; None stays. ConfigError for what is no name."""
-    found = []
+    found, right = [], {None}  # most names come many times
     for value in values:
-        if value is not None and not isinstance(value, bool):
-            value = os.fspath(value) if isinstance(value, os.PathLike) else value
-            value = str(value) if isinstance(value, int | np.integer) else value
-        if value is not None and not (isinstance(value, str) and 0 < len(value) <= 4096):
-            raise ConfigError(f"{field} is {value!r}; a name is text of 1 to 4096 characters")
-        if value is not None and ("\0" in value or not _is_utf8(value)):
-            raise ConfigError(f"{field} is {value!r}, which is no text in UTF-8; rename it")
+        if type(value) not in (str, type(None)) or value not in right:
+            value = name(field, value)
+            right.add(value)
         found.append(value)
     return found
+
+
+def name(field, value):
+    """One name as text: of text, a path or a whole number."""
+    if isinstance(value, os.PathLike | int | np.integer) and not isinstance(value, bool):
+        value = os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+    if not (isinstance(value, str) and 0 < len(value) <= 4096):
+        raise ConfigError(f"{field} is {value!r}; a name is text of 1 to 4096 characters")
+    if "\0" in value or not _is_utf8(value):
+        raise ConfigError(f"{field} is {value!r}, which is no text in UTF-8; rename it")
+    return value
 
 
 def _is_utf8(text):
@@ -73,14 +80,19 @@ def moment(value, field="time"):
             value -= datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
             return value // datetime.timedelta(microseconds=1)
         found = round(float(value) * 1e6)
-        utc(found)
-        if isinstance(value, bool):
+        if isinstance(value, bool) or not _FIRST <= found <= _LAST:
             raise ValueError
         return found
     except (ValueError, TypeError, OverflowError) as error:
         raise ConfigError(
             f"{field} is {value!r}; a time is a datetime, text (2026-05-01T12:00:00Z) or seconds since 1970"
         ) from error
+
+
+_FIRST, _LAST = (  # what a datetime can be, in microseconds
+    moment(datetime.datetime.combine(d, datetime.time(), datetime.UTC))
+    for d in (datetime.date.min, datetime.date.max)
+)
 
 
 def utc(microseconds):

@@ -50,7 +50,7 @@ def now():
 
 def checksum(key, person, camera, moment, tracklet, vector):
     """CRC-32 of what readers load of an entry; vector: its bytes."""
-    return zlib.crc32(vector, zlib.crc32(repr((key, person, camera, moment, tracklet)).encode()))
+    return zlib.crc32(vector, zlib.crc32(f"{key}|{person!r}|{camera!r}|{moment}|{tracklet!r}".encode()))
 
 
 class Database:

@@ -9,6 +9,7 @@ import numpy as np
 TILE_BYTES = 16 << 20  # of the matrix, in one product
 QUERIES = 256  # in one product
 MARGIN = 4e-6  # above what rounding can move a product of unit rows
+_FIRST = 1024  # products by which the first floor is set
 GATHERED = 0.5  # share of passing rows from which on all rows are multiplied instead of copied
 
 
@@ -57,16 +58,24 @@ class _Best:
 
     def add(self, scores, first):
         """The products f32[Q,T] with the rows from `first` on; may be overwritten."""
-        if np.isneginf(self.floor).any() and scores.shape[1] > self.k:
-            cut = scores.shape[1] - self.k
-            self.floor = np.maximum(self.floor, np.partition(scores, cut, axis=1)[:, cut])
-        query, row = np.nonzero(scores >= np.maximum(self.floor[:, None] - MARGIN, np.finfo("f4").min))
-        if not len(query):
+        if np.isneginf(self.floor).any():
+            self._begin(scores)
+        low = np.maximum(self.floor - MARGIN, np.finfo("f4").min)
+        place = np.flatnonzero(scores >= low[:, None])  # much faster than of two dimensions
+        if not len(place):
             return
+        query, row = np.divmod(place, scores.shape[1])
         self.query = np.append(self.query, query)
         self.score = np.append(self.score, scores[query, row])
         self.row = np.append(self.row, row + first)
         self._cut()
+
+    def _begin(self, scores):
+        """Floors from some of the products: at least k of all are not below them."""
+        some = scores[:, : max(_FIRST, 4 * self.k)]
+        if some.shape[1] > self.k:
+            cut = some.shape[1] - self.k
+            self.floor = np.maximum(self.floor, np.partition(some, cut, axis=1)[:, cut])
 
     def _cut(self):
         """Raises the floors to the k-th best and drops what is below them."""

@@ -20,7 +20,7 @@ from reid_jax import cli, places
 from reid_jax.data.loaders import walk
 from reid_jax.errors import ConfigError, DataError, ReidError
 from reid_jax.serve import arguments
-from reid_jax.serve.gallery import NOT_REACHED, Gallery
+from reid_jax.serve.gallery import NOT_REACHED, Gallery, exists, is_address, shown
 from reid_jax.serve.merge import merge
 from reid_jax.tables import comma_separated, markdown, write_text
 
@@ -32,6 +32,7 @@ MEGABYTE = 1 << 20
 def main(argv=None):
     """Entry point; returns the exit code."""
     args = parse(argv)
+    args.shown = shown(args.gallery) if "gallery" in args else ""
     return ACTIONS[args.action](args)
 
 
@@ -44,7 +45,7 @@ def parse(argv):
         name: actions.add_parser(name, help=f.__doc__, description=f.__doc__) for name, f in ACTIONS.items()
     }
     for name in add.keys() - {"merge"}:
-        add[name].add_argument("gallery", metavar="GALLERY", type=places.argument("GALLERY", places.written))
+        add[name].add_argument("gallery", metavar="GALLERY", type=place)
     for name in ("build", "add"):
         _source_flags(add[name])
     add["build"].add_argument(
@@ -115,22 +116,27 @@ def _ids(text):
     return [int(part) for part in text.split(",")]
 
 
+def place(text):
+    """A gallery's file, or the address of a server."""
+    return text if is_address(text) else places.written(text, "GALLERY")
+
+
 # ---- actions
 def build(args):
     """make a gallery of pictures"""
-    if os.path.exists(args.gallery):
-        raise DataError(f"{args.gallery} exists; add to it (gallery add), or choose another name")
+    if exists(args.gallery):
+        raise DataError(f"{args.shown} exists; add to it (gallery add), or choose another name")
     listed = pictures_of(args)
     gallery = _opened(args, precision=args.precision)
     try:
         _add(gallery, args, listed)
     except ReidError:
-        if not len(gallery):  # so that the same command can be run again
+        if not len(gallery) and not is_address(args.gallery):  # so that the same command can be run again
             gallery.close()
             os.remove(args.gallery)
         raise
     if args.index:
-        print(f"{args.gallery}: index built, recall {gallery.build_index():.4f}")
+        print(f"{args.shown}: index built, recall {gallery.build_index():.4f}")
 
 
 def add(args):
@@ -146,7 +152,7 @@ def _add(gallery, args, listed):
     )
     added = sum(i is not None for i in ids)
     left = f", {len(ids) - added} left out (there already, or broken)" if added < len(ids) else ""
-    print(f"{args.gallery}: {added} pictures added{left}; {len(gallery)} entries")
+    print(f"{args.shown}: {added} pictures added{left}; {len(gallery)} entries")
 
 
 def search(args):
@@ -183,29 +189,27 @@ def remove(args):
     with Gallery(args.gallery) as gallery:
         by = {n: getattr(args, n) for n in ("person", "camera", "source")}
         count = gallery.remove(**by, ids=args.id)
-    print(f"{args.gallery}: {count} entries deleted. {NOT_REACHED}")
+    print(f"{args.shown}: {count} entries deleted. {NOT_REACHED}")
 
 
 def purge(args):
     """delete entries by age"""
     with Gallery(args.gallery) as gallery:
         count = gallery.purge(older_than_days=args.older_than_days)
-    print(f"{args.gallery}: {count} entries deleted. {NOT_REACHED}")
+    print(f"{args.shown}: {count} entries deleted. {NOT_REACHED}")
 
 
 def label(args):
     """name entries, or take their name away"""
     with Gallery(args.gallery) as gallery:
-        print(f"{args.gallery}: {gallery.label(args.id, args.person)} entries changed")
+        print(f"{args.shown}: {gallery.label(args.id, args.person)} entries changed")
 
 
 def calibrate(args):
     """measure thresholds on the named entries, and keep them"""
     with Gallery(args.gallery) as gallery:
         found = gallery.calibrate()
-    print(
-        f"{args.gallery}: {found['queries']} queries of {found['people']} people, {found['gallery']} entries"
-    )
+    print(f"{args.shown}: {found['queries']} queries of {found['people']} people, {found['gallery']} entries")
     for key, what in (("fmr", "pairs of two persons above"), ("fpir", "strangers with a hit above")):
         head = [what, "similarity", "right ones above"]
         rows = [[f"{r:.2%}", f"{s:.4f}", f"{h:.1%}"] for r, s, h in found[key]]
@@ -242,15 +246,15 @@ def verify(args):
     """look for damage: pages, checksums, the audit's chain"""
     found = Gallery(args.gallery, mode="r").verify()
     if found:
-        raise DataError(f"{args.gallery} is damaged; restore a backup:\n" + "\n".join(found[:20]))
-    print(f"{args.gallery}: whole")
+        raise DataError(f"{args.shown} is damaged; restore a backup:\n" + "\n".join(found[:20]))
+    print(f"{args.shown}: whole")
 
 
 def compact(args):
     """give free space back"""
     with Gallery(args.gallery) as gallery:
         before, after = gallery.compact()
-    print(f"{args.gallery}: {before / MEGABYTE:.1f} -> {after / MEGABYTE:.1f} MiB")
+    print(f"{args.shown}: {before / MEGABYTE:.1f} -> {after / MEGABYTE:.1f} MiB")
 
 
 def merge_all(args):
@@ -272,12 +276,12 @@ def _opened(args, needs_model=True, **options):
     """The Gallery with the model of --model, or that which built it."""
     source = args.model
     if source is None:
-        if not os.path.exists(args.gallery):
-            raise DataError(f"there is no gallery {args.gallery}; build it: reid_jax gallery build")
+        if not exists(args.gallery):
+            raise DataError(f"there is no gallery {args.shown}; build it: reid_jax gallery build")
         with Gallery(args.gallery, mode="r") as gallery:
             source = gallery.file.meta.get("source")
         if not source and needs_model:
-            raise ConfigError(f"{args.gallery} does not say what built it; give --model")
+            raise ConfigError(f"{args.shown} does not say what built it; give --model")
     model = _model(source) if needs_model else None
     return Gallery(args.gallery, model, source=os.path.abspath(source) if source else "", **options)
 

@@ -11,7 +11,7 @@ import secrets
 
 from reid_jax import cli, places
 from reid_jax.errors import ConfigError
-from reid_jax.serve.gallery import Gallery
+from reid_jax.serve.gallery import Gallery, exists, is_address, shown
 
 
 def main(argv=None):
@@ -38,7 +38,7 @@ def parse(argv):
     """Command line -> namespace."""
     parser = cli.parser("serve", __doc__)
     add = parser.add_argument
-    add("gallery", metavar="GALLERY", type=places.argument("GALLERY"))
+    add("gallery", metavar="GALLERY", type=lambda t: t if is_address(t) else places.local(t, "GALLERY"))
     add("--model", help="run or export (default: what built the gallery)")
     add("--root", metavar="FOLDER", type=places.argument("--root"), help="show pictures that lie below it")
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
@@ -62,8 +62,8 @@ def opened(args):
         with Gallery(args.gallery, mode="r") as gallery:
             source = gallery.file.meta.get("source")
         if not source:
-            raise ConfigError(f"{args.gallery} does not say what built it; give --model")
-    if not os.path.exists(args.gallery):  # no new one
+            raise ConfigError(f"{shown(args.gallery)} does not say what built it; give --model")
+    if not exists(args.gallery):  # no new one
         Gallery(args.gallery, mode="r")
     return Gallery(args.gallery, reid_jax.load(source), ann="auto" if args.ann else "off", log_searches=True)
 

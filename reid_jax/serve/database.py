@@ -230,6 +230,26 @@ class Database:
         self.changed(connection, rewritten=False)
         return list(ids)
 
+    def relabel(self, connection, key, name):
+        """Gives an entry a name or None; returns whether there is one of this id."""
+        query = "SELECT camera, time, tracklet, vector FROM entry WHERE id = ?"
+        row = connection.execute(query, (key,)).fetchone()
+        if row is not None:
+            change = "UPDATE entry SET person = ?, checksum = ? WHERE id = ?"
+            connection.execute(change, (name, checksum(key, name, *row), key))
+        return row is not None
+
+    def vacuum(self):
+        """Writes the file anew without free pages."""
+        with self.lock, self._told():
+            self.connection().execute("VACUUM")
+        self.truncate_log()
+
+    def size(self):
+        """Bytes of the file and its log."""
+        places = (self.path, self.path + "-wal")
+        return sum(os.path.getsize(p) for p in places if os.path.exists(p))
+
     def next_id(self, connection):
         """The smallest id that no entry has or had."""
         row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entry'").fetchone()

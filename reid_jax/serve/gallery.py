@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 
 import numpy as np
 
@@ -64,26 +65,40 @@ class Gallery:
     ):  # fmt: skip
         arguments.choice("mode", mode, ("r", "a"))
         arguments.choice("ann", ann, ("off", "auto"))
-        self.path, self.embedder = os.fspath(path), embedder
+        self.path, self.embedder, self._place = shown(path), embedder, os.fspath(path)
         self.actor, self.log_searches, self.ann = actor or arguments.user(), log_searches, ann
-        if mode == "a" and not os.path.exists(self.path):
+        if mode == "a" and not exists(path):
             if embedder is None:
-                raise DataError(f"there is no gallery {path}; making one needs the model of its features")
-            with contextlib.suppress(FileExistsError):
-                database.create(
-                    path, dim=embedder.dim, model=embedder.hash, precision=precision, source=source
+                raise DataError(
+                    f"there is no gallery {self.path}; making one needs the model of its features"
                 )
-        self.file = database.Database(self.path, mode, wait)
+            with contextlib.suppress(FileExistsError):
+                self._made(dim=embedder.dim, model=embedder.hash, precision=precision, source=source)
+        self.file = self._opened(mode, wait)
         self._rows, self._state, self._index = None, None, None
         if mode == "a":
-            index_file.drop_stale(self.path, self.file.generation()[1])
+            self._drop_stale_index()
         if embedder is not None and (embedder.hash, embedder.dim) != (self.model, self.dim):
             self.file.close()
             raise DataError(
-                f"{path} holds features [{self.dim}] of model {self.model[:12]}, this model is "
+                f"{self.path} holds features [{self.dim}] of model {self.model[:12]}, this model is "
                 f"{embedder.hash[:12]} [{embedder.dim}]: they cannot be compared; load that model, or build "
                 "the gallery again"
             )
+
+    def __new__(cls, path, *_, **__):
+        """A Gallery of a file, or of a PostgreSQL server for an address, postgresql://..."""
+        if cls is Gallery and is_address(path):
+            from reid_jax.serve.postgres import ServerGallery
+
+            cls = ServerGallery
+        return super().__new__(cls)
+
+    def _made(self, **about):
+        database.create(self._place, **about)
+
+    def _opened(self, mode, wait):
+        return database.Database(self._place, mode, wait)
 
     @property
     def dim(self):
@@ -204,14 +219,7 @@ class Gallery:
         ids = arguments.whole_ids(ids)
         (name,) = arguments.names("person", [person])
         with self.file.writing() as connection:
-            count = 0
-            for key in ids:
-                query = "SELECT camera, time, tracklet, vector FROM entry WHERE id = ?"
-                for row in connection.execute(query, (key,)).fetchall():
-                    mark = database.checksum(key, name, *row)
-                    new = (name, mark, key)
-                    connection.execute("UPDATE entry SET person = ?, checksum = ? WHERE id = ?", new)
-                    count += 1
+            count = sum(self.file.relabel(connection, key, name) for key in ids)
             self._forget(connection, count, "label", {"entries": count})
         return count
 
@@ -243,12 +251,11 @@ class Gallery:
         return self._delete("COALESCE(time, added) < ?", [max(before, NO_TIME)], "purge", detail)
 
     def _delete(self, where, values, action, detail):
-        index_file.drop(self.path)  # first: were this process killed now, no vector would be left there
-        self._index = None
+        self._drop_index()  # first: were this process killed now, no vector would be left there
         with self.file.writing() as connection:
             count = connection.execute(f"DELETE FROM entry WHERE {where}", values).rowcount
             self._forget(connection, count, action, {**detail, "entries": count})
-        index_file.drop(self.path)  # an index that was written meanwhile
+        self._drop_index()  # one that was written meanwhile
         if not self.file.truncate_log():
             log.warning(
                 "%s: a reader holds the log, in which what was deleted stays until it ends and the gallery "
@@ -264,13 +271,11 @@ class Gallery:
 
     def compact(self):
         """Writes the file anew without free pages; returns (bytes before, bytes after)."""
-        before = os.path.getsize(self.path)
+        before = self.file.size()
         with self.file.writing() as connection:
             self.file.write_audit(connection, self.actor, "compact", {"bytes": before})
-        with self.file.lock, self.file._told():
-            self.file.connection().execute("VACUUM")
-        self.file.truncate_log()
-        return before, os.path.getsize(self.path)
+        self.file.vacuum()
+        return before, self.file.size()
 
     # ---- search
     def search(
@@ -399,7 +404,7 @@ class Gallery:
         shown = {n: v for n, v in filters.items() if v and n != "person"}
         if filters["person"]:
             shown["person"] = len(filters["person"])
-        writer = self.file if self.file.mode == "a" else database.Database(self.path, "a", self.file.wait)
+        writer = self.file if self.file.mode == "a" else self._opened("a", self.file.wait)
         with writer.writing() as connection:
             writer.write_audit(connection, self.actor, "search", {**detail, "filters": shown})
         if writer is not self.file:
@@ -437,7 +442,7 @@ class Gallery:
         """Measures thresholds on the entries with person and camera, and keeps them; returns them."""
         from reid_jax.eval import calibrate
 
-        rows = self._filled()
+        rows = self._labelled()
         known = np.flatnonzero((rows.person >= 0) & (rows.camera >= 0))
         asked = known
         if len(known) > MOST_ASKED:
@@ -455,11 +460,22 @@ class Gallery:
             self.file.write_audit(connection, self.actor, "calibrate", {"entries": len(known)})
         return found
 
+    def _labelled(self):
+        """Rows, those with person and camera among them."""
+        return self._filled()
+
     # ---- the approximate index
+    def _drop_index(self):
+        index_file.drop(self._place)
+        self._index = None
+
+    def _drop_stale_index(self):
+        index_file.drop_stale(self._place, self.file.generation()[1])
+
     def build_index(self):
         """Builds the approximate index of the entries and keeps it beside the file; returns its recall."""
         rows = self._filled()
-        self._index = index_file.build(self.path, rows.vector, self.model, self._state, self._generation)
+        self._index = index_file.build(self._place, rows.vector, self.model, self._state, self._generation)
         return self._index.recall
 
     def _generation(self):
@@ -471,7 +487,7 @@ class Gallery:
             return None
         if self._index is None or self._index.generation != self._state:
             self._index = index_file.load_or_start(
-                self.path, rows.vector, self.model, self._state, self._generation
+                self._place, rows.vector, self.model, self._state, self._generation
             )
         return self._index if self._index is not None and self._index.usable else None
 
@@ -479,33 +495,40 @@ class Gallery:
     def info(self):
         """What is known of the gallery, in a dict."""
         rows, meta = self.rows(), self.file.meta
-        times = rows.time[rows.time != NO_TIME]
-        sizes = {
-            end: os.path.getsize(self.path + end) for end in ("", "-wal") if os.path.exists(self.path + end)
-        }
+        named, first, last = self._extent(rows)
         return {
             "path": self.path,
             "entries": len(rows),
             "persons": len(rows.counts("person")),
-            "named entries": int((rows.person >= 0).sum()),
+            "named entries": named,
             "cameras": rows.counts("camera"),
-            "from": arguments.utc(times.min()) if len(times) else None,
-            "until": arguments.utc(times.max()) if len(times) else None,
+            "from": arguments.utc(first),
+            "until": arguments.utc(last),
             "dim": self.dim,
             "precision": meta["precision"],
             "model": self.model,
             "source": meta.get("source", ""),
             "generation": self._state,
-            "bytes": sum(sizes.values()),
+            "bytes": self.file.size(),
             "thresholds": self.thresholds().get("fpir", []),
-            "index": index_file.about(self.path, self.model, self._state),
+            "index": self._about_index(),
         }
+
+    def _extent(self, rows):
+        """(number of named entries, first time, last time)"""
+        times = rows.time[rows.time != NO_TIME]
+        first, last = (times.min(), times.max()) if len(times) else (NO_TIME, NO_TIME)
+        return int((rows.person >= 0).sum()), first, last
+
+    def _about_index(self):
+        return index_file.about(self._place, self.model, self._state)
 
     def history(self, last=None):
         """Rows of the audit, oldest first: dicts of time, actor, action, detail and chain."""
         with self.file.reading() as connection:
             query = "SELECT time, actor, action, detail, chain FROM audit ORDER BY id DESC LIMIT ?"
-            rows = connection.execute(query, (-1 if last is None else last,)).fetchall()
+            most = (1 << 62) if last is None else last
+            rows = connection.execute(query, (most,)).fetchall()
         keys = ("time", "actor", "action", "detail", "chain")
         return [
             dict(zip(keys, (arguments.utc(t), a, n, json.loads(d), c), strict=True))
@@ -541,6 +564,26 @@ class Gallery:
         if len(bad):
             raise DataError(f"feature {bad[0]} is zero or not finite")
         return search.unit(features)
+
+
+def is_address(place):
+    """Whether a gallery lies on a server."""
+    return isinstance(place, str) and place.startswith(("postgresql://", "postgres://"))
+
+
+def shown(place):
+    """A gallery's place without its password."""
+    place = os.fspath(place)
+    return re.sub(r"(?<=://)([^:/@]*):[^@]*@", r"\1:***@", place) if is_address(place) else place
+
+
+def exists(place):
+    """Whether there is a gallery, or another file of its name."""
+    if is_address(place):
+        from reid_jax.serve import postgres
+
+        return postgres.exists(place)
+    return os.path.exists(place)
 
 
 def _first_of_each(codes):

@@ -505,3 +505,39 @@ def test_server_roles_and_messages(address):
     with Gallery(address, Stub()) as gallery, pytest.raises(DataError, match="was closed"):
         gallery.close()
         len(gallery)
+
+
+def test_server_by_command_and_page(address, tmp_path, monkeypatch, capsys):
+    from reid_jax.commands import gallery as command
+
+    monkeypatch.setattr(reid_jax, "load", lambda source: Stub(), raising=False)
+    folder(tmp_path / "pictures", persons=12)
+    secret = address.replace("//postgres:@", "//postgres:hidden@")
+
+    def run(action, *argv):
+        assert not command.main([action, secret, *map(str, argv)])
+        return capsys.readouterr().out
+
+    names = ("--camera-from", "folder", "--person-from", r"(person\d+)_")
+    assert "36 pictures added; 36 entries" in run("build", tmp_path / "pictures", "--model", "m", *names)
+    found = json.loads(run("search", tmp_path / "pictures/door/person03_0.png", "--fpir", 0.1, "--json"))
+    assert [h["person"] for h in found[:3]] == ["person03"] * 3 and not found[0]["unknown"]
+    assert "36 queries of 12 people" in run("calibrate") and "postgres:***@" in run("verify")
+    assert "2 entries changed" in run("label", "--id", "1,2", "--person", "anna")
+    assert "2 entries deleted" in run("remove", "--person", "anna") and "MiB" in run("compact")
+    info = run("info")
+    assert "hall (12)" in info and "hidden" not in info and len(run("log").splitlines()) == 6
+    pytest.importorskip("starlette")
+    from starlette.testclient import TestClient
+
+    from reid_jax.serve import app
+
+    with Gallery(address, Stub()) as gallery, TestClient(app.create(gallery), "http://localhost") as client:
+        about = client.get("/api/cameras").json()
+        assert about["entries"] == 34 and about["cameras"] == {"door": 10, "hall": 12, "yard": 12}
+        hits = client.post("/api/search?k=3&not_camera=door", content=jpeg(picture(5))).json()["hits"]
+        assert [h["person"] for h in hits[:2]] == ["person05"] * 2
+        assert (
+            client.get("/api/picture/1").status_code == 404
+            and client.delete("/api/entry/5").status_code == 200
+        )

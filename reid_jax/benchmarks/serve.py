@@ -195,12 +195,14 @@ class Model:
 
 
 def of_page(features, args, folder):
-    """Answers of the page against embedding and search by themselves, 95th percentiles."""
+    """Answers of the page, which logs them, against embedding and search, 95th percentiles."""
     import uvicorn
 
     from reid_jax.serve import app
 
-    gallery = filled(os.path.join(folder, "page.sqlite"), Model(args.dim), features)
+    path, model = os.path.join(folder, "page.sqlite"), Model(args.dim)
+    filled(path, model, features).close()
+    gallery, direct = Gallery(path, model, log_searches=True), Gallery(path, model, mode="r")
     out = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (256, 128, 3), np.uint8)
     Image.fromarray(pixels).save(out, "JPEG")
@@ -214,13 +216,14 @@ def of_page(features, args, folder):
     port = server.servers[0].sockets[0].getsockname()[1]
     connection = http.client.HTTPConnection("127.0.0.1", port)
     routes = (
-        lambda: gallery.search(out.getvalue(), k=24),
+        lambda: direct.search(out.getvalue(), k=24),
         lambda: answered(connection, out.getvalue()),
     )
     bare, page = percentiles(args.requests, *routes)
     server.should_exit = True
     connection.close()
     thread.join()
+    direct.close()
     gallery.close()
     return {"page_p95": page / bare, "page_p95_seconds": page, "direct_p95_seconds": bare}
 

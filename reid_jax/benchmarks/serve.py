@@ -207,7 +207,7 @@ def of_page(features, args, folder):
     pixels = np.random.default_rng(0).integers(0, 256, (256, 128, 3), np.uint8)
     Image.fromarray(pixels).save(out, "JPEG")
     server = uvicorn.Server(
-        uvicorn.Config(app.create(gallery), port=0, log_level="error", lifespan="off", access_log=False)
+        uvicorn.Config(app.create(gallery), port=0, log_config=None, lifespan="off", access_log=False)
     )
     thread = threading.Thread(target=server.run)
     thread.start()

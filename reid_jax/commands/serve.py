@@ -75,7 +75,7 @@ def served(app, host, port):
     except ImportError as error:
         raise ConfigError(f"the page needs uvicorn ({error}): pip install 'reid_jax[web]'") from error
     config = uvicorn.Config(
-        app, host=host, port=port, log_level="warning", access_log=False, server_header=False, lifespan="off"
+        app, host=host, port=port, log_config=None, access_log=False, server_header=False, lifespan="off"
     )
     try:
         uvicorn.Server(config).run()

@@ -25,7 +25,7 @@ def served(tmp_path):
         gallery.add(paths, camera=cameras, person=names, time=[1.78e9 + i for i in range(18)])
         place.bind(("127.0.0.1", 0))
         app = app_module.create(gallery, root=tmp_path / "pictures", token=TOKEN)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
         thread.start()
         yield f"http://127.0.0.1:{place.getsockname()[1]}/", gallery, tmp_path / "pictures"

@@ -18,6 +18,8 @@ COMMANDS = {  # name: (module, one line)
     "cross": ("reid_jax.cross", "one table of trained runs on other data sets"),
     "compare": ("reid_jax.compare", "train several configs with several seeds; one table of the results"),
     "convert": ("reid_jax.convert", "weights from and to PyTorch: what fits, and a file of it"),
+    "gallery": ("reid_jax.commands.gallery", "a gallery of people: build, search, remove, calibrate, check"),
+    "serve": ("reid_jax.commands.serve", "a page in the browser that searches a gallery"),
     "parity": ("reid_jax.parity", "compare this library with recorded outputs of PyTorch code"),
     "benchmarks": ("reid_jax.benchmarks", "time and memory of steps, data, evaluation and clustering"),
 }

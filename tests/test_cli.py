@@ -47,7 +47,7 @@ def test_both_ways_to_a_command_are_one(name, tmp_path):
     assert said.startswith("error: unrecognized arguments: --no-such-flag; python -m reid_jax convert --help")
 
 
-@pytest.mark.parametrize("name", ["embed", "score", "cross", "compare", "convert"])
+@pytest.mark.parametrize("name", ["embed", "score", "cross", "compare", "convert", "gallery", "serve"])
 def test_help_has_examples(name, capsys):
     module = importlib.import_module(f"reid_jax.commands.{name}")
     with pytest.raises(SystemExit) as end:

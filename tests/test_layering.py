@@ -1,4 +1,4 @@
-"""Imports point down: losses, models, data, eval < methods < train, report, benchmarks < commands, main."""
+"""Imports point down: losses, models, data, eval < methods < train, report < serve < benchmarks, commands."""
 
 import ast
 import subprocess
@@ -15,7 +15,7 @@ MAY = {
     "parity": BASE | LOW | {"methods", "parity"},
     "serve": BASE | LOW | {"methods", "train", "serve"},
     "report": BASE | LOW | {"report"},
-    "benchmarks": BASE | LOW | {"methods", "train", "benchmarks", "cli"},
+    "benchmarks": BASE | LOW | {"methods", "train", "serve", "benchmarks", "cli"},
     "commands": BASE | LOW | {"train", "serve", "cli", "hardware", "tables"},  # none imports another
     "main": BASE | LOW | {"methods", "train", "report", "cli", "hardware"},
     **dict.fromkeys(("compare", "convert", "cross", "embed", "evaluate", "export"), {"commands", "cli"}),

@@ -1,0 +1,367 @@
+"""The file of a gallery: one SQLite database that holds entries, what is known of the file, and an audit.
+
+Every change is one transaction, whole on the disk when the call returns (write-ahead log, synchronous=FULL).
+What is deleted is overwritten (secure_delete). Ids are never given twice. The rows of the audit are chained:
+the hash of each covers the one before, and the last hash and the count stand in `meta`.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+import tempfile
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from reid_jax.errors import DataError
+
+SCHEMA = 1
+APPLICATION = 0x52654944  # in SQLite's header: the file is a gallery
+PRECISIONS = ("float16", "float32")
+COLUMNS = ("person", "camera", "time", "tracklet", "source", "sha256", "box", "added")
+LOADED = ("id", "person", "camera", "time", "tracklet", "vector", "checksum")  # by readers
+_TABLES = """
+CREATE TABLE entry(id INTEGER PRIMARY KEY AUTOINCREMENT, person TEXT, camera TEXT, time INTEGER,
+  tracklet TEXT, source TEXT, sha256 TEXT, box TEXT, added INTEGER NOT NULL, vector BLOB NOT NULL,
+  checksum INTEGER NOT NULL);
+CREATE INDEX entry_person ON entry(person) WHERE person IS NOT NULL;
+CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE audit(id INTEGER PRIMARY KEY AUTOINCREMENT, chain INTEGER NOT NULL, time INTEGER NOT NULL,
+  actor TEXT NOT NULL, action TEXT NOT NULL, detail TEXT NOT NULL, hash TEXT NOT NULL);
+"""
+_SETTINGS = (
+    "PRAGMA synchronous=FULL",
+    "PRAGMA secure_delete=ON",
+    "PRAGMA temp_store=MEMORY",  # no names or vectors in temporary files
+    "PRAGMA cell_size_check=ON",
+    "PRAGMA trusted_schema=OFF",
+)
+
+
+def now():
+    """Microseconds since 1970, UTC."""
+    return time.time_ns() // 1000
+
+
+def checksum(key, person, camera, moment, tracklet, vector):
+    """CRC-32 of what readers load of an entry; vector: its bytes."""
+    return zlib.crc32(vector, zlib.crc32(f"{key}|{person!r}|{camera!r}|{moment}|{tracklet!r}".encode()))
+
+
+class Database:
+    """An open gallery file; its methods may be called from any thread, one at a time.
+
+    path: the file; mode: "r" (read) or "a" (read and change); wait: seconds for which a writer waits for
+    another. DataError: no gallery, damaged, locked, or no room.
+    """
+
+    def __init__(self, path, mode="a", wait=10.0):
+        self.path, self.mode, self.wait = os.path.abspath(path), mode, wait
+        self.lock = threading.RLock()
+        if not os.path.exists(self.path):
+            raise DataError(f"there is no gallery {path}; build it: reid_jax gallery build {path} ...")
+        self._connection = None
+        with self._told():
+            self._connection = self._connected()
+            self._check()
+        if mode == "a":
+            self.truncate_log(wait=0)  # a deletion whose process was killed may have left its log
+
+    def _connected(self):
+        address = f"{Path(self.path).as_uri()}?mode={'ro' if self.mode == 'r' else 'rw'}"
+        connection = sqlite3.connect(
+            address, uri=True, timeout=self.wait, isolation_level=None, check_same_thread=False
+        )
+        for setting in _SETTINGS:
+            connection.execute(setting)
+        return connection
+
+    def _check(self):
+        """DataError unless the file is a gallery of this schema."""
+        found = self._connection.execute("PRAGMA application_id").fetchone()[0]
+        if found != APPLICATION:
+            raise DataError(f"{self.path} is no gallery, or its first bytes are damaged; restore a backup")
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version != SCHEMA:
+            raise DataError(f"{self.path} has schema {version}, this version of reid_jax reads {SCHEMA}")
+        self.meta = self._read_meta()
+        self.dim, self.type = int(self.meta["dim"]), np.dtype(self.meta["precision"])
+
+    def _read_meta(self):
+        meta = dict(self._connection.execute("SELECT key, value FROM meta"))
+        if missing := {"dim", "model", "precision", "generation", "rewritten"} - meta.keys():
+            raise DataError(
+                f"{self.path} is damaged: it lacks {', '.join(sorted(missing))}; restore a backup"
+            )
+        if meta["precision"] not in PRECISIONS:
+            raise DataError(f"{self.path} is damaged: vectors of type {meta['precision']}; restore a backup")
+        return meta
+
+    def close(self):
+        """Closes the file; the last one to do so leaves no log beside it."""
+        with self.lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
+
+    # ---- transactions
+    @contextlib.contextmanager
+    def _told(self):
+        """SQLite's errors as DataErrors that name the file and the way out."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise DataError(self._said(error)) from error
+        except (ValueError, KeyError, TypeError) as error:  # of meta, JSON or rows that are not as written
+            raise DataError(f"{self.path} is damaged ({error}); restore a backup") from error
+
+    def _said(self, error):
+        text, name = str(error), getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            who = writer_of(self.path)
+            by = f"process {who}" if who else "another process"
+            return (
+                f"{self.path} is being written by {by}, which did not end within {self.wait:g} s; try later"
+            )
+        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+            return (
+                f"{self.path} could not be written or read ({text}): is the disk full? The last batch "
+                "was not stored, all that was confirmed before is; free space and repeat it"
+            )
+        if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+            return f"{self.path} cannot be opened or written ({text}); check the rights on it and its folder"
+        if name.startswith("SQLITE_CORRUPT") or name.startswith("SQLITE_NOTADB"):
+            return f"{self.path} is damaged ({text}); restore a backup, or build the gallery again"
+        return f"{self.path}: {text}; reid_jax gallery verify looks for damage"
+
+    def connection(self):
+        """The open connection; DataError when it was closed."""
+        if self._connection is None:
+            raise DataError(f"the gallery {self.path} was closed")
+        return self._connection
+
+    @contextlib.contextmanager
+    def reading(self):
+        """The connection, with one state of the file for all that is read."""
+        with self.lock, self._told(), self._transaction("BEGIN") as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def writing(self):
+        """The connection in a transaction that is on the disk afterwards, or as if it had never begun."""
+        if self.mode == "r":
+            raise DataError(f"{self.path} was opened for reading; open it with mode='a' to change it")
+        with self.lock, self._told(), self._transaction("BEGIN IMMEDIATE") as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _transaction(self, begin):
+        connection = self.connection()
+        connection.execute(begin)
+        try:
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise
+
+    def truncate_log(self, wait=None):
+        """Empties the write-ahead log into the file; whether that was possible (others may hold it).
+
+        wait: seconds to wait for them; None: as for another writer.
+        """
+        with self.lock, self._told():
+            connection = self.connection()
+            connection.execute(f"PRAGMA busy_timeout={int(1000 * (self.wait if wait is None else wait))}")
+            try:
+                return connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+            finally:
+                connection.execute(f"PRAGMA busy_timeout={int(1000 * self.wait)}")
+
+    # ---- inside a transaction
+    def generation(self):
+        """(generation, rewritten): the number of changes, and of the last that did more than append."""
+        with self.lock, self._told():
+            rows = dict(
+                self.connection().execute(
+                    "SELECT key, value FROM meta WHERE key IN ('generation', 'rewritten')"
+                )
+            )
+            return int(rows["generation"]), int(rows["rewritten"])
+
+    def changed(self, connection, rewritten):
+        """Counts a change of entries; rewritten: it did more than append."""
+        connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
+        if rewritten:
+            connection.execute(
+                "UPDATE meta SET value = (SELECT value FROM meta WHERE key = 'generation') "
+                "WHERE key = 'rewritten'"
+            )
+
+    def set_meta(self, connection, key, value):
+        """Stores one thing known of the file, as text."""
+        connection.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (key, value))
+
+    def get_meta(self, key):
+        """What is stored under a key; None where nothing is."""
+        with self.lock, self._told():
+            row = self.connection().execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
+
+    def insert(self, connection, vectors, columns):
+        """New entries: vectors f32[N,D], columns {name of COLUMNS: list of N}; returns their ids."""
+        first = self.next_id(connection)
+        ids = range(first, first + len(vectors))
+        stored = np.ascontiguousarray(vectors, self.type)
+        blobs = [row.tobytes() for row in stored]
+        checked = zip(
+            ids, *(columns[n] for n in ("person", "camera", "time", "tracklet")), blobs, strict=True
+        )
+        rows = zip(
+            ids, *(columns[n] for n in COLUMNS), blobs, [checksum(*row) for row in checked], strict=True
+        )
+        connection.executemany(f"INSERT INTO entry VALUES({','.join('?' * (len(COLUMNS) + 3))})", rows)
+        self.changed(connection, rewritten=False)
+        return list(ids)
+
+    def relabel(self, connection, key, name):
+        """Gives an entry a name or None; returns whether there is one of this id."""
+        query = "SELECT camera, time, tracklet, vector FROM entry WHERE id = ?"
+        row = connection.execute(query, (key,)).fetchone()
+        if row is not None:
+            change = "UPDATE entry SET person = ?, checksum = ? WHERE id = ?"
+            connection.execute(change, (name, checksum(key, name, *row), key))
+        return row is not None
+
+    def vacuum(self):
+        """Writes the file anew without free pages."""
+        with self.lock, self._told():
+            self.connection().execute("VACUUM")
+        self.truncate_log()
+
+    def size(self):
+        """Bytes of the file and its log."""
+        places = (self.path, self.path + "-wal")
+        return sum(os.path.getsize(p) for p in places if os.path.exists(p))
+
+    def next_id(self, connection):
+        """The smallest id that no entry has or had."""
+        row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entry'").fetchone()
+        return (row[0] if row else 0) + 1
+
+    def write_audit(self, connection, actor, action, detail, chain=0, moment=None):
+        """One more row of the chained audit; detail: what JSON can hold."""
+        heads = json.loads(self.head_text(connection))
+        count, last = heads.get(str(chain), [0, ""])
+        row = (now() if moment is None else moment, actor, action, json.dumps(detail, sort_keys=True))
+        mark = chained(last, row)
+        connection.execute(
+            "INSERT INTO audit(chain, time, actor, action, detail, hash) VALUES(?,?,?,?,?,?)",
+            (chain, *row, mark),
+        )
+        heads[str(chain)] = [count + 1, mark]
+        self.set_meta(connection, "audit", json.dumps(heads))
+
+    def head_text(self, connection):
+        """JSON of {chain: [number of rows, last hash]}."""
+        row = connection.execute("SELECT value FROM meta WHERE key = 'audit'").fetchone()
+        return row[0] if row else "{}"
+
+    # ---- what verify looks at
+    def problems(self):
+        """What is wrong with the file, in sentences; [] when it is whole."""
+        with self.reading() as connection:
+            found = [r[0] for r in connection.execute("PRAGMA integrity_check(20)") if r[0] != "ok"]
+            query = f"SELECT {', '.join(LOADED)} FROM entry ORDER BY id"
+            for key, *fields, mark in connection.execute(query):
+                if checksum(key, *fields) != mark:
+                    found.append(f"entry {key} does not fit its checksum")
+            return found + self._audit_problems(connection)
+
+    def _audit_problems(self, connection):
+        seen, found = {}, []
+        query = "SELECT id, chain, time, actor, action, detail, hash FROM audit ORDER BY id"
+        for key, chain, *row, mark in connection.execute(query):
+            count, last = seen.get(chain, (0, ""))
+            if chained(last, row) != mark:
+                found.append(f"audit row {key} does not follow from the one before")
+            seen[chain] = (count + 1, mark)
+        heads = {int(c): tuple(h) for c, h in json.loads(self.head_text(connection)).items()}
+        if heads != seen:
+            found.append("the audit's last rows are missing or changed")
+        return found
+
+
+def chained(last, row):
+    """Hash of an audit row (time, actor, action, detail) behind the hash `last`."""
+    return hashlib.sha256(json.dumps([last, *row]).encode()).hexdigest()
+
+
+def create(path, *, dim, model, precision="float16", source=""):
+    """Writes an empty gallery file, mode 0600; the file appears whole or not at all.
+
+    dim, model: of its features (the model's hash); source: where the model was loaded from.
+    DataError: it exists, or cannot be written.
+    """
+    if precision not in PRECISIONS:
+        raise DataError(f"precision is {precision!r}; it may be {' or '.join(PRECISIONS)}")
+    folder = os.path.dirname(os.path.abspath(path))
+    meta = {"dim": dim, "model": model, "precision": precision, "source": source, "created": now()}
+    try:
+        os.makedirs(folder, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".gallery-")  # mkstemp: mode 0600
+        os.close(handle)
+        try:
+            _fill(temporary, meta | {"generation": 0, "rewritten": 0})
+            os.link(temporary, path)
+        finally:
+            drop(temporary)
+        _sync(folder)
+    except FileExistsError as error:
+        raise DataError(f"{path} exists; add to it, or choose another name") from error
+    except (OSError, sqlite3.Error) as error:
+        raise DataError(f"the gallery {path} cannot be written: {error}; choose another folder") from error
+
+
+def _fill(path, meta):
+    connection = sqlite3.connect(path, isolation_level=None)
+    with contextlib.closing(connection):
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA application_id={APPLICATION}")
+        connection.execute(f"PRAGMA user_version={SCHEMA}")
+        connection.executescript(_TABLES)
+        connection.executemany("INSERT INTO meta VALUES(?, ?)", [(k, str(v)) for k, v in meta.items()])
+
+
+def drop(path):
+    """Deletes a database and its log, if they are there."""
+    for end in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path + end)
+
+
+def _sync(folder):
+    """The folder's entries are on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def writer_of(path):
+    """The process that holds SQLite's lock for writing (byte 120 of the -shm file), or None; Linux only."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        inode = os.stat(path + "-shm").st_ino
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()
+            if words[3] == "WRITE" and words[5].endswith(f":{inode}") and words[6] == "120":
+                return int(words[4])
+    return None

@@ -1,0 +1,605 @@
+"""A gallery: features of pictures of people with camera, time and name, in one file, searched exactly.
+
+    g = Gallery("people.sqlite", embedder)
+    g.add(paths, camera="door", source=paths)
+    for hit in g.search("query.jpg", k=20, not_camera=["door"], fpir=0.1): ...
+
+The embedder has `dim`, `hash`, `card` and turns a list of pictures into unit rows f32[N,D].
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import json
+import logging
+import os
+import re
+
+import numpy as np
+
+from reid_jax.errors import ConfigError, DataError
+from reid_jax.serve import ann as index_file
+from reid_jax.serve import arguments, database, search
+from reid_jax.serve.rows import NO_TIME, Rows
+
+log = logging.getLogger("reid_jax")
+BATCH = 1024  # entries of a transaction
+RERANKED = 200  # first hits that re-ranking orders anew
+MOST_ASKED = 5000  # entries that calibration asks for, drawn
+GROUPS = ("person", "tracklet")
+NOT_REACHED = (
+    "Not reached by this: copies and backups of the gallery, exported features and tables, and the pictures "
+    "themselves."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hit:
+    """One entry that a search gives."""
+
+    id: int
+    score: float  # cosine similarity
+    unknown: bool  # below the similarity of the wanted false positive rate
+    person: str | None
+    camera: str | None
+    time: datetime.datetime | None  # UTC
+    tracklet: str | None
+    source: str | None
+
+
+class Gallery:
+    """Entries of people in one file; see the module.
+
+    path: the file, made where it is absent and mode is "a"; embedder: needed to make one and for pictures;
+    mode: "a" or "r" (read only); precision: of a new file's vectors, "float16" or "float32"; wait: seconds
+    to wait for another writer; ann: "off" (exact search) or "auto" (an approximate index where it is worth
+    it and found to be right, see serve/ann.py); actor: who stands in the audit (default: the user);
+    log_searches: whether searches stand there too.
+    DataError: damaged, locked, another model's; ConfigError: unusable arguments.
+    """
+
+    def __init__(
+        self, path, embedder=None, *, mode="a", precision="float16", wait=10.0, ann="off", actor=None,
+        log_searches=False, source="",
+    ):  # fmt: skip
+        arguments.choice("mode", mode, ("r", "a"))
+        arguments.choice("ann", ann, ("off", "auto"))
+        self.path, self.embedder, self._place = shown(path), embedder, os.fspath(path)
+        self.actor, self.log_searches, self.ann = actor or arguments.user(), log_searches, ann
+        if mode == "a" and not exists(path):
+            if embedder is None:
+                raise DataError(
+                    f"there is no gallery {self.path}; making one needs the model of its features"
+                )
+            with contextlib.suppress(FileExistsError):
+                self._made(dim=embedder.dim, model=embedder.hash, precision=precision, source=source)
+        self.file = self._opened(mode, wait)
+        self._rows, self._state, self._index = None, None, None
+        if mode == "a":
+            self._drop_stale_index()
+        if embedder is not None and (embedder.hash, embedder.dim) != (self.model, self.dim):
+            self.file.close()
+            raise DataError(
+                f"{self.path} holds features [{self.dim}] of model {self.model[:12]}, this model is "
+                f"{embedder.hash[:12]} [{embedder.dim}]: they cannot be compared; load that model, or build "
+                "the gallery again"
+            )
+
+    def __new__(cls, path, *_, **__):
+        """A Gallery of a file, or of a PostgreSQL server for an address, postgresql://..."""
+        if cls is Gallery and is_address(path):
+            from reid_jax.serve.postgres import ServerGallery
+
+            cls = ServerGallery
+        return super().__new__(cls)
+
+    def _made(self, **about):
+        database.create(self._place, **about)
+
+    def _opened(self, mode, wait):
+        return database.Database(self._place, mode, wait)
+
+    @property
+    def dim(self):
+        """Numbers of a feature."""
+        return self.file.dim
+
+    @property
+    def model(self):
+        """Hash of the model of all features."""
+        return self.file.meta["model"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def __len__(self):
+        return len(self.rows())
+
+    def close(self):
+        """Closes the file."""
+        self.file.close()
+
+    def rows(self):
+        """All entries (Rows) as they are in the file now; read again only where the file has changed."""
+        with self.file.lock:
+            generation, rewritten = self.file.generation()
+            if self._state is None or generation != self._state:
+                append = self._state is not None and rewritten <= self._state
+                with self.file.reading() as connection:
+                    generation, again = self.file.generation()
+                    append = append and again == rewritten
+                    known, self._state = self._rows if append else None, None
+                    self._rows = Rows.read(self.file, connection, known)
+                self._state = generation
+            return self._rows
+
+    # ---- changes
+    def add(
+        self, pictures, *, camera=None, time=None, person=None, tracklet=None, source=None, box=None,
+        on_broken="stop", known="add",
+    ):  # fmt: skip
+        """Adds pictures; returns their ids (None where one was left out).
+
+        pictures: what the embedder takes, one or a list. The others: one value for all, or a list as long.
+        time: datetime or ISO text with a zone, or seconds since 1970. source: where the picture lies; paths
+        by default. on_broken: "stop", or "skip" pictures that cannot be read. known: "add", or "skip"
+        pictures of a source and content that are there. Every BATCH entries are one transaction.
+        """
+        arguments.choice("on_broken", on_broken, ("stop", "skip"))
+        arguments.choice("known", known, ("add", "skip"))
+        pictures = arguments.listed(pictures)
+        if source is None:
+            source = [os.fspath(p) if isinstance(p, str | os.PathLike) else None for p in pictures]
+        columns = arguments.columns(
+            len(pictures), person=person, camera=camera, time=time, tracklet=tracklet, source=source, box=box
+        )
+        there, ids = self._contents() if known == "skip" else set(), []
+        for start in range(0, len(pictures), BATCH):
+            part = slice(start, start + BATCH)
+            fields = {name: values[part] for name, values in columns.items()}
+            ids += self._add_batch(pictures[part], fields, there, on_broken, start)
+        self.file.truncate_log(wait=0)
+        return ids
+
+    def _add_batch(self, pictures, columns, there, on_broken, start):
+        """Ids of one transaction's pictures."""
+        marks = [arguments.digest(p) for p in pictures]
+        places = [
+            i for i, mark in enumerate(marks) if mark is None or (mark, columns["source"][i]) not in there
+        ]
+        vectors = self._embedded([pictures[i] for i in places], on_broken)
+        whole = np.isfinite(vectors).all(axis=1)
+        if on_broken == "stop" and not whole.all():
+            raise DataError(f"the feature of picture {start + places[int(np.argmin(whole))]} is not finite")
+        places = [i for i, keep in zip(places, whole, strict=True) if keep]
+        columns = {name: [values[i] for i in places] for name, values in columns.items()}
+        columns["sha256"] = [marks[i] for i in places]
+        found = self._insert(vectors[whole], columns)
+        ids = dict(zip(places, found, strict=True))
+        return [ids.get(i) for i in range(len(pictures))]
+
+    def add_features(self, features, **fields):
+        """Adds features f32[N,D] of the gallery's model, brought to unit length; fields as of `add`.
+
+        Returns their ids. DataError for features that are not finite, or zero.
+        """
+        features = self._checked(features)
+        columns = arguments.columns(len(features), **{n: fields.pop(n, None) for n in arguments.FIELDS})
+        if fields:
+            raise ConfigError(
+                f"entries have no field {', '.join(fields)}; there are {', '.join(arguments.FIELDS)}"
+            )
+        columns["sha256"] = [None] * len(features)
+        ids = []
+        for start in range(0, len(features), BATCH):
+            part = slice(start, start + BATCH)
+            ids += self._insert(features[part], {n: values[part] for n, values in columns.items()})
+        return ids
+
+    def _insert(self, vectors, columns):
+        if not len(vectors):
+            return []
+        with self.file.writing() as connection:
+            columns = columns | {"added": [database.now()] * len(vectors)}
+            ids = self.file.insert(connection, vectors, columns)
+            self.file.write_audit(connection, self.actor, "add", {"entries": len(ids), "first": ids[0]})
+        return ids
+
+    def _contents(self):
+        """{(SHA-256, source)} of all entries."""
+        with self.file.reading() as connection:
+            return set(connection.execute("SELECT sha256, source FROM entry WHERE sha256 IS NOT NULL"))
+
+    def label(self, ids, person):
+        """Gives entries a person's name (None: takes it away); returns how many there were."""
+        ids = arguments.whole_ids(ids)
+        (name,) = arguments.names("person", [person])
+        with self.file.writing() as connection:
+            count = sum(self.file.relabel(connection, key, name) for key in ids)
+            self._forget(connection, count, "label", {"entries": count})
+        return count
+
+    def remove(self, *, person=None, ids=None, camera=None, source=None):
+        """Deletes the entries that have all that is given, for good; returns how many there were.
+
+        Overwritten in the file, gone from its log and the index. NOT_REACHED says what cannot be.
+        """
+        wanted = {"person": person, "camera": camera, "source": source}
+        where, values = [], []
+        for name, value in wanted.items():
+            if value is not None:
+                where.append(f"{name} = ?")
+                values += arguments.names(name, [value])
+        if ids is not None:
+            where.append("id IN (SELECT value FROM json_each(?))")
+            values.append(json.dumps(arguments.whole_ids(ids)))
+        if not where:
+            raise ConfigError("remove needs a person, ids, a camera or a source")
+        by = [n for n, v in (*wanted.items(), ("ids", ids)) if v is not None]
+        return self._delete(" AND ".join(where), values, "remove", {"by": by})
+
+    def purge(self, *, older_than_days):
+        """Deletes entries whose time, or else that of adding them, is longer ago; returns how many."""
+        if isinstance(older_than_days, bool) or not older_than_days >= 0:
+            raise ConfigError(f"older_than_days is {older_than_days}; it must be a number from 0 on")
+        before = database.now() - int(older_than_days * 86_400_000_000)
+        detail = {"older_than_days": older_than_days}
+        return self._delete("COALESCE(time, added) < ?", [max(before, NO_TIME)], "purge", detail)
+
+    def _delete(self, where, values, action, detail):
+        self._drop_index()  # first: were this process killed now, no vector would be left there
+        with self.file.writing() as connection:
+            count = connection.execute(f"DELETE FROM entry WHERE {where}", values).rowcount
+            self._forget(connection, count, action, {**detail, "entries": count})
+        self._drop_index()  # one that was written meanwhile
+        if not self.file.truncate_log():
+            log.warning(
+                "%s: a reader holds the log, in which what was deleted stays until it ends and the gallery "
+                "is opened again", self.path,
+            )  # fmt: skip
+        return count
+
+    def _forget(self, connection, count, action, detail):
+        """Counts a change that did more than append, and writes it down."""
+        if count:
+            self.file.changed(connection, rewritten=True)
+        self.file.write_audit(connection, self.actor, action, detail)
+
+    def compact(self):
+        """Writes the file anew without free pages; returns (bytes before, bytes after)."""
+        before = self.file.size()
+        with self.file.writing() as connection:
+            self.file.write_audit(connection, self.actor, "compact", {"bytes": before})
+        self.file.vacuum()
+        return before, self.file.size()
+
+    # ---- search
+    def search(
+        self, query, k=10, *, camera=None, not_camera=None, person=None, since=None, until=None, fpir=None,
+        rerank=False, expand=0, group=None,
+    ):  # fmt: skip
+        """The k entries most like the query, best first: a list of Hit; equal scores by id.
+
+        query: a picture, several of one person (their unit mean), features f32[D] or f32[K,D], or the id of
+        an entry, which is left out. camera, not_camera, person: names or lists of them. since, until: as
+        `time` of add. fpir: marks hits as unknown below the similarity of this false positive identification
+        rate. rerank: the first 200 ordered by k-reciprocal neighbours. expand: the query is averaged with
+        its first so many hits, and searched again. group: "person" or "tracklet", the best hit of each.
+        """
+        filters = self._filters(camera, not_camera, person, since, until)
+        arguments.at_least_one("k", k)
+        if group is not None:
+            arguments.choice("group", group, GROUPS)
+        bar = self.threshold(fpir) if fpir is not None else -np.inf
+        rows = self._filled()
+        feature, without, mark = self._query(query)
+        passing = rows.passing(**filters, without=without)
+        order, score = self._ordered(feature, rows, passing, k, rerank, expand, group)
+        hits = self._hits(rows, order, score, bar)
+        if self.log_searches:
+            self._write_search(filters, {"k": k, "fpir": fpir, "hits": len(hits), "query": mark})
+        return hits
+
+    def nearest(self, features, k=10, **filters):
+        """Ids i64[Q,k'] and scores f32[Q,k'] of features f32[Q,D], all at once; filters as of `search`."""
+        arguments.at_least_one("k", k)
+        rows = self._filled()
+        passing = rows.passing(**self._filters(**filters))
+        found = self._nearest(self._checked(features), rows, passing, k)
+        return rows.id[np.stack([i for i, _ in found])], np.stack([s for _, s in found])
+
+    def _filled(self):
+        rows = self.rows()
+        if not len(rows):
+            raise DataError(f"the gallery {self.path} is empty; add pictures first")
+        return rows
+
+    def _filters(self, camera=None, not_camera=None, person=None, since=None, until=None):
+        named = {"camera": camera, "not_camera": not_camera, "person": person}
+        filters = {
+            n: arguments.names(n, arguments.several(v)) if v is not None else None for n, v in named.items()
+        }
+        return filters | {
+            "since": arguments.moment(since, "since"),
+            "until": arguments.moment(until, "until"),
+        }
+
+    def _query(self, query):
+        """(unit feature f32[D], ids to leave out, SHA-256 of what was asked)."""
+        if isinstance(query, int | np.integer) and not isinstance(query, bool):
+            return self.feature(query), [int(query)], hashlib.sha256(b"entry %d" % query).hexdigest()
+        if arguments.is_features(query):
+            features = self._checked(np.atleast_2d(query))
+            mark = hashlib.sha256(features.tobytes()).hexdigest()
+        else:
+            pictures = arguments.listed(query)
+            if not pictures:
+                raise DataError("there is no picture to search for")
+            features, marks = self._embedded(pictures, "stop"), [arguments.digest(p) or "" for p in pictures]
+            mark = marks[0] if len(marks) == 1 else hashlib.sha256("".join(marks).encode()).hexdigest()
+        mean = search.unit(features.mean(axis=0))
+        if not np.isfinite(mean).all() or not mean.any():
+            raise DataError("the pictures of the query have no common direction; search for one of them")
+        return mean, (), mark
+
+    def feature(self, key):
+        """The feature f32[D] of an entry; DataError where there is none of this id."""
+        rows = self.rows()
+        place = int(np.searchsorted(rows.id, key))
+        if place == len(rows) or rows.id[place] != key:
+            raise DataError(f"the gallery has no entry {key}")
+        return search.unit(rows.vector[place])
+
+    def _nearest(self, features, rows, passing, k):
+        """As search.nearest, by the index where that is worth it."""
+        if self.ann == "auto":
+            index = self._current_index(rows)
+            if index is not None and index_file.worth_it(len(rows), passing):
+                found = index.nearest(features, rows.vector, k, passing)
+                if all(len(order) == k for order, _ in found):  # a graph may not reach enough that pass
+                    return found
+        return search.nearest(features, rows.vector, k, passing)
+
+    def _ordered(self, feature, rows, passing, k, rerank, expand, group):
+        """(rows, scores) of the hits, in order."""
+        need = max(k, RERANKED if rerank else 0)
+        if expand:
+            arguments.at_least_one("expand", expand)
+            ((near, _),) = self._nearest(feature[None], rows, passing, expand)
+            feature = search.unit(feature + rows.vector[near].sum(axis=0))
+        while True:
+            ((order, score),) = self._nearest(feature[None], rows, passing, need)
+            enough = len(order) < need  # all that pass
+            if rerank:
+                order, score = _reranked(feature, rows.vector, order, score)
+            if group:
+                keep = _first_of_each(getattr(rows, group)[order])
+                order, score, total = order[keep], score[keep], len(order)
+                if len(order) < k and not enough:
+                    need = 4 * total
+                    continue
+            return order[:k], score[:k]
+
+    def _hits(self, rows, order, score, bar):
+        sources = self._sources(rows.id[order])
+        return [
+            Hit(
+                int(rows.id[i]), float(s), bool(s < bar), rows.name("person", i), rows.name("camera", i),
+                arguments.utc(rows.time[i]), rows.name("tracklet", i), sources.get(int(rows.id[i])),
+            )
+            for i, s in zip(order, score, strict=True)
+        ]  # fmt: skip
+
+    def _sources(self, ids):
+        with self.file.reading() as connection:
+            query = "SELECT id, source FROM entry WHERE id IN (SELECT value FROM json_each(?))"
+            return dict(connection.execute(query, (json.dumps([int(i) for i in ids]),)))
+
+    def _write_search(self, filters, detail):
+        """A row of the audit; of a person's filter that it was there, not the name."""
+        shown = {n: v for n, v in filters.items() if v and n != "person"}
+        if filters["person"]:
+            shown["person"] = len(filters["person"])
+        writer = self.file if self.file.mode == "a" else self._opened("a", self.file.wait)
+        with writer.writing() as connection:
+            writer.write_audit(connection, self.actor, "search", {**detail, "filters": shown})
+        if writer is not self.file:
+            writer.close()
+
+    def source(self, key):
+        """(source, box) of an entry, each None where unknown; DataError where there is no such entry."""
+        with self.file.reading() as connection:
+            row = connection.execute("SELECT source, box FROM entry WHERE id = ?", (int(key),)).fetchone()
+        if row is None:
+            raise DataError(f"the gallery has no entry {key}")
+        return row[0], json.loads(row[1]) if row[1] else None
+
+    # ---- thresholds
+    def thresholds(self):
+        """{"fpir": [[rate, similarity, hit share], ...]}: the gallery's own, else the model's card's."""
+        text = self.file.get_meta("thresholds")
+        if text:
+            return json.loads(text)
+        card = getattr(self.embedder, "card", None) or {}
+        return card.get("thresholds") or {}
+
+    def threshold(self, fpir):
+        """The similarity below which a first hit is unknown; ConfigError where the rate was not measured."""
+        points = {
+            float(rate): float(similarity) for rate, similarity, *_ in self.thresholds().get("fpir", ())
+        }
+        if isinstance(fpir, bool) or not isinstance(fpir, int | float) or fpir not in points:
+            known = ", ".join(f"{rate:g}" for rate in sorted(points))
+            way = f"measured are {known}" if known else "none was measured: reid_jax gallery calibrate"
+            raise ConfigError(f"fpir is {fpir}; {way}")
+        return points[float(fpir)]
+
+    def calibrate(self):
+        """Measures thresholds on the entries with person and camera, and keeps them; returns them."""
+        from reid_jax.eval import calibrate
+
+        rows = self._labelled()
+        known = np.flatnonzero((rows.person >= 0) & (rows.camera >= 0))
+        asked = known
+        if len(known) > MOST_ASKED:
+            asked = np.sort(np.random.default_rng(0).choice(known, MOST_ASKED, replace=False))
+        sides = [
+            column[part] for column in (rows.vector, rows.person, rows.camera) for part in (asked, known)
+        ]
+        found = calibrate.thresholds(*sides)
+        if not found["fpir"]:
+            raise DataError(
+                f"{self.path} has {len(known)} entries with person and camera, too few; name more"
+            )
+        with self.file.writing() as connection:
+            self.file.set_meta(connection, "thresholds", json.dumps(found))
+            self.file.write_audit(connection, self.actor, "calibrate", {"entries": len(known)})
+        return found
+
+    def _labelled(self):
+        """Rows, those with person and camera among them."""
+        return self._filled()
+
+    # ---- the approximate index
+    def _drop_index(self):
+        index_file.drop(self._place)
+        self._index = None
+
+    def _drop_stale_index(self):
+        index_file.drop_stale(self._place, self.file.generation()[1])
+
+    def build_index(self):
+        """Builds the approximate index of the entries and keeps it beside the file; returns its recall."""
+        rows = self._filled()
+        self._index = index_file.build(self._place, rows.vector, self.model, self._state, self._generation)
+        return self._index.recall
+
+    def _generation(self):
+        return self.file.generation()[0]
+
+    def _current_index(self, rows):
+        """The index of these rows, or None: then one is built in the background."""
+        if len(rows) < index_file.LEAST_ROWS:
+            return None
+        if self._index is None or self._index.generation != self._state:
+            self._index = index_file.load_or_start(
+                self._place, rows.vector, self.model, self._state, self._generation
+            )
+        return self._index if self._index is not None and self._index.usable else None
+
+    # ---- about the file
+    def info(self):
+        """What is known of the gallery, in a dict."""
+        rows, meta = self.rows(), self.file.meta
+        named, first, last = self._extent(rows)
+        return {
+            "path": self.path,
+            "entries": len(rows),
+            "persons": len(rows.counts("person")),
+            "named entries": named,
+            "cameras": rows.counts("camera"),
+            "from": arguments.utc(first),
+            "until": arguments.utc(last),
+            "dim": self.dim,
+            "precision": meta["precision"],
+            "model": self.model,
+            "source": meta.get("source", ""),
+            "generation": self._state,
+            "bytes": self.file.size(),
+            "thresholds": self.thresholds().get("fpir", []),
+            "index": self._about_index(),
+        }
+
+    def _extent(self, rows):
+        """(number of named entries, first time, last time)"""
+        times = rows.time[rows.time != NO_TIME]
+        first, last = (times.min(), times.max()) if len(times) else (NO_TIME, NO_TIME)
+        return int((rows.person >= 0).sum()), first, last
+
+    def _about_index(self):
+        return index_file.about(self._place, self.model, self._state)
+
+    def history(self, last=None):
+        """Rows of the audit, oldest first: dicts of time, actor, action, detail and chain."""
+        with self.file.reading() as connection:
+            query = "SELECT time, actor, action, detail, chain FROM audit ORDER BY id DESC LIMIT ?"
+            most = (1 << 62) if last is None else last
+            rows = connection.execute(query, (most,)).fetchall()
+        keys = ("time", "actor", "action", "detail", "chain")
+        return [
+            dict(zip(keys, (arguments.utc(t), a, n, json.loads(d), c), strict=True))
+            for t, a, n, d, c in rows[::-1]
+        ]
+
+    def verify(self):
+        """What is wrong with the file, in sentences: pages, checksums, the audit's chain; [] when whole."""
+        return self.file.problems()
+
+    # ---- of arguments
+    def _embedded(self, pictures, on_broken):
+        if self.embedder is None:
+            raise ConfigError("the gallery was opened without a model; Gallery(path, reid_jax.load(...))")
+        if not pictures:
+            return np.empty((0, self.dim), np.float32)
+        options = {"on_broken": "nan"} if on_broken == "skip" else {}
+        found = np.asarray(self.embedder(pictures, **options), np.float32)
+        if found.shape != (len(pictures), self.dim):
+            raise DataError(f"the model gave features {found.shape} for {len(pictures)} pictures")
+        return found
+
+    def _checked(self, features):
+        """Unit rows f32[N,D] of given features; DataError where they are none of this gallery."""
+        features = np.asarray(features)
+        if features.ndim != 2 or features.dtype.kind != "f" or features.shape[1] != self.dim:
+            raise DataError(
+                f"features have shape {features.shape} and type {features.dtype}; "
+                f"floats [N,{self.dim}] are needed"
+            )
+        square = np.einsum("nd,nd->n", features, features, dtype=np.float64)
+        bad = np.flatnonzero(~(np.isfinite(square) & (square > 0)))
+        if len(bad):
+            raise DataError(f"feature {bad[0]} is zero or not finite")
+        return search.unit(features)
+
+
+def is_address(place):
+    """Whether a gallery lies on a server."""
+    return isinstance(place, str) and place.startswith(("postgresql://", "postgres://"))
+
+
+def shown(place):
+    """A gallery's place without its password."""
+    place = os.fspath(place)
+    return re.sub(r"(?<=://)([^:/@]*):[^@]*@", r"\1:***@", place) if is_address(place) else place
+
+
+def exists(place):
+    """Whether there is a gallery, or another file of its name."""
+    if is_address(place):
+        from reid_jax.serve import postgres
+
+        return postgres.exists(place)
+    return os.path.exists(place)
+
+
+def _first_of_each(codes):
+    """Places of the first entry of each group, in order; entries of no group each stand for themselves."""
+    single = np.where(codes < 0, -1 - np.arange(len(codes)), codes)
+    return np.sort(np.unique(single, return_index=True)[1])
+
+
+def _reranked(feature, matrix, order, score):
+    """The first hits ordered by their k-reciprocal distance (Zhong et al., CVPR 2017); the others follow."""
+    first = order[:RERANKED]
+    if len(first) < 3:
+        return order, score
+    from reid_jax.eval import rerank
+
+    k1 = min(20, len(first) - 1)
+    distance = rerank.from_features(feature[None], matrix[first], k1=k1, k2=min(6, k1))[0]
+    place = np.append(np.argsort(distance, kind="stable"), np.arange(len(first), len(order)))
+    return order[place], score[place]

@@ -1,0 +1,378 @@
+"""A gallery on a PostgreSQL server with pgvector: the same class; filters and order are the server's work.
+
+Entries, what is known of the gallery and the audit stand in the schema `reid_jax` of one database. Several
+writers may work at a time; the audit's chain is written by one after the other. Nothing is held in memory.
+"""
+
+import contextlib
+import json
+import threading
+
+import numpy as np
+
+from reid_jax.errors import ConfigError, DataError
+from reid_jax.serve import ann, database, search
+from reid_jax.serve import gallery as gallery_module
+from reid_jax.serve.rows import NO_TIME, Rows
+
+try:
+    import psycopg
+    from pgvector.psycopg import register_vector
+except ImportError as error:
+    raise ConfigError(
+        f"a gallery on a server needs psycopg and pgvector ({error}): pip install 'reid_jax[postgres]'"
+    ) from error
+
+SCHEMA = "reid_jax"
+_TABLES = f"""
+CREATE SCHEMA {SCHEMA};
+SET search_path TO {SCHEMA}, public;
+CREATE TABLE meta(key text PRIMARY KEY, value text NOT NULL);
+CREATE TABLE audit(id bigserial PRIMARY KEY, chain int NOT NULL, time bigint NOT NULL, actor text NOT NULL,
+  action text NOT NULL, detail text NOT NULL, hash text NOT NULL);
+CREATE TABLE entry(id bigserial PRIMARY KEY, person text, camera text, time bigint, tracklet text,
+  source text, sha256 text, box text, added bigint NOT NULL, vector TYPE NOT NULL);
+CREATE INDEX entry_person ON entry(person) WHERE person IS NOT NULL;
+"""
+_SHOWN = "id, person, camera, time, tracklet"
+_TYPES = ("int8", "text", "text", "int8", "text", "text", "text", "text", "int8")  # of an entry's columns
+
+
+def connected(place, wait=10.0):
+    """An open psycopg connection; DataError where the server cannot be reached."""
+    try:
+        return psycopg.connect(place, autocommit=True, connect_timeout=max(2, int(wait)))
+    except psycopg.Error as error:
+        raise DataError(
+            f"{gallery_module.shown(place)} cannot be reached: {str(error).strip()}; is the server up, and "
+            "may this user come in?"
+        ) from error
+
+
+def exists(place):
+    """Whether a database has a gallery."""
+    with contextlib.closing(connected(place)) as connection:
+        found = connection.execute("SELECT to_regclass(%s)", (f"{SCHEMA}.meta",)).fetchone()[0]
+    return found is not None
+
+
+def create(place, *, dim, model, precision="float16", source=""):
+    """Makes the tables of an empty gallery in one transaction; arguments as of database.create."""
+    try:
+        with contextlib.closing(connected(place)) as connection, connection.transaction():
+            connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+            half = connection.execute("SELECT to_regtype('halfvec')").fetchone()[0] is not None
+            name = "halfvec" if half and precision == "float16" else "vector"
+            precision = "float16" if name == "halfvec" else "float32"
+            connection.execute(_TABLES.replace("TYPE", f"{name}({int(dim)})"))
+            meta = {"dim": dim, "model": model, "precision": precision, "source": source, "audit": "{}"}
+            meta |= {"created": database.now(), "generation": 0, "rewritten": 0}
+            for key, value in meta.items():
+                connection.execute("INSERT INTO meta VALUES(%s, %s)", (key, str(value)))
+    except psycopg.errors.DuplicateSchema as error:
+        raise FileExistsError(place) from error  # another process was quicker
+    except psycopg.Error as error:
+        raise DataError(
+            f"{gallery_module.shown(place)}: no gallery can be made: {str(error).strip()}"
+        ) from error
+
+
+class _Connection:
+    """psycopg's connection for the few statements that are shared with SQLite."""
+
+    def __init__(self, raw):
+        self.raw = raw
+
+    def execute(self, text, values=()):
+        """A cursor with the statement's rows."""
+        text = text.replace(
+            "SELECT value FROM json_each(?)", "SELECT v::int8 FROM json_array_elements_text(?) v"
+        )
+        values = [
+            psycopg.types.json.Json(json.loads(v)) if "json_array" in text and _is_list(v) else v
+            for v in values
+        ]
+        return self.raw.execute(text.replace("?", "%s"), values)
+
+
+def _is_list(value):
+    return isinstance(value, str) and value.startswith("[")
+
+
+class Server(database.Database):
+    """An open connection with the methods of Database."""
+
+    def __init__(self, place, mode="a", wait=10.0):
+        self.path, self.mode, self.wait = gallery_module.shown(place), mode, wait
+        self.lock = threading.RLock()
+        self._connection = connected(place, wait)
+        with self._told():
+            if self._connection.execute("SELECT to_regclass(%s)", (f"{SCHEMA}.meta",)).fetchone()[0] is None:
+                raise DataError(f"there is no gallery {self.path}; build it: reid_jax gallery build")
+            self._connection.execute(f"SET search_path TO {SCHEMA}, public")
+            self._connection.execute(f"SET lock_timeout TO {int(1000 * wait)}")
+            if mode == "r":
+                self._connection.execute("SET default_transaction_read_only TO on")
+            register_vector(self._connection)
+            self.meta = self._read_meta()
+            self.dim, self.type = int(self.meta["dim"]), np.dtype(self.meta["precision"])
+
+    @contextlib.contextmanager
+    def _told(self):
+        try:
+            yield
+        except psycopg.Error as error:
+            raise DataError(f"{self.path}: {self._said(error)}") from error
+
+    def _said(self, error):
+        text = str(error).strip().split("\n")[0]
+        if isinstance(error, psycopg.errors.LockNotAvailable):
+            return f"another process is writing and did not end within {self.wait:g} s; try later"
+        if isinstance(error, psycopg.errors.InsufficientPrivilege | psycopg.errors.ReadOnlySqlTransaction):
+            return f"this user may not do that ({text}); use a writer's role"
+        if isinstance(error, psycopg.errors.DiskFull):
+            return f"the server's disk is full ({text}); what was confirmed before is stored"
+        return f"{text}; what was confirmed before is stored"
+
+    @contextlib.contextmanager
+    def _transaction(self, begin):
+        with self.connection().raw.transaction():
+            yield self.connection()
+
+    def connection(self):
+        if self._connection is None or self._connection.closed:
+            raise DataError(f"the gallery {self.path} was closed, or the server has ended the connection")
+        return _Connection(self._connection)
+
+    def truncate_log(self, wait=None):
+        return True  # the server's own affair
+
+    def changed(self, connection, rewritten):
+        connection.execute("UPDATE meta SET value = (value::int8 + 1)::text WHERE key = 'generation'")
+
+    def set_meta(self, connection, key, value):
+        connection.execute(
+            "INSERT INTO meta VALUES(?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            (key, value),
+        )
+
+    def head_text(self, connection):
+        """As Database; another writer's audit waits until this transaction has ended."""
+        lock = "" if self.mode == "r" else " FOR UPDATE"
+        return connection.execute(f"SELECT value FROM meta WHERE key = 'audit'{lock}").fetchone()[0]
+
+    def insert(self, connection, vectors, columns):
+        query = "SELECT nextval('entry_id_seq') FROM generate_series(1, ?)"
+        ids = [row[0] for row in connection.execute(query, (len(vectors),))]
+        names = ", ".join(("id", *database.COLUMNS, "vector"))
+        kind = "halfvec" if self.type == np.float16 else "vector"
+        rows = zip(ids, *(columns[n] for n in database.COLUMNS), vectors.astype(self.type), strict=True)
+        with connection.raw.cursor().copy(f"COPY entry ({names}) FROM STDIN WITH (FORMAT BINARY)") as copy:
+            copy.set_types([*_TYPES, kind])
+            for row in rows:
+                copy.write_row(row)
+        self.changed(connection, rewritten=False)
+        return ids
+
+    def relabel(self, connection, key, name):
+        return connection.execute("UPDATE entry SET person = ? WHERE id = ?", (name, key)).rowcount
+
+    def vacuum(self):
+        with self.lock, self._told():
+            self._connection.execute("VACUUM FULL entry")
+
+    def size(self):
+        with self.lock, self._told():
+            return self._connection.execute("SELECT pg_total_relation_size('entry')").fetchone()[0]
+
+    def problems(self):
+        with self.reading() as connection:
+            return self._audit_problems(connection)
+
+
+class Remote:
+    """The entries of a server with the interface of Rows; the place of an entry is its id."""
+
+    def __init__(self, file):
+        self.file, self.seen = file, {}  # {id: (person, camera, time, tracklet)} of the last searches
+        self.id = _Column(lambda ids: ids)
+        self.time = _Column(lambda key: NO_TIME if self.seen[int(key)][2] is None else self.seen[int(key)][2])
+        self.vector = _Column(self._vectors)
+        for place, field in ((0, "person"), (1, "camera"), (3, "tracklet")):
+            setattr(self, field, _Column(lambda ids, place=place: self._codes(ids, place)))
+
+    def __len__(self):
+        with self.file.reading() as connection:
+            return connection.execute("SELECT COUNT(*) FROM entry").fetchone()[0]
+
+    def name(self, field, key):
+        """The name of an entry, or None."""
+        return self.seen[int(key)][{"person": 0, "camera": 1, "tracklet": 3}[field]]
+
+    def counts(self, field):
+        """{name: number of entries}, by name."""
+        with self.file.reading() as connection:
+            query = f"SELECT {field}, COUNT(*) FROM entry WHERE {field} IS NOT NULL GROUP BY {field}"
+            return dict(sorted(connection.execute(query)))
+
+    def passing(self, *, camera=None, not_camera=None, person=None, since=None, until=None, without=()):
+        """(condition, its values) for SQL; see Rows.passing."""
+        parts, values = [], []
+        named = (("camera", camera, ""), ("camera", not_camera, "NOT "), ("person", person, ""))
+        for field, names, sign in named:
+            if names:
+                self._check(field, names)
+                parts.append(f"{sign}COALESCE({field} = ANY(%s), false)")
+                values.append(names)
+        for sign, moment in ((">=", since), ("<=", until)):
+            if moment is not None:
+                parts.append(f"time {sign} %s")
+                values.append(moment)
+        if len(without):
+            parts.append("id <> ALL(%s)")
+            values.append(list(without))
+        return " AND ".join(parts) or "true", values
+
+    def _check(self, field, names):
+        known = self.counts(field)
+        if unknown := [n for n in names if n not in known]:
+            shown = ", ".join(list(known)[:20]) or "none"
+            raise DataError(f"no entry has the {field} {unknown[0]!r}; there are: {shown}")
+
+    def _vectors(self, ids):
+        """f32[n,D] of entries i64[n], in their order."""
+        with self.file.reading() as connection:
+            query = "SELECT id, vector FROM entry WHERE id = ANY(?)"
+            found = dict(connection.execute(query, ([int(i) for i in ids],)))
+        return np.stack([as_array(found[int(i)]) for i in ids])
+
+    def _codes(self, ids, place):
+        codes = {}
+        names = [self.seen[int(i)][place] for i in ids]
+        return np.array([-1 if n is None else codes.setdefault(n, len(codes)) for n in names], np.int64)
+
+
+class _Column:
+    """Something that is asked for by entries' ids."""
+
+    def __init__(self, give):
+        self.give = give
+
+    def __getitem__(self, ids):
+        return self.give(ids)
+
+
+def as_array(value):
+    """f32[D] of what pgvector gives."""
+    return np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value, np.float32)
+
+
+class ServerGallery(gallery_module.Gallery):
+    """A Gallery on a server; see the module and Gallery."""
+
+    def _made(self, **about):
+        create(self._place, **about)
+
+    def _opened(self, mode, wait):
+        return Server(self._place, mode, wait)
+
+    def rows(self):
+        """The entries (Remote)."""
+        self._state = self.file.generation()[0]
+        return Remote(self.file)
+
+    def feature(self, key):
+        with self.file.reading() as connection:
+            row = connection.execute("SELECT vector FROM entry WHERE id = ?", (int(key),)).fetchone()
+        if row is None:
+            raise DataError(f"the gallery has no entry {key}")
+        return search.unit(as_array(row[0]))
+
+    def _nearest(self, features, rows, passing, k):
+        approximate = self.ann == "auto" and self._worth_it(rows, passing)
+        with self.file.reading() as connection:
+            return [self._nearest_one(connection, f, rows, passing, k, approximate) for f in features]
+
+    def _nearest_one(self, connection, feature, rows, passing, k, approximate):
+        """(ids, scores) of one feature."""
+        where, values = passing
+        kind = "halfvec" if self.file.type == np.float16 else "vector"
+        inside, query = "entry", f"%s::{kind}"
+        if approximate:
+            wanted = min(1000, ann.CANDIDATES * k)
+            connection.raw.execute(f"SET LOCAL hnsw.ef_search = {max(64, wanted)}")
+            inside = f"(SELECT * FROM entry WHERE {where} ORDER BY vector <#> {query} LIMIT {wanted}) near"
+            values = [*values, feature]
+        else:
+            connection.raw.execute("SET LOCAL enable_indexscan = off")  # the order is exact
+        text = f"SELECT {_SHOWN}, -(vector <#> {query}) FROM {inside}"
+        text += ("" if approximate else f" WHERE {where}") + f" ORDER BY vector <#> {query}, id LIMIT %s"
+        found = connection.raw.execute(text, [feature, *values, feature, k], binary=True).fetchall()
+        if approximate and len(found) < k:
+            return self._nearest_one(connection, feature, rows, passing, k, False)
+        rows.seen |= {row[0]: row[1:5] for row in found}
+        ids = np.array([row[0] for row in found], np.int64)
+        return ids, np.clip(np.array([row[5] for row in found], np.float32), -1, 1)
+
+    def _worth_it(self, rows, passing):
+        """Whether there is an index that is right, and enough entries pass."""
+        if float(self.file.get_meta("recall") or 0) < ann.LEAST_RECALL:
+            return False
+        with self.file.reading() as connection:
+            query = f"SELECT COUNT(*) FROM entry WHERE {passing[0]}"
+            kept = connection.raw.execute(query, passing[1]).fetchone()[0]
+        return kept >= max(ann.LEAST_ROWS, ann.LEAST_SHARE * len(rows))
+
+    def build_index(self):
+        """Builds an HNSW index on the server; below LEAST_RECALL it is dropped again. Returns its recall."""
+        kind = "halfvec" if self.file.type == np.float16 else "vector"
+        rows = self._filled()
+        with self.file.writing() as connection:
+            connection.execute("DROP INDEX IF EXISTS entry_hnsw")
+            connection.execute(f"CREATE INDEX entry_hnsw ON entry USING hnsw (vector {kind}_ip_ops)")
+            picked = connection.execute("SELECT vector FROM entry ORDER BY hashint8(id) LIMIT 200").fetchall()
+            features, everything = [as_array(row[0]) for row in picked], ("true", [])
+            shares = []
+            for feature in features:
+                near, _ = self._nearest_one(connection, feature, rows, everything, 10, True)
+                connection.raw.execute("SET LOCAL enable_indexscan = on")
+                shares.append((near, feature))
+            exact = [self._nearest_one(connection, f, rows, everything, 10, False)[0] for f in features]
+            recall = float(
+                np.mean([len(set(a) & set(b)) / len(b) for (a, _), b in zip(shares, exact, strict=True)])
+            )
+            if recall < ann.LEAST_RECALL:
+                connection.execute("DROP INDEX entry_hnsw")
+            self.file.set_meta(connection, "recall", str(recall))
+        return recall
+
+    def _drop_index(self):
+        """Nothing: the server's index follows its table."""
+
+    _drop_stale_index = _drop_index
+
+    def _about_index(self):
+        recall = self.file.get_meta("recall")
+        return f"recall {float(recall):.4f}" if recall else "none"
+
+    def _labelled(self):
+        rows = Rows(self.dim)
+        with self.file.reading() as connection:
+            query = f"SELECT {_SHOWN}, vector FROM entry WHERE person <> '' AND camera <> '' ORDER BY id"
+            found = connection.execute(query).fetchall()
+        if not found:
+            raise DataError(f"{self.path} has no entries with person and camera; name some first")
+        rows.count = len(found)
+        rows._store["vector"] = np.stack([as_array(row[5]) for row in found])
+        for place, field in ((1, "person"), (2, "camera")):
+            codes = rows.names[field]
+            rows._store[field] = np.array(
+                [codes.setdefault(row[place], len(codes)) for row in found], np.int32
+            )
+        return rows
+
+    def _extent(self, rows):
+        with self.file.reading() as connection:
+            query = "SELECT COUNT(person), MIN(time), MAX(time) FROM entry"
+            named, first, last = connection.execute(query).fetchone()
+        return named, NO_TIME if first is None else first, NO_TIME if last is None else last

@@ -1,0 +1,22 @@
+"""The benchmark of the gallery at its smallest: it runs, and its figures fit together."""
+
+import pytest
+
+from reid_jax.benchmarks import serve
+from reid_jax.errors import ConfigError
+
+
+def test_figures(tmp_path, capsys):
+    parts = ["search", "store"]
+    for part, package in (("index", "faiss"), ("page", "uvicorn")):
+        try:
+            __import__(package)
+            parts.append(part)
+        except ImportError:
+            pass
+    sizes = ["--rows=900", "--dim=48", "--rounds=1", "--requests=2"]
+    found = serve.main([*sizes, f"--parts={','.join(parts)}", f"--folder={tmp_path}"])
+    wanted = {"search_1", "search_200", "add", "load"} | ({"page_p95"} if "page" in parts else set())
+    assert all(found[name] > 0 for name in wanted) and "target at most" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="knows search, store, index, page, not x"):
+        serve.parse(["--parts=x"])

@@ -392,12 +392,12 @@ def gan_losses_3scale(case):
         _, squares = judges.penalised(net, variables, images["real"], reduce)
         results |= {f"out/squared_grad_{kind}_scale{s}": v for s, v in enumerate(squares)}
     for name, form in discriminators.items():
-        value, grads = jax.jit(jax.value_and_grad(form))(variables, images)
+        value, grads = nets.quickly(jax.value_and_grad(form))(variables, images)
         own = _entries(grads)
         results |= {f"out/{name}": value, **{f"grad/{name}/{k}": v for k, v in own.items()}}
         results |= _norms(case, name, own)
     for name, form in generators.items():
-        value, grads = jax.jit(jax.value_and_grad(form, 1))(variables, images)
+        value, grads = nets.quickly(jax.value_and_grad(form, 1))(variables, images)
         results |= {f"out/{name}": value}
         results |= {f"grad/{name}/in/{k}": nets.channels_first(g) for k, g in grads.items()}
     return results
@@ -471,11 +471,11 @@ def dil_losses(case):
             total = sum(found.values())
             return total, found | {"total": total}
 
-        grads, (found, out) = jax.jit(jax.grad(generator, has_aux=True))(params, variables, batch)
+        grads, (found, out) = nets.quickly(jax.grad(generator, has_aux=True))(params, variables, batch)
         results |= _images(name.split("_")[0], out)
         results |= {f"out/{name}/gen/loss_gen_{k}": v for k, v in found.items()}
         results |= _norms(case, f"{name}_gen", _reached(grads, method.active(cross)))
-        descend = jax.jit(jax.grad(discriminators, has_aux=True))
+        descend = nets.quickly(jax.grad(discriminators, has_aux=True))
         for tag, first in (("dis_ab", True), ("dis_ba", False)):
             tag = "dis" if cross else tag  # the cross phase has no draw
             grads, found = descend({n: params[n] for n in gan.DISCRIMINATORS}, out, first)
@@ -510,7 +510,7 @@ def dil_steps(case):
     state, results = State(jnp.int32(0), variables, opt), {}
     batch = {f"x_{ours}": _image(case, f"x_{theirs}") for ours, theirs in zip("ijk", "abc", strict=True)}
     batch |= {"pid_i": case.input("l_a"), "pid_k": case.input("l_c")}
-    step = jax.jit(method.update)
+    step = nets.quickly(method.update)
     names = {"gen_total": "loss", "dis_total": "dis"} | {
         f"gen_{t}": f"gen_{t}" for t in gan.TERMS if t != "pre"
     }

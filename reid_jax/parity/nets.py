@@ -49,6 +49,19 @@ def fill(shapes, entries, dtype, optional=(), layout=""):
     return variables
 
 
+def quickly(function, **options):
+    """The function, compiled without the forms of convolutions for CPUs, which take minutes to compile.
+
+    options: of jax.jit. Tests hold both forms equal, with their gradients.
+    """
+
+    def plain(*args):
+        with layers.form("plain"):
+            return function(*args)
+
+    return jax.jit(plain, **options)
+
+
 def module_results(case, module, *args, joined=lambda y: y):
     """Results of a module recorded with `in/x` and gradients of sum(y * in/weight).
 

@@ -15,7 +15,7 @@ from reid_jax.methods.camstyle import cycles
 from reid_jax.methods.dgnet import nets as networks
 from reid_jax.methods.dgnet import swap
 from reid_jax.models import cyclegan as cyclegans
-from reid_jax.models import gan, layers
+from reid_jax.models import gan
 from reid_jax.parity import nets
 
 STYLES = swap.STYLES  # in the order of the reference's numbers
@@ -150,7 +150,7 @@ def dgnet_step(case):
         grads, stats, state, values, out = method.gradients(state, x, draws)
         return grads, values, method.moved(state, grads, stats), out
 
-    run = _quickly(run)
+    run = nets.quickly(run)
     weights = method.weights(state.step, after=True)
     for place, encoder in (("structure", True), ("image", False)):
         grads, values, new, out = run(state, jnp.bool_(encoder))
@@ -173,16 +173,6 @@ def dgnet_step(case):
         wanted = case.under(f"out/{place}/after/")
         results |= {f"out/{place}/after/{k}": after[k] for k in wanted if k in after}
     return results
-
-
-def _quickly(function):
-    """The function compiled in less time: the forms of convolutions that are fast on CPUs take minutes."""
-
-    def plain(*args):
-        with layers.form("plain"):
-            return function(*args)
-
-    return jax.jit(plain)
 
 
 def _step_config(m, shape):

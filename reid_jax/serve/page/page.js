@@ -267,7 +267,14 @@ function card(hit) {
   return item;
 }
 
-function dialog(question, {answer = null, danger = false, yes = "OK"} = {}) {
+let asked = Promise.resolve();  // a dialog is over once its close event has come, a moment after it closes
+
+function dialog(...given) {
+  asked = asked.then(() => ask(...given));
+  return asked;
+}
+
+function ask(question, {answer = null, danger = false, yes = "OK"} = {}) {
   $("question").textContent = question;
   $("answer").hidden = answer === null;
   $("answer").value = answer ?? "";

@@ -270,11 +270,11 @@ function card(hit) {
 let asked = Promise.resolve();  // a dialog is over once its close event has come, a moment after it closes
 
 function dialog(...given) {
-  asked = asked.then(() => ask(...given));
+  asked = asked.then(() => open_dialog(...given));
   return asked;
 }
 
-function ask(question, {answer = null, danger = false, yes = "OK"} = {}) {
+function open_dialog(question, {answer = null, danger = false, yes = "OK"} = {}) {
   $("question").textContent = question;
   $("answer").hidden = answer === null;
   $("answer").value = answer ?? "";

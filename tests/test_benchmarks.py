@@ -50,7 +50,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "cluster")) for n in SMALL]
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in ("cluster", "rerank"))) for n in SMALL]
 )
 def test_last_line_is_json(name):
     command = [sys.executable, "-m", "reid_jax.benchmarks", name, *SMALL[name]]

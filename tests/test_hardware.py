@@ -102,7 +102,9 @@ def test_every_command_turns_it_into_one_line(any_platform, capsys):
 TRAIN = ["reid_jax.main", "--config=configs/baseline.py:smoke"]
 
 
-@pytest.mark.parametrize("command", [TRAIN, ["reid_jax", "convert", "w.npz"]])
+@pytest.mark.parametrize(
+    "command", [TRAIN, pytest.param(["reid_jax", "convert", "w.npz"], marks=pytest.mark.slow)]
+)
 def test_a_missing_platform_as_a_user_meets_it(command, tmp_path):
     """In a process of its own: the plugin that is not there, not a stand-in."""
     import numpy as np

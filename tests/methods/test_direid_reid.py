@@ -89,6 +89,7 @@ def test_steps_leave_what_is_replayed(replay):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((state.nets, state.opt)))
 
 
+@pytest.mark.slow
 def test_replayed_pictures(replay):
     """The decoded contents of the batch with codes of the bank, or of the batch in another order."""
     method, known = replay.method, replay.known()

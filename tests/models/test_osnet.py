@@ -4,9 +4,9 @@ import pathlib
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from nets import net_of, random, shapes_of
 
 from reid_jax.config import defaults, namespace
 from reid_jax.errors import ConfigError
@@ -16,20 +16,6 @@ from reid_jax.parity import case
 
 CASES = pathlib.Path(__file__).parents[1] / "cases"
 TINY = dict(backbone="osnet", head="fc", osnet_widths=(4, 8, 8, 8), osnet_streams=2, fc_dim=6)
-
-
-def net_of(classes=5, **fields):
-    return heads.build(namespace(defaults()["model"] | fields), classes)
-
-
-def shapes_of(net, height=64, width=32):
-    image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
-    return jax.eval_shape(heads.encoder(net).init, jax.random.key(0), image)
-
-
-def random(shapes, seed=0):
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda s: rng.uniform(0.5, 1.5, s.shape).astype(np.float32), shapes)
 
 
 def parameters(shapes, without="classifier"):

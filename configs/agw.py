@@ -32,16 +32,6 @@ def market(t):
     t["train"].update(epochs=120)
 
 
-def of(name):
-    """Market's settings on another set."""
-
-    def variant(t):
-        market(t)
-        t["data"].update(name=name)
-
-    return variant
-
-
 def fastreid_market(t):
     """Market-1501 as fast-reid trains its AGW (there in mixed precision)."""
     market(t)
@@ -69,9 +59,9 @@ def smoke(t):
 
 VARIANTS = {
     "market": market,
-    "duke": of("dukemtmc"),
-    "cuhk03": of("cuhk03"),
-    "msmt17": of("msmt17"),
+    "duke": presets.on("dukemtmc", market),
+    "cuhk03": presets.on("cuhk03", market),
+    "msmt17": presets.on("msmt17", market),
     "fastreid_market": fastreid_market,
     "synthetic": synthetic,
     "smoke": smoke,

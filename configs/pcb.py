@@ -1,8 +1,8 @@
 """PCB and its refined part pooling (Sun et al., ECCV 2018) with the published code's settings.
 
-Variants: market, duke, msmt17, cuhk03 (384x128, 6 stripes, batches of 64, 60 epochs of SGD); synthetic (small
-net, minutes on a CPU core); smoke (seconds). rpp_market, rpp_duke, rpp_cuhk03, rpp_synthetic, rpp_smoke go on
-with refined parts: the paper's induction, then 10 epochs together. rpp_code_market is the published code's
+Variants: market, duke, msmt17 (not in the paper), cuhk03 (384x128, 6 stripes, batches of 64, 60 epochs of
+SGD); synthetic (small net, minutes on a CPU core); smoke (seconds). rpp_market, rpp_duke, rpp_cuhk03,
+rpp_synthetic, rpp_smoke go on with refined parts: the paper's induction, then 10 epochs together. rpp_code_market is the published code's
 way: 20 epochs of PCB, then everything at once for 30. Start the full-size ones from ImageNet weights
 (config.init.weights): the backbone learns ten times slower than the head.
 """
@@ -26,24 +26,6 @@ def market(t):
     t["data"].update(height=384, width=128, ids=64, instances=1, erase=0.0)
     t["optim"].update(kind="sgd", lr=0.1, nesterov=True, groups=(("^base/", 0.1, None),), milestones=(40,))
     t["train"].update(epochs=60, eval_every=10)
-
-
-def duke(t):
-    """DukeMTMC-reID, Market's settings."""
-    market(t)
-    t["data"].update(name="dukemtmc")
-
-
-def msmt17(t):
-    """MSMT17, Market's settings; not in the paper."""
-    market(t)
-    t["data"].update(name="msmt17")
-
-
-def cuhk03(t):
-    """CUHK03 in its new protocol, Market's settings."""
-    market(t)
-    t["data"].update(name="cuhk03")
 
 
 def synthetic(t):
@@ -98,14 +80,14 @@ def rpp_smoke(t):
 
 VARIANTS = {
     "market": market,
-    "duke": duke,
-    "msmt17": msmt17,
-    "cuhk03": cuhk03,
+    "duke": presets.on("dukemtmc", market),
+    "msmt17": presets.on("msmt17", market),
+    "cuhk03": presets.on("cuhk03", market),
     "synthetic": synthetic,
     "smoke": smoke,
     "rpp_market": refined(market, **PAPER),
-    "rpp_duke": refined(duke, **PAPER),
-    "rpp_cuhk03": refined(cuhk03, **PAPER),
+    "rpp_duke": refined(presets.on("dukemtmc", market), **PAPER),
+    "rpp_cuhk03": refined(presets.on("cuhk03", market), **PAPER),
     "rpp_code_market": rpp_code_market,
     "rpp_synthetic": rpp_synthetic,
     "rpp_smoke": rpp_smoke,

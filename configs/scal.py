@@ -1,7 +1,7 @@
 """SCAL (Chen et al., ICCV 2019), after its description, trained as the strong baseline; no code is public.
 
-Variants: market, duke, msmt17, cuhk03 (384x128); synthetic (small net, minutes on a CPU core); smoke
-(seconds). With a row of the ablation behind, as in synthetic-no_critic: no_critic (the attention alone),
+Variants: market, duke, msmt17 (not in the paper), cuhk03 (384x128); synthetic (small net, minutes on a CPU
+core); smoke (seconds). With a row of the ablation behind, as in synthetic-no_critic: no_critic (the attention alone),
 no_relative (the reward is the right class alone), channel (attention to channels).
 """
 
@@ -28,24 +28,6 @@ def market(t):
     t["train"].update(epochs=120, eval_every=20)
 
 
-def duke(t):
-    """DukeMTMC-reID, Market's settings."""
-    market(t)
-    t["data"].update(name="dukemtmc")
-
-
-def msmt17(t):
-    """MSMT17, Market's settings; not in the paper."""
-    market(t)
-    t["data"].update(name="msmt17")
-
-
-def cuhk03(t):
-    """CUHK03 in its new protocol, Market's settings."""
-    market(t)
-    t["data"].update(name="cuhk03")
-
-
 def synthetic(t):
     """The embedded data set and the narrow net; short-run values."""
     presets.synthetic(t)
@@ -60,9 +42,9 @@ def smoke(t):
 
 VARIANTS = {
     "market": market,
-    "duke": duke,
-    "msmt17": msmt17,
-    "cuhk03": cuhk03,
+    "duke": presets.on("dukemtmc", market),
+    "msmt17": presets.on("msmt17", market),
+    "cuhk03": presets.on("cuhk03", market),
     "synthetic": synthetic,
     "smoke": smoke,
 }

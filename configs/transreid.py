@@ -44,18 +44,6 @@ def market(t):
     t["eval"].update(distance="cosine")  # of unit vectors ranks as Euclidean
 
 
-def duke(t):
-    """DukeMTMC-reID, Market's settings."""
-    market(t)
-    t["data"].update(name="dukemtmc")
-
-
-def msmt17(t):
-    """MSMT17, Market's settings."""
-    market(t)
-    t["data"].update(name="msmt17")
-
-
 def occluded_duke(t):
     """Occluded-DukeMTMC: patches every 11 pixels."""
     market(t)
@@ -79,7 +67,12 @@ def smoke(t):
     t["optim"].update(lr=1e-3)
 
 
-VARIANTS = {"market": market, "duke": duke, "msmt17": msmt17, "occluded_duke": occluded_duke}
+VARIANTS = {
+    "market": market,
+    "duke": presets.on("dukemtmc", market),
+    "msmt17": presets.on("msmt17", market),
+    "occluded_duke": occluded_duke,
+}
 VARIANTS |= {"synthetic": synthetic, "smoke": smoke}
 
 

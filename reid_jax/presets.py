@@ -21,6 +21,16 @@ def image_set(tree, name):
     tree["data"].update(name=name)
 
 
+def on(name, variant):
+    """A variant with the settings of another on data set `name`."""
+
+    def elsewhere(tree):
+        variant(tree)
+        tree["data"].update(name=name)
+
+    return elsewhere
+
+
 def synthetic(tree):
     """The embedded synthetic set with a net that two CPU cores train in minutes."""
     tree["data"].update(

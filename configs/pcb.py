@@ -2,9 +2,10 @@
 
 Variants: market, duke, msmt17 (not in the paper), cuhk03 (384x128, 6 stripes, batches of 64, 60 epochs of
 SGD); synthetic (small net, minutes on a CPU core); smoke (seconds). rpp_market, rpp_duke, rpp_cuhk03,
-rpp_synthetic, rpp_smoke go on with refined parts: the paper's induction, then 10 epochs together. rpp_code_market is the published code's
-way: 20 epochs of PCB, then everything at once for 30. Start the full-size ones from ImageNet weights
-(config.init.weights): the backbone learns ten times slower than the head.
+rpp_synthetic, rpp_smoke go on with refined parts: the paper's induction, then 10 epochs together.
+rpp_code_market is the published code's way: 20 epochs of PCB, then everything at once for 30. Start the
+full-size ones from ImageNet weights (config.init.weights): the backbone learns ten times slower than the
+head.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,8 @@
 """SCAL (Chen et al., ICCV 2019), after its description, trained as the strong baseline; no code is public.
 
 Variants: market, duke, msmt17 (not in the paper), cuhk03 (384x128); synthetic (small net, minutes on a CPU
-core); smoke (seconds). With a row of the ablation behind, as in synthetic-no_critic: no_critic (the attention alone),
-no_relative (the reward is the right class alone), channel (attention to channels).
+core); smoke (seconds). With a row of the ablation behind, as in synthetic-no_critic: no_critic (the
+attention alone), no_relative (the reward is the right class alone), channel (attention to channels).
 """
 
 from ml_collections import ConfigDict

@@ -22,7 +22,8 @@ def after_a_step(name, config, count):
     return Stepping(method.step, count)(drawn(method), {"train": random_batch()})
 
 
-@pytest.mark.parametrize("name", ["baseline", pytest.param("efl", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["baseline", "efl"])
 def test_parts_equal_devices(name):
     """The same parameters and losses: hardest pairs and MI of the whole batch, batch norm of each part."""
     options = dict(optim__eps=1e-3)

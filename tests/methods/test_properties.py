@@ -23,7 +23,7 @@ SLOW = {
     ("camstyle", "styles"),
     ("camstyle", "reid"),
 }  # long to compile, or much like the baseline
-LONG_ON_DEVICES = {"aanet", "adl", "dsanet", "metabin", "mmt", "pyramid", "scal"}  # on several
+LONG_ON_DEVICES = {"aanet", "adl", "dsanet", "metabin", "mmt", "pcb", "pgfa", "pyramid", "scal"}  # on several
 # Every device drops other features; the scores of an untrained D_deg are nearly constant, so that the
 # attention's three norms would magnify rounding.
 ALIKE = {"direid": {"direid__dropout": 0.0, "direid__attention_input": "self"}}
@@ -37,7 +37,7 @@ def stage_params(long=()):
             yield pytest.param((method, stage), marks=marks, id=f"{method}-{stage}")
 
 
-@pytest.fixture(scope="module", params=stage_params())
+@pytest.fixture(scope="module", params=list(stage_params()))
 def stage(request):
     """(its config, Method, first State) of a stage."""
     method, name = request.param
@@ -108,7 +108,7 @@ def test_step(steps):
         assert {"loss", "lr"} <= metrics.keys()
 
 
-@pytest.mark.parametrize("stage", stage_params(LONG_ON_DEVICES), indirect=True)
+@pytest.mark.parametrize("stage", list(stage_params(LONG_ON_DEVICES)), indirect=True)
 def test_all_devices_as_one(steps):
     for part, made, state, last, metrics in steps:
         count = most_devices(part.streams(state))

@@ -50,7 +50,8 @@ def hardest(features, pid, margin):
 def test_losses_are_sums_over_the_branches(stepped):
     method, step, state = stepped
     batch = random_batch(size=8)
-    out, _ = method.encoder.apply(state.nets["net"], method.view(batch), True, method.key(state))
+    apply = jax.jit(method.encoder.apply, static_argnums=2)
+    out, _ = apply(state.nets["net"], method.view(batch), True, method.key(state))
     ce = tri = 0.0
     for logits, feature in zip(out.logits, out.after_bn, strict=True):
         logits = np.asarray(logits, np.float64)

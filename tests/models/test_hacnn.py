@@ -64,6 +64,7 @@ def test_windows_are_sampled_pixel_by_pixel(align_corners):
     np.testing.assert_allclose(got.reshape(2, 2, 5, 7, 3), want, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_keys_are_torchreids():
     """Every entry of the reference's state dictionary, by key and shape, and no other; and back."""
     recorded = case.load(CASES / "sup__hacnn.npz")

@@ -37,7 +37,7 @@ def test_narrow_is_its_map_in_stripes():
     net = build()
     out, variables = run(net)
     base = {k: v["base"] for k, v in variables.items()}
-    maps = np.asarray(net.base.apply(base, X, False), np.float64)
+    maps = np.asarray(jax.jit(lambda v: net.base.apply(v, X, False))(base), np.float64)
     assert maps.shape == (3, 16, 8, 6)
     rows = np.stack([maps[:, :8].mean((1, 2)), maps[:, 8:].mean((1, 2))], 1).reshape(3, -1)
     dense = variables["params"]["base"]["project"]  # its place, so that older weights and draws fit
@@ -69,19 +69,19 @@ def test_stripes_head():
     assert shapes == [[(3, 7)] * 2, [(3, 6)] * 2, [(3, 4)] * 2]
     unit = np.concatenate([g / np.linalg.norm(g, axis=1)[:, None] for g in out.before_bn], 1)
     np.testing.assert_allclose(out.test, unit, rtol=1e-5)
-    clip = net.apply(variables, X[None], False)
+    clip = jax.jit(lambda v: net.apply(v, X[None], False))(variables)
     frames = [np.asarray(g).mean(0) for g in out.before_bn]
     np.testing.assert_allclose([g[0] for g in clip.before_bn], frames, rtol=1e-4)
     small = build(head="stripes", stripes_dim=4, stripes_test="reduced", stripes_shared=True)
     tree = {**variables["params"], "instance1": variables["params"]["instance0"]}
-    other = small.apply({**variables, "params": tree}, X, False)
+    other = jax.jit(lambda v: small.apply(v, X, False))({**variables, "params": tree})
     unit = np.concatenate([h / np.linalg.norm(h, axis=1)[:, None] for h in out.after_bn], 1)
     np.testing.assert_allclose(other.test, unit, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(other.logits[0], out.logits[0], rtol=1e-4)
     one = variables["params"]["instance0"]
     np.testing.assert_allclose(other.logits[1], out.after_bn[1] @ one["kernel"] + one["bias"], atol=1e-4)
     assert small.top.classifiers == ("instance0",)
-    vectors = net.apply(variables, X[None], False, method="vectors")
+    vectors = jax.jit(lambda v: net.apply(v, X[None], False, method="vectors"))(variables)
     again = net.apply(variables, vectors.mean(1), False, method="head")
     np.testing.assert_allclose(again.test, clip.test, rtol=1e-5)
 

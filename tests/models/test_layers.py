@@ -88,11 +88,16 @@ def tap_by_tap(x, k, stride, padding, dilation):
 @pytest.mark.parametrize(
     "size,kernel,stride,padding,dilation,groups",
     [
-        ((9, 7), 3, 1, 0, 1, 1),
         ((9, 7), 3, 2, 1, 2, 1),
-        ((4, 8), 5, 1, 3, 1, 1),
-        ((4, 8), 3, 1, 1, 2, 1),
-        ((7, 6), 3, 1, 0, 1, 4),
+        *(
+            pytest.param(*p, marks=pytest.mark.slow)
+            for p in (
+                ((9, 7), 3, 1, 0, 1, 1),
+                ((4, 8), 5, 1, 3, 1, 1),
+                ((4, 8), 3, 1, 1, 2, 1),
+                ((7, 6), 3, 1, 0, 1, 4),
+            )
+        ),
     ],
 )
 def test_gradients_of_gradients_of_a_convolution(size, kernel, stride, padding, dilation, groups):

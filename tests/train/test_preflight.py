@@ -279,6 +279,7 @@ def test_later_stages_that_cannot_be(three_stages, tmp_path, traced, changes, me
         check(changed(config, changes), dataset, tmp_path)
 
 
+@pytest.mark.slow
 def test_steps_of_later_stages_are_traced(three_stages, tmp_path, monkeypatch):
     """What only the step of the last stage looks at."""
     config, dataset = three_stages

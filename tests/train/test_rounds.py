@@ -109,7 +109,7 @@ def test_a_run_stopped_at_a_border_goes_on_exactly(unbroken, tmp_path, where):
     assert_same_run(workdir, tmp_path / "run")
 
 
-@pytest.mark.parametrize("unbroken", [ADL], indirect=True)
+@pytest.mark.parametrize("unbroken", [CLUSTER_CONTRAST], indirect=True)
 def test_lines_after_the_checkpoint_are_written_again_once(unbroken, tmp_path):
     """A run killed after new labels, whose checkpoint is older though of the same step."""
     config, dataset, workdir, _ = unbroken

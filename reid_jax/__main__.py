@@ -20,6 +20,10 @@ COMMANDS = {  # name: (module, one line)
     "convert": ("reid_jax.convert", "weights from and to PyTorch: what fits, and a file of it"),
     "gallery": ("reid_jax.commands.gallery", "a gallery of people: build, search, remove, calibrate, check"),
     "serve": ("reid_jax.commands.serve", "a page in the browser that searches a gallery"),
+    "plan": (
+        "reid_jax.commands.plan",
+        "whether a run's steps fit a chip, by its own compiler, without the chip",
+    ),
     "parity": ("reid_jax.parity", "compare this library with recorded outputs of PyTorch code"),
     "benchmarks": ("reid_jax.benchmarks", "time and memory of steps, data, evaluation and clustering"),
 }

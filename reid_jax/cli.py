@@ -69,6 +69,43 @@ def load_config(path):
     return module.get_config(variant) if variant else module.get_config()
 
 
+def parse_absl(argv, values):
+    """What absl's FlagValues leave of a command line, with errors that name the flag or field."""
+    from absl import flags
+
+    config = "--config="
+    argv = [config + places.local(a[len(config) :], "--config") if a.startswith(config) else a for a in argv]
+    try:
+        return values(argv)
+    except ConfigError:
+        raise
+    except (AttributeError, KeyError) as e:
+        raise ConfigError(f"no such config field: {e.args[0] if e.args else e}") from e
+    except (flags.Error, TypeError, ValueError) as e:
+        raise ConfigError(str(e)) from e
+    except (OSError, ImportError, SyntaxError) as e:
+        raise ConfigError(f"--config: {e}") from e
+
+
+def config_of_flags(argv):
+    """ConfigDict of --config=FILE.py:VARIANT and --config.FIELD=VALUE, as the training command reads them."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    values, argv = flags.FlagValues(), ["reid_jax", *argv]
+    holder = config_flags.DEFINE_config_file("config", flag_values=values)
+    before, sys.argv = sys.argv, argv  # where config_flags looks for the fields
+    try:
+        left = parse_absl(argv, values)
+    finally:
+        sys.argv = before
+    if len(left) > 1:
+        raise ConfigError(f"unexpected argument {left[1]!r}; fields are set as --config.data.height=256")
+    if holder.value is None:
+        raise ConfigError("--config=FILE.py:VARIANT is missing, as --config=configs/METHOD.py:market")
+    return holder.value
+
+
 # ---- running
 def run(main, argv=None):
     """Runs a command with these arguments (None: the process's) and ends the process."""

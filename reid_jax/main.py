@@ -267,18 +267,7 @@ def describe(dataset):
 
 def parse_flags(argv):
     """absl's parser with errors that name the flag or field."""
-    config = "--config="
-    argv = [config + places.local(a[len(config) :], "--config") if a.startswith(config) else a for a in argv]
-    try:
-        return flags.FLAGS(argv)
-    except ConfigError:
-        raise
-    except (AttributeError, KeyError) as e:
-        raise ConfigError(f"no such config field: {e.args[0] if e.args else e}") from e
-    except (flags.Error, TypeError, ValueError) as e:
-        raise ConfigError(str(e)) from e
-    except (OSError, ImportError, SyntaxError) as e:
-        raise ConfigError(f"--config: {e}") from e
+    return cli.parse_absl(argv, flags.FLAGS)
 
 
 def run(argv=None):

@@ -14,9 +14,10 @@ MAY = {
     "train": BASE | LOW | {"methods", "train"},
     "parity": BASE | LOW | {"methods", "parity"},
     "serve": BASE | LOW | {"methods", "train", "serve"},
+    "plan": BASE | LOW | {"methods", "train", "plan"},
     "report": BASE | LOW | {"report"},
     "benchmarks": BASE | LOW | {"methods", "train", "serve", "benchmarks", "cli"},
-    "commands": BASE | LOW | {"train", "serve", "cli", "hardware", "tables"},  # none imports another
+    "commands": BASE | LOW | {"train", "serve", "plan", "cli", "hardware", "tables"},  # none imports another
     "main": BASE | LOW | {"methods", "train", "report", "cli", "hardware"},
     **dict.fromkeys(("compare", "convert", "cross", "embed", "evaluate", "export"), {"commands", "cli"}),
     "__main__": {"cli", "config", "errors", "fields"},

@@ -213,19 +213,30 @@ def first_round(method):
 
 
 def trace(part, config, state, devices):
-    """Raises what the first step of a part would; state: shapes. Pseudo labels are made up."""
+    """Raises what the first step of a part would; state: shapes."""
+    streams = streams_of(part, config, state)
+    for name, stream in streams.items():
+        stream.check_shared(name, len(devices.devices))
+    if streams:
+        devices.trace(part.step, state, examples(streams, config))
+
+
+def streams_of(part, config, state):
+    """{name: Stream} of a part on made-up pseudo labels; {} where other labels may do; state: shapes."""
     memory = {name: np.zeros(x.shape, x.dtype) for name, x in state.memory.items()}
     if "labels" in memory:
         memory["labels"] = (np.arange(len(memory["labels"])) % config.data.ids).astype(np.int32)
     try:
-        streams = part.streams(state._replace(nets={}, opt={}, memory=memory))
+        return part.streams(state._replace(nets={}, opt={}, memory=memory))
     except DataError:
         if part.begin is None:
             raise
-        return  # other labels may do
-    for name, stream in streams.items():
-        stream.check_shared(name, len(devices.devices))
-    devices.trace(part.step, state, {name: s.example(config.data, s.size) for name, s in streams.items()})
+        return {}
+
+
+def examples(streams, config):
+    """{name: a global batch of zeros}."""
+    return {name: s.example(config.data, s.size) for name, s in streams.items()}
 
 
 def check_inherit(config, name, built, shapes, workdir):

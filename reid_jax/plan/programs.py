@@ -1,0 +1,124 @@
+"""The programs of a run, compiled for devices that need not be there: steps of each part, and embedding."""
+
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from reid_jax import methods
+from reid_jax.models import layers
+from reid_jax.plan import hlo
+from reid_jax.train import preflight, stages
+from reid_jax.train.devices import AXIS
+
+
+class Program(NamedTuple):
+    """What a run compiles once, and shapes of its arguments; rows: pictures of one device."""
+
+    name: str
+    function: object
+    state: object
+    batch: object
+    rows: int
+    trains: bool
+
+
+class Plan(NamedTuple):
+    """What the compiler says of a program on one device; bytes, but for what is named otherwise."""
+
+    name: str
+    rows: int
+    arguments: int
+    temporaries: int
+    results: int  # that are not given the place of an argument
+    code: int
+    flops: float
+    moved: float  # to and from memory
+    collectives: list
+    seconds: float  # the compiler's own estimate, 0 where it gives none
+    compiled_in: float  # seconds
+
+    @property
+    def peak(self):
+        """Bytes at once."""
+        return self.arguments + self.temporaries + self.results + self.code
+
+
+def of_stage(config, name, info, devices):
+    """[Program] of a stage: the steps of its (first round's) parts, and the embedding of an evaluation.
+
+    Errors: ConfigError for batches that the devices cannot share, and what the method itself refuses.
+    """
+    config, method = stages.build(config, name, info)
+    stages.check_batch(config, devices)
+    state, made = stages.state_shapes(method), []
+    for part in preflight.first_round(method):
+        streams = preflight.streams_of(part, config, state)
+        for stream, value in streams.items():
+            value.check_shared(stream, len(devices.devices))
+        if streams:
+            batch = preflight.examples(streams, config)
+            rows = sum(len(b["image"]) for b in batch.values()) // len(devices.devices)
+            made.append(Program(f"{name}: {part.name}", part.step, state, batch, rows, True))
+    return [*made, embedding(config, name, method, state)]
+
+
+def embedding(config, name, method, state):
+    """The Program of an evaluation: one device embeds config.eval.batch_size pictures of the default net."""
+    net = methods.choose_net(method, config.eval.net)[0]
+    d, rows = config.data, config.eval.batch_size
+    shape = (rows, *([d.frames] if d.frames else []), d.height, d.width, 3)
+    batch = {"image": np.zeros(shape, np.uint8), "camid": np.zeros(rows, np.int32)}
+    for extra, value in method.info.labelled.extras.items() if method.info.labelled else ():
+        batch[extra] = np.zeros((rows, *value.shape[1:]), value.dtype)
+
+    def embed(state, batch):
+        return method.embed_batch(state, batch, net)
+
+    return Program(f"{name}: embed", embed, state, batch, rows, False)
+
+
+def compiled(program, devices):
+    """(Plan, text of the compiled program).
+
+    The step is the one that trains: per device under the same axis name, its state given away.
+    """
+    chosen = devices.devices if program.trains else devices.devices[:1]
+    mesh = Mesh(np.array(chosen), (AXIS,))
+    whole, split = PartitionSpec(), PartitionSpec(AXIS)
+    specs = dict(in_specs=(whole, split), out_specs=whole if program.trains else split)
+    mapped = jax.shard_map(program.function, mesh=mesh, check_vma=False, **specs)
+    donated = (0,) if program.trains else ()
+    state, batch = (
+        shaped(t, NamedSharding(mesh, s)) for t, s in ((program.state, whole), (program.batch, split))
+    )
+    began = time.monotonic()
+    with layers.form("auto" if chosen[0].platform == "cpu" else "plain"):
+        result = jax.jit(mapped, donate_argnums=donated).lower(state, batch).compile()
+    return planned(program, result, time.monotonic() - began), result.as_text()
+
+
+def shaped(tree, sharding):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding), tree)
+
+
+def planned(program, result, seconds):
+    """The Plan of a compiled program."""
+    memory, cost = result.memory_analysis(), result.cost_analysis() or {}
+    cost = cost[0] if isinstance(cost, list) else cost
+    own = cost.get("optimal_seconds", 0.0)
+    return Plan(
+        program.name,
+        program.rows,
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes,
+        max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0),
+        memory.generated_code_size_in_bytes,
+        cost.get("flops", 0.0),
+        cost.get("bytes accessed", 0.0),
+        hlo.collectives(result.as_text()),
+        own if own > 0 else 0.0,
+        seconds,
+    )

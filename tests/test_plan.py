@@ -1,0 +1,126 @@
+"""`plan`: what is read of compiled programs, made-up training sets, the command on this machine."""
+
+import importlib.util
+import json
+
+import jax
+import numpy as np
+import pytest
+from runs import config_of
+
+from reid_jax import cli, methods
+from reid_jax.commands import plan as command
+from reid_jax.errors import ConfigError
+from reid_jax.plan import chips, facts, hlo, programs, ways
+from reid_jax.train import stages
+from reid_jax.train.devices import AXIS, Devices
+
+TEXT = """
+ENTRY %main {
+  %a = f32[8,16]{1,0:T(8,128)} all-reduce(%x), channel_id=1, to_apply=%sum
+  %b = (f32[4]{0}, bf16[2,3]{1,0}) all-reduce(%y, %z), channel_id=2, to_apply=%sum
+  %c = (u8[2,8]{1,0}, u8[4,8]{1,0}) all-gather-start(%g), dimensions={0}
+  %d = u8[4,8]{1,0} all-gather-done(%c)
+  %e = s32[]{:T(128)} add(%i, %j)
+}
+"""
+
+
+def test_collectives_of_a_text():
+    """Reductions of 8 * 16 floats, 4 floats, 2 * 3 halves; what begins and ends apart counts once."""
+    found = {c.kind: c for c in hlo.collectives(TEXT)}
+    assert found["all-reduce"] == hlo.Collective("all-reduce", 2, 4 * 128 + 4 * 4 + 2 * 6)
+    assert found["all-gather"].calls == 1 and found["all-gather"].bytes == (16 + 32) // 2
+    assert hlo.count(TEXT, "add") == (1, 4) and len(found) == 2
+
+
+def test_topologies():
+    assert chips.parse("v5e:2x4") == ("v5e", 8) and chips.parse("v5p:2x2x1") == ("v5p", 4)
+    assert chips.larger("v5e:2x4") == "v5e:4x4" and chips.larger("v5p:2x2x1") == "v5p:2x2x2"
+    for name in ("v5e", "v5e:8", "v9:2x2", "2x4"):
+        with pytest.raises(ConfigError, match="--topology"):
+            chips.parse(name)
+    assert chips.usable("v5e") == 15.75 * 2**30
+
+
+@pytest.mark.parametrize("most", [0, 1, 7, 64, 100])
+def test_the_largest_that_fits(most):
+    for start in (1, 16, 200):
+        asked = []
+        assert ways.largest(lambda n, asked=asked: asked.append(n) or n <= most, start) == most
+        assert len(asked) == len(set(asked)) <= 20
+
+
+@pytest.mark.parametrize("variant, labelled, hidden", [
+    ("baseline.py:market", 751, 0), ("cluster_contrast.py:market", 0, 12936),
+])  # fmt: skip
+def test_a_set_of_the_published_size(variant, labelled, hidden):
+    """Market-1501: 751 people in 12,936 pictures by 6 cameras; all identities have two pictures or more."""
+    info = facts.of_config(config_of(variant), AXIS)
+    assert (info.num_pids, info.num_cams, info.num_images) == (labelled, 6, 12936)
+    assert (info.labelled is None) == (not labelled) and (info.unlabelled is None) == (not hidden)
+    if labelled:
+        assert np.bincount(info.labelled.pid).min() > 1
+    info = facts.of_config(config_of(variant), AXIS, counts=(10, 100, 3))
+    assert (info.num_pids, info.num_images, info.num_cams) == (10 if labelled else 0, 100, 3)
+
+
+def test_command(tmp_path, capsys):
+    """Arguments are the state and a device's part of the batch; a step takes several times an embedding."""
+    target = tmp_path / "plan.json"
+    flags = ["--config=configs/baseline.py:smoke", "--config.data.ids=8", "--devices=2", f"--json={target}"]
+    assert command.main(flags) == 0
+    shown = capsys.readouterr().out
+    assert "train: embed" in shown and "| H100 SXM" in shown
+    step, embed = json.loads(target.read_text())["programs"]
+    config = cli.config_of_flags(flags[:2])
+    method = methods.build(config, "train", facts.of_config(config, AXIS))
+    state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(stages.state_shapes(method)))
+    data, rows = config.data, config.data.ids * config.data.instances // 2
+    assert step["rows"] == rows
+    assert 0 < step["arguments"] - state - rows * data.height * data.width * 3 < 0.1 * state + 200 * rows
+    assert step["flops"] / step["rows"] > 2 * embed["flops"] / embed["rows"] > 0
+    assert {c["kind"] for c in step["collectives"]} >= {"all-reduce"} and not embed["collectives"]
+
+
+def test_what_does_not_fit(monkeypatch, capsys):
+    """Each way is tried and told; the exit code says so."""
+    place = command.Place("small", "", Devices(jax.devices()[:1]), 1000)
+    monkeypatch.setattr(command, "place_of", lambda args: place)
+    monkeypatch.setattr(programs, "compiled", lambda program, devices: (PLANS[program.trains], ""))
+    assert command.main(["--config=configs/baseline.py:smoke", "--devices=1", "--search"]) == 1
+    shown = capsys.readouterr().out
+    assert "train: train: does not fit" in shown and "train: embed: fits" in shown
+    assert "--config.model.dtype=bfloat16: does not fit" in shown and "--config.train.accumulate=4" in shown
+    assert "the largest data.ids that fits is 0" in shown
+
+
+PLANS = {
+    trains: programs.Plan(f"train: {name}", 4, size, 0, 0, 0, 1e9, 1e6, [], 0.0, 1.0)
+    for trains, name, size in ((True, "train", 2000), (False, "embed", 10))
+}
+
+
+def test_what_cannot_be_planned(capsys):
+    for flags, message in (
+        (["--config=configs/baseline.py:smoke"], "--topology=v5e:2x4 or --devices"),
+        (["--devices=1"], "--config=FILE"),
+        (["--devices=1", "--config=configs/baseline.py:smoke", "--config.data.hight=3"], "hight"),
+        (["--devices=99", "--config=configs/baseline.py:smoke"], "this machine has"),
+    ):
+        assert cli.exit_code(command.main, flags) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the tpu extra")
+def test_a_slice_of_tpus(tmp_path):
+    """The TPU compiler, without a TPU; in a process of its own, whose environment it reads."""
+    import subprocess
+    import sys
+
+    target = tmp_path / "plan.json"
+    flags = ["--config=configs/baseline.py:smoke", "--topology=v5e:1x1", f"--json={target}"]
+    subprocess.run([sys.executable, "-m", "reid_jax", "plan", *flags], check=True)
+    result = json.loads(target.read_text())
+    assert result["memory"] == chips.usable("v5e") and all(p["peak"] > 0 for p in result["programs"])

@@ -203,6 +203,7 @@ def defaults():
             only="",  # a stage of the method: train this one alone; "" = all, in order
             skip=(),  # stages left out, where the method can do without
             accumulate=1,  # parts of a device's batch that go through a network in turn, where a method can
+            profile="",  # START:STOP, steps of a stage that are traced into WORKDIR/profile
             log_every=20,  # steps
             eval_every=20,  # epochs; 0 = only at the end
             checkpoint_every=1,  # epochs

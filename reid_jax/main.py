@@ -32,6 +32,9 @@ MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "latest", "Mode evaluate: latest | best | a step number of --workdir."
 )
+PROFILE = flags.DEFINE_string(
+    "profile", None, "START:STOP: steps that jax.profiler traces into WORKDIR/profile (config.train.profile)."
+)
 DISTRIBUTED = flags.DEFINE_boolean(
     "distributed",
     None,
@@ -93,6 +96,7 @@ def prepare(argv):
 
     hardware.start()
     config = CONFIG.value
+    config.train.profile = PROFILE.value or config.train.profile
     settings = plain(config)
     processes.check_same_config(settings)
     devices = Devices()

@@ -392,12 +392,12 @@ def gan_losses_3scale(case):
         _, squares = judges.penalised(net, variables, images["real"], reduce)
         results |= {f"out/squared_grad_{kind}_scale{s}": v for s, v in enumerate(squares)}
     for name, form in discriminators.items():
-        value, grads = nets.quickly(jax.value_and_grad(form))(variables, images)
+        value, grads = jax.value_and_grad(form)(variables, images)
         own = _entries(grads)
         results |= {f"out/{name}": value, **{f"grad/{name}/{k}": v for k, v in own.items()}}
         results |= _norms(case, name, own)
     for name, form in generators.items():
-        value, grads = nets.quickly(jax.value_and_grad(form, 1))(variables, images)
+        value, grads = jax.value_and_grad(form, 1)(variables, images)
         results |= {f"out/{name}": value}
         results |= {f"grad/{name}/in/{k}": nets.channels_first(g) for k, g in grads.items()}
     return results
@@ -406,7 +406,7 @@ def gan_losses_3scale(case):
 gan_losses_1scale = gan_losses_3scale
 
 
-# ---- first stage as a whole
+# ---- first stage as a whole, operation by operation: in float64 it compiles for more than half an hour
 
 
 INFO = Info(num_pids=1, num_cams=1)  # the number of identities is that of a case's classifiers
@@ -471,11 +471,11 @@ def dil_losses(case):
             total = sum(found.values())
             return total, found | {"total": total}
 
-        grads, (found, out) = nets.quickly(jax.grad(generator, has_aux=True))(params, variables, batch)
+        grads, (found, out) = jax.grad(generator, has_aux=True)(params, variables, batch)
         results |= _images(name.split("_")[0], out)
         results |= {f"out/{name}/gen/loss_gen_{k}": v for k, v in found.items()}
         results |= _norms(case, f"{name}_gen", _reached(grads, method.active(cross)))
-        descend = nets.quickly(jax.grad(discriminators, has_aux=True))
+        descend = jax.grad(discriminators, has_aux=True)
         for tag, first in (("dis_ab", True), ("dis_ba", False)):
             tag = "dis" if cross else tag  # the cross phase has no draw
             grads, found = descend({n: params[n] for n in gan.DISCRIMINATORS}, out, first)
@@ -510,7 +510,6 @@ def dil_steps(case):
     state, results = State(jnp.int32(0), variables, opt), {}
     batch = {f"x_{ours}": _image(case, f"x_{theirs}") for ours, theirs in zip("ijk", "abc", strict=True)}
     batch |= {"pid_i": case.input("l_a"), "pid_k": case.input("l_c")}
-    step = nets.quickly(method.update)
     names = {"gen_total": "loss", "dis_total": "dis"} | {
         f"gen_{t}": f"gen_{t}" for t in gan.TERMS if t != "pre"
     }
@@ -518,7 +517,8 @@ def dil_steps(case):
     iterations = sum(k.startswith("out/lr/") for k in case.arrays)
     for i in range(iterations):
         results[f"out/lr/{i + 1}"] = method.rate(state.step)
-        state, metrics = step(state, batch, method.draw(state)._replace(first=jnp.bool_(False)))
+        draws = method.draw(state)._replace(first=jnp.bool_(False))
+        state, metrics = method.phase(state, batch, draws, bool(draws.cross))
         results |= {f"out/loss/{i + 1}/loss_{k}": metrics[v] for k, v in names.items()}
         results |= {f"out/moved/{i + 1}/{k}": v for k, v in _moved(variables, state.nets).items()}
     for net, own in state.nets.items():

@@ -30,7 +30,7 @@ from reid_jax.train import processes
 RUNTIME_FIELDS = (
     "data.root", "data.workers", "data.threads", "data.prefetch", "data.cache_mib",
     "data.source", "data.device_prefetch", "data.test_clip", "data.chunk", "data.on_broken",
-    "train.only", "train.log_every", "train.eval_every", "train.checkpoint_every",
+    "train.only", "train.profile", "train.log_every", "train.eval_every", "train.checkpoint_every",
     "eval.", "report.",
 )  # fmt: skip
 LAYOUT = 2  # of the arrays and the position; 1 had pseudo labels and memories elsewhere

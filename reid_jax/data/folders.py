@@ -47,10 +47,10 @@ def load_folder(name, root, options=None, check_counts=True, unlabelled=False, n
             ", ..." if len(strange) > 3 else "",
         )
     splits = clean(layout, root, reading.splits, unlabelled, needed)
-    if options.everything:
-        splits = all_train(splits, unlabelled)
     if check_counts:
         compare_counts(layout, splits)
+    if options.everything:
+        splits = all_train(splits, unlabelled)
     about = {"kind": reading.kind or layout.kind, "protocol": reading.protocol or layout.protocol}
     about["drawn"] = reading.drawn
     return dataclasses.replace(relabel(name, root, splits, reading.cameras), **about)
@@ -88,7 +88,8 @@ def clean(layout, root, splits, unlabelled=False, needed=TRAINS):
         dropped = len(records) - len(kept[split])
         if dropped and split != "gallery":
             log.warning("%s: %d images of pid -1 or 0 in %s are left out", layout.title, dropped, split)
-    untested = free and "query" not in needed and not kept["query"] and not kept["gallery"]
+    may = (free or not layout.tests) and "query" not in needed
+    untested = may and not kept["query"] and not kept["gallery"]
     for split in kept:
         untrained = (free or not layout.trains) and split == "train" and "train" not in needed
         if not kept[split] and not untrained and not (untested and split != "train"):
@@ -106,6 +107,8 @@ def empty(layout, root, split, records):
             f": {layout.title} is for tests alone; train on another set and name it in config.eval.also, as "
             "in LABEL=NAME:ROOT"
         )
+    if split != "train" and not layout.tests:
+        text += f": {layout.title} has no test of its own; test on another set"
     if split == "train" and layout.unlabelled and records:
         text += (
             f": nobody is known on its {len(records)} pictures, and this method learns from identities; "

@@ -10,6 +10,7 @@ from reid_jax.data.loaders import (
     cuhk01,
     cuhk02,
     cuhk03,
+    cuhk_sysu,
     duke_video,
     folder,
     grid,
@@ -25,6 +26,7 @@ from reid_jax.data.loaders import (
     occluded,
     prid,
     prid_video,
+    sensereid,
     viper,
 )
 
@@ -43,6 +45,8 @@ _IMAGES = (
     mlr,
     airport,
     occluded,
+    cuhk_sysu,
+    sensereid,
 )
 _VIDEOS = (mars, duke_video, ls_vid, ilids_vid, prid_video, lpw)
 MODULES = (*_IMAGES, *_VIDEOS, folder)

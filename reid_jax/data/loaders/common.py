@@ -64,6 +64,7 @@ class Layout:
     distractors: bool = False  # pid 0 is a distractor (gallery only), not a person
     unlabelled: bool = False  # pid -1 in train is somebody unknown, no junk; and there may be no test set
     trains: bool = True  # False: it has no training pictures and is for config.eval.also
+    tests: bool = True  # False: it has no query and gallery
     differs: dict = dataclasses.field(default_factory=dict)  # {variant: {field above: its value there}}
 
     def form(self, variant):

@@ -35,8 +35,13 @@ _STRIDE = 100_000  # a person's number counts anew in each pair of cameras
 
 
 def read(root, options):
-    """The 767/700 split ("detected", "labeled") or one of the 20 classic ones ("classic-detected", ...)."""
+    """The 767/700 split ("detected", "labeled") or one of the 20 classic ones ("classic-detected", ...).
+
+    "classic-both": that of the detected boxes, for which the labeled ones train too.
+    """
     protocol, _, boxes = options.variant.rpartition("-")
+    if boxes == "both":
+        return read_both(root, options)
     folder = images(root, boxes)
     if protocol == "classic":
         return read_classic(folder, classic_tests(root)[options.split])
@@ -83,6 +88,16 @@ def read_classic(folder, test):
     tested = of_ids(records, test)
     train = [r for r in records if r.pid not in test]
     return Reading({"train": train, "query": tested, "gallery": tested}, strange)
+
+
+def read_both(root, options):
+    """The classic split, its training identities with the pictures of both sorts of boxes."""
+    test = classic_tests(root)[options.split]
+    detected, labeled = (read_classic(images(root, boxes), test) for boxes in ("detected", "labeled"))
+    splits = {**detected.splits, "train": detected.splits["train"] + labeled.splits["train"]}
+    if options.everything:  # who is tested, too
+        splits["gallery"] = splits["gallery"] + labeled.splits["gallery"]
+    return Reading(splits, detected.strange + labeled.strange)
 
 
 def read_all(folder):
@@ -212,11 +227,12 @@ LAYOUTS = {
         "Re-identification with k-reciprocal Encoding, 2017).",
         _NEW | {"train images": 7365, "gallery images": 5332},
         terms="academic research only; ask its authors",
-        variants=("detected", "labeled", "classic-detected", "classic-labeled"),
+        variants=("detected", "labeled", "classic-detected", "classic-labeled", "classic-both"),
         differs={
             "labeled": {"counts": _NEW | {"train images": 7368, "gallery images": 5328}},
             "classic-detected": _CLASSIC,
             "classic-labeled": _CLASSIC,
+            "classic-both": _CLASSIC,
         },
     ),
 }

@@ -14,6 +14,7 @@ LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
 def read(root, options):
     """train is list_train plus list_val, the customary 1041 identities and 32621 images.
 
+    Variant "no-val": list_train alone, with the same identities; where everything trains, the others do too.
     Test pids restart at 0 in the lists; here they follow the training pids, so that none collides and none
     is 0.
     """
@@ -25,6 +26,8 @@ def read(root, options):
         ("query", "query", test),
         ("gallery", "gallery", test),
     ):
+        if part == "val" and options.variant == "no-val" and not options.everything:
+            continue
         records, odd = read_list(os.path.join(root, f"list_{part}.txt"), folder)
         splits[split] = splits.get(split, []) + records
         strange += odd
@@ -57,6 +60,15 @@ def read_list(path, folder):
     return records, strange
 
 
+_COUNTS = {
+    "train ids": 1041,
+    "train images": 32621,
+    "query ids": 3060,
+    "query images": 11659,
+    "gallery ids": 3060,
+    "gallery images": 82161,
+    "cameras": 15,
+}
 LAYOUTS = {
     "msmt17": Layout(
         "MSMT17",
@@ -68,15 +80,9 @@ LAYOUTS = {
         "    test/0000/0000_000_01_0303morning_0008_0.jpg\n"
         "    list_train.txt  list_val.txt  list_query.txt  list_gallery.txt",
         "Ask its authors for a copy (a signed agreement is needed): https://www.pkuvmc.com/dataset.html",
-        {
-            "train ids": 1041,
-            "train images": 32621,
-            "query ids": 3060,
-            "query images": 11659,
-            "gallery ids": 3060,
-            "gallery images": 82161,
-            "cameras": 15,
-        },
+        _COUNTS,
         terms="signed release agreement, academic research only",
+        variants=("", "no-val"),
+        differs={"no-val": {"counts": _COUNTS | {"train images": 30248}}},
     ),
 }

@@ -141,6 +141,9 @@ def defaults():
                 distractors=40,
                 junk=20,
                 seed=0,
+                # Kind image: 0: every camera has its own environment; from 1 on: all have one, by the number.
+                # Joined sets (synthetic+synthetic2+...) then have the styles that follow: they are domains
+                style=0,
             ),
         ),
         model=models.fields(),  # reid_jax/models/__init__.py and the modules of its packages

@@ -70,6 +70,7 @@ _HELP = dict(
     distractors="pictures with id 0000 in the gallery",
     junk="pictures with id -1 in the gallery folder, which loaders drop",
     seed="another seed makes other people and places",
+    style="from 1 on all cameras have one environment, by this number: sets of two styles are two domains",
 )
 
 

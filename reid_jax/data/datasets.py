@@ -174,6 +174,7 @@ def load_synthetic(data, workdir, name="synthetic"):
     settings = dict(tree.items()) if hasattr(tree, "items") else dict(vars(tree))
     if number := SYNTHETIC.fullmatch(name)[1]:
         settings["seed"] += 1000 * (int(number) - 1)  # runs of neighbouring seeds share no people
+        settings["style"] += (int(number) - 1) * (settings["style"] > 0)
         root = os.path.join(root, name)
     folder, options = synthetic.generate(root, **settings), Options(everything=data.train_on == "all")
     return dataclasses.replace(read_synthetic(folder, options), name=name)

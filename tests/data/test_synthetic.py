@@ -12,7 +12,7 @@ from trees import files
 
 from reid_jax import cli
 from reid_jax.data.__main__ import main
-from reid_jax.data.synthetic import FOLDER, camera_names, generate, sheet
+from reid_jax.data.synthetic import FOLDER, camera_names, generate, sheet, stored_camera_names
 from reid_jax.data.synthetic.camera import ENVIRONMENTS, draw_shot, make_camera, render, view_of
 from reid_jax.data.synthetic.figure import Pose, View, draw_figure, unit
 from reid_jax.data.synthetic.person import PALETTE, draw_person
@@ -276,6 +276,19 @@ def test_render_is_a_pure_function():
     render(None, camera, draw_shot(np.random.default_rng(2), camera))
     assert first.dtype == np.uint8 and first.shape == (64, 32, 3)
     assert (render(person, camera, shot) == first).all()
+
+
+def test_styles_are_domains(tmp_path, made):
+    """All cameras of one environment, the next style of the next; 0 is as before."""
+    tiny = dict(train_ids=1, test_ids=1, height=32, width=16, distractors=1, junk=1)
+    folders = {style: make(tmp_path / str(style), style=style, **tiny) for style in (1, 2, 7)}
+    names = {style: {n.split()[1] for n in stored_camera_names(folder)} for style, folder in folders.items()}
+    assert names == {1: {ENVIRONMENTS[0]}, 2: {ENVIRONMENTS[1]}, 7: {ENVIRONMENTS[0]}}
+    assert len({tuple(sorted(files(folder).values())) for folder in folders.values()}) == 3
+    with open(os.path.join(made, "synthetic.json")) as f:
+        assert "style" not in json.load(f)["settings"]  # so that older sets are found again
+    with pytest.raises(DataError, match="style = 1 is for kind image"):
+        generate(str(tmp_path), kind="video", style=1)
 
 
 # ---- sheet and commands -----------------------------------------------------------------------------------

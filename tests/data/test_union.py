@@ -128,5 +128,8 @@ def test_two_synthetic_sets(tmp_path):
     for record in d.train[12:]:
         with open(record.path, "rb") as f, open(same[record.path.rsplit(os.sep, 1)[1]], "rb") as g:
             assert f.read() != g.read()
+    data.root, data.target, data.synthetic.style = str(tmp_path / "styled"), "", 2
+    styled = datasets.load(data, None)
+    assert [n.split()[-1] for n in styled.camera_names] == ["snow", "snow", "indoor", "indoor"]
     with pytest.raises(ConfigError, match="joined with each other only"):
         datasets.load(data_config(name="synthetic+market1501"), None)

@@ -156,11 +156,22 @@ def _halo(picture, gain):
     return (gain * np.clip(np.stack(small), 0, 1)).astype(np.float32)
 
 
-def make_camera(index, *, seed, height, width, strength):
+def environment(index, style=0):
+    """(name, variant) of a camera's environment: each its own, or, of a set with a style, that of the style.
+
+    Variants above 0 differ more from the environment's settings.
+    """
+    if style:
+        turn, place = divmod(style - 1, len(ENVIRONMENTS))
+        return ENVIRONMENTS[place], 1 + index + turn
+    return ENVIRONMENTS[index % len(ENVIRONMENTS)], index // len(ENVIRONMENTS)
+
+
+def make_camera(index, *, seed, height, width, strength, style=0):
     """Camera number `index` (0-based); costs some hundredths of a second, so make each one once."""
     rng = np.random.default_rng([seed, 2, index])
-    name = ENVIRONMENTS[index % len(ENVIRONMENTS)]
-    settings = _blend(name, rng, strength, index // len(ENVIRONMENTS))
+    name, variant = environment(index, style)
+    settings = _blend(name, rng, strength, variant)
     place = scenes.build(name, rng, height)
     picture = _level(place.picture * place.light, strength)
     noise = rng.standard_normal((3, 2 * height, 4 * width), np.float32)
@@ -186,9 +197,9 @@ def make_camera(index, *, seed, height, width, strength):
 
 
 @functools.lru_cache(maxsize=18)
-def camera_of(index, seed, height, width, strength):
+def camera_of(index, seed, height, width, strength, style=0):
     """`make_camera` that remembers the cameras of the last sets."""
-    return make_camera(index, seed=seed, height=height, width=width, strength=strength)
+    return make_camera(index, seed=seed, height=height, width=width, strength=strength, style=style)
 
 
 def _heading(rng, settings, strength):

@@ -44,7 +44,8 @@ def settings_of(folder):
 
 def of_shot(job, settings):
     """f32[18,3] of one picture, see `points`."""
-    camera = camera_of(job.cam, *[settings[k] for k in ("seed", "height", "width", "strength")])
+    shared = [settings[k] for k in ("seed", "height", "width", "strength")]
+    camera = camera_of(job.cam, *shared, settings.get("style", 0))
     person = person_of(settings["seed"], job.pid, job.n)
     if person is None:
         return np.zeros((18, 3), np.float32)

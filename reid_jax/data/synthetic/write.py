@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from reid_jax import places
 from reid_jax.data.synthetic import degrade, video
-from reid_jax.data.synthetic.camera import ENVIRONMENTS, camera_of, draw_shot, render
+from reid_jax.data.synthetic.camera import camera_of, draw_shot, environment, render
 from reid_jax.data.synthetic.person import person_of
 from reid_jax.errors import DataError
 
@@ -46,6 +46,7 @@ _LIMITS = dict(
     distractors=(0, 100000),
     junk=(0, 100000),
     seed=(0, 2**31 - 1),
+    style=(0, 100),
 )
 
 
@@ -70,9 +71,9 @@ class Job(NamedTuple):
         return f"{self.split}/{self.name}"
 
 
-def camera_names(cameras):
+def camera_names(cameras, style=0):
     """Readable names of the cameras: tuple of str such as 'c1 street'."""
-    return tuple(f"c{i + 1} {ENVIRONMENTS[i % len(ENVIRONMENTS)]}" for i in range(cameras))
+    return tuple(f"c{i + 1} {environment(i, style)[0]}" for i in range(cameras))
 
 
 def layout_of(kind):
@@ -108,6 +109,7 @@ def generate(
     distractors=40,
     junk=20,
     seed=0,
+    style=0,
     workers=1,
     progress=True,
 ):
@@ -118,6 +120,8 @@ def generate(
     identity the first is the query, the others the gallery (lowres, caviar: camera 0 is the query).
     tracklets: the same for video, with frames (shortest, longest) each. height, width: pixels, width at most
     twice the height. strength: 0 makes the cameras nearly alike, 1 is the usual difficulty, up to 1.5.
+    style: 0: every camera has an environment of its own; from 1 on (kind image): all have the same one, so
+    that sets of different styles are different domains.
     distractors (pid 0) and junk (pid -1) join the test folder, of kinds image and video. workers > 1 uses
     processes, so a script that calls this needs the usual `if __name__ == "__main__"` guard.
     An interrupted run goes on where it stopped when called again.
@@ -136,11 +140,16 @@ def generate(
         distractors=distractors,
         junk=junk,
         seed=seed,
+        style=style,
         kind=kind,
     )
     if kind not in KINDS:
         raise DataError(f"synthetic data: kind = {kind!r} must be one of {', '.join(KINDS)}")
+    if style and "style" not in KINDS[kind].fields:
+        raise DataError(f"synthetic data: style = {style!r} is for kind image; leave it at 0")
     settings = {field: value for field, value in settings.items() if field in KINDS[kind].fields}
+    if settings.get("style") == 0:
+        del settings["style"]  # sets of version 1 had none
     _check(settings)
     root = places.written(root, "the root of a synthetic set")
     return _made(os.path.join(os.path.abspath(root), KINDS[kind].folder), settings, workers, progress)
@@ -310,7 +319,8 @@ def _draw_all(partial, settings, workers, progress):
 
 def draw(job, settings, person=None):
     """(picture u8[H,W,3], JPEG quality) of one job; the person may be handed in to save time."""
-    camera = camera_of(job.cam, *[settings[k] for k in ("seed", "height", "width", "strength")])
+    shared = [settings[k] for k in ("seed", "height", "width", "strength")]
+    camera = camera_of(job.cam, *shared, settings.get("style", 0))
     person = person or _person(job, settings)
     shot = draw_shot(stream(job, settings), camera, cropped=job.pid < 0)
     return render(person, camera, shot), camera.settings["quality"]
@@ -371,11 +381,11 @@ def _nothing(settings):
 
 
 def _names(settings):
-    return camera_names(settings["cameras"])
+    return camera_names(settings["cameras"], settings.get("style", 0))
 
 
 _SHARED = ("train_ids", "test_ids", "cameras", "height", "width", "strength", "seed")
-_IMAGE = (*_SHARED, "images", "distractors", "junk")  # without "kind": the sets of version 1 had none
+_IMAGE = (*_SHARED, "images", "distractors", "junk", "style")  # no "kind": the sets of version 1 had none
 _VIDEO = (*_SHARED, "tracklets", "frames", "distractors", "junk", "kind")
 _LOW = (*_SHARED, "images", "kind")
 _LOW_PARTS = (degrade.shots, _person, _degraded, degrade.metadata, degrade.camera_names)

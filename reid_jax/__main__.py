@@ -16,6 +16,7 @@ COMMANDS = {  # name: (module, one line)
     "evaluate": ("reid_jax.evaluate", "the same as score"),
     "export": ("reid_jax.export", "a run as files for others: safetensors, StableHLO, ONNX, each compared"),
     "cross": ("reid_jax.cross", "one table of trained runs on other data sets"),
+    "dg": ("reid_jax.dg", "domain generalisation: train on some sets, test on unseen ones; one table"),
     "compare": ("reid_jax.compare", "train several configs with several seeds; one table of the results"),
     "convert": ("reid_jax.convert", "weights from and to PyTorch: what fits, and a file of it"),
     "gallery": ("reid_jax.commands.gallery", "a gallery of people: build, search, remove, calibrate, check"),

@@ -18,6 +18,7 @@ MAY = {
     "report": BASE | LOW | {"report"},
     "benchmarks": BASE | LOW | {"methods", "train", "serve", "benchmarks", "cli"},
     "commands": BASE | LOW | {"train", "serve", "plan", "cli", "hardware", "tables"},  # none imports another
+    "dg": BASE | LOW | {"commands", "train", "dg", "cli", "hardware", "tables"},  # joins commands
     "main": BASE | LOW | {"methods", "train", "report", "cli", "hardware"},
     **dict.fromkeys(("compare", "convert", "cross", "embed", "evaluate", "export"), {"commands", "cli"}),
     "__main__": {"cli", "config", "errors", "fields"},

@@ -36,9 +36,9 @@ def test_sums_of_the_sources_are_the_published_ones():
     """Protocol 1's 18,530 / 121,765; M3L's two forms, MSMT17 as target being the sum of the parts."""
     assert total(rows("1")["small"]) == (18530, 121765)
     want = {"market1501": (3110, 75406), "dukemtmc": (3159, 71820), "cuhk03": (2494, 62079)}
-    assert {name: total(row) for name, row in rows("m3l").items()} == want | {"msmt17": (2820, 55721)}
+    assert {name: total(row) for name, row in rows("four").items()} == want | {"msmt17": (2820, 55721)}
     want = {"market1501": (2510, 56508), "dukemtmc": (2559, 52922), "msmt17": (2220, 36823)}
-    assert {n: total(r) for n, r in rows("m3l-b").items() if n in want} == want
+    assert {n: total(r) for n, r in rows("four-np").items() if n in want} == want
 
 
 @pytest.mark.parametrize("protocol, share", [("2", "train"), ("3", "all")])

@@ -5,8 +5,8 @@
       --seeds 0 1 2
 
 Protocols: 1 (five sources with all their pictures, tested on VIPeR, PRID, GRID, iLIDS, ten splits each), 2
-and 3 (Market-1501, MSMT17, CUHK03, CUHK-SYSU: one left out; training parts, all pictures), m3l and m3l-b (the
-same of Market-1501, DukeMTMC-reID, CUHK03, MSMT17), single (one source), synthetic (drawn sets, one left
+and 3 (Market-1501, MSMT17, CUHK03, CUHK-SYSU: one left out; training parts, all pictures), four and four-np
+(the same of Market-1501, DukeMTMC-reID, CUHK03, MSMT17), single (one source), synthetic (drawn sets, one left
 out). Own ones: --domains A B C (each left out once), or --sources A B --targets C D. Sets are found by name
 below --root; what is missing is told before anything trains.
 

@@ -74,7 +74,7 @@ def _choice_of_four(train_on):
     return leave_one_out(sources, targets, train_on)
 
 
-def _m3l(cuhk03):
+def _four(cuhk03):
     """M3L's four sets, CUHK03 training in the given form."""
     four = tuple(map(Domain, ("market1501", "dukemtmc", "cuhk03", "msmt17")))
     forms = {"cuhk03": cuhk03}
@@ -99,8 +99,8 @@ PROTOCOLS = {
     "1": [Row("small", tuple(map(Domain.of, _FIVE)), tuple(map(Domain.of, _SMALL)), "all")],
     "2": _choice_of_four("train"),
     "3": _choice_of_four("all"),
-    "m3l": _m3l("classic-both"),
-    "m3l-b": _m3l("detected"),
+    "four": _four("classic-both"),
+    "four-np": _four("detected"),
     "single": _single(),
     "synthetic": leave_one_out(*[tuple(map(Domain, SYNTHETIC))] * 2),
 }

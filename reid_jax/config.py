@@ -118,7 +118,7 @@ def defaults():
             # Several sets: the one whose training identities are hidden (unsupervised adaptation); it is the
             # one that is tested too unless data.test says otherwise.
             target="",
-            domains="set",  # set | camera: what a domain is
+            domains="set",  # set | camera | modality (visible, infrared): what a domain is
             cross_camera=True,  # streams of groups: the images after a group's first by other cameras
             styles="",  # folder of training images in the style of other cameras, NAME_fake_1to2.jpg, ...
             epoch_steps=0,  # streams of domains: steps of an epoch; 0 = of the largest domain's
@@ -219,7 +219,7 @@ def defaults():
             distance="cosine",  # cosine | euclidean | ratioN, of features that end with N weights
             # auto (the data set's own) | market (images of the query's identity and camera are left out) |
             # all-pairs (nothing is) | single-shot (one random image of each identity, drawn for each query) |
-            # single-gallery (drawn once for all queries of a trial)
+            # single-gallery (drawn once for all queries of a trial) | sysu-all | sysu-indoor (SYSU-MM01's)
             protocol="auto",
             # Further sets to test on during and after training, which nothing is chosen by:
             # "LABEL=NAME:ROOT:SPLITS,...", e.g. "viper:/data/VIPeR:0-9,cuhk03/labeled:/data/cuhk03". LABEL=
@@ -228,7 +228,7 @@ def defaults():
             # Same person or not: shares of pairs of two persons that may pass for one. Thresholds for them,
             # and the share of true pairs that each finds, are given after training
             false_match_rates=(0.01, 0.001, 0.0001),
-            trials=0,  # single-*: draws, seeded by `seed`; 0 = 100 for single-shot, 10 for single-gallery
+            trials=0,  # single-*: draws, seeded by `seed`; 0 = 100 for single-shot, 10 for the others
         ),
         report=dict(
             enabled=True,

@@ -65,7 +65,7 @@ def parse(argv):
     )
     parser.add_argument(
         "--protocol",
-        choices=protocols.PROTOCOLS,
+        choices=[p for p in protocols.PROTOCOLS if p not in protocols.PERSONS],
         default="market",
         help="market: the query's own camera is left out for its identity (default); all-pairs: nothing is; "
         "single-shot: one random image of each identity, drawn for every query; single-gallery: drawn once "

@@ -108,13 +108,22 @@ def without_hidden(dataset, data, seed, labels):
 
 def with_domains(dataset, data):
     """The Dataset with domains as data.domains says."""
-    if choice("data.domains", data.domains, ("set", "camera")) == "set":
+    by = choice("data.domains", data.domains, ("set", "camera", "modality"))
+    if by == "set":
         return dataset
+    of, names = list(range(len(dataset.camera_names))), dataset.camera_names
+    if by == "modality":
+        of, names = [int("infrared" in name) for name in dataset.camera_names], ("visible", "infrared")
+        if len(set(of)) == 1:
+            raise ConfigError(
+                f"config.data.domains is 'modality', but {dataset.name} has no infrared cameras beside "
+                "visible ones: leave it at 'set'"
+            )
     splits = {
-        split: tuple(dataclasses.replace(r, domain=r.camid) for r in getattr(dataset, split))
+        split: tuple(dataclasses.replace(r, domain=of[r.camid]) for r in getattr(dataset, split))
         for split in ("train", "query", "gallery", "val_query", "val_gallery")
     }
-    return dataclasses.replace(dataset, domain_names=dataset.camera_names, **splits)
+    return dataclasses.replace(dataset, domain_names=names, **splits)
 
 
 def reader_options(data):

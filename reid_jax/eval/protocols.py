@@ -9,11 +9,12 @@ from jax import lax
 
 from reid_jax.config import choice
 from reid_jax.errors import ConfigError, DataError
-from reid_jax.eval import ranking, scoring
+from reid_jax.eval import cross_modal, ranking, scoring
 
-PROTOCOLS = ("market", "all-pairs", "single-shot", "single-gallery")
+PROTOCOLS = ("market", "all-pairs", "single-shot", "single-gallery", *cross_modal.CAMERAS)
 DRAWS = ("query", "trial")
 SINGLE = {"single-shot": "query", "single-gallery": "trial"}  # protocols that draw a gallery, and how
+PERSONS = tuple(cross_modal.CAMERAS)  # protocols that draw galleries by cameras and count persons
 TRIALS = {"single-shot": 100, "single-gallery": 10}  # by custom
 
 

@@ -88,7 +88,7 @@ class Run:
     @property
     def single(self):
         """Whether the figures come from drawn galleries of one image for each identity."""
-        return self.protocol in protocols.SINGLE
+        return self.protocol in (*protocols.SINGLE, *protocols.PERSONS)
 
     @property
     def first_figures(self):

@@ -35,6 +35,8 @@ PROTOCOLS = {  # how a protocol is named in the facts
     "all-pairs": "all pairs, nothing left out",
     "single-shot": "single-shot: one random gallery image of each person, drawn for each query",
     "single-gallery": "single-shot: one random gallery image of each person, drawn for all queries",
+    "sysu-all": "all-search: a visible image of each person and camera, drawn; ranks count persons",
+    "sysu-indoor": "indoor-search: the same of indoor cameras",
 }
 UNTESTED = (
     "This run has no test set of its own: there are no figures, strips, curves of figures or maps of "

@@ -16,7 +16,7 @@ from reid_jax.config import choice
 from reid_jax.data import pipeline, tracklets
 from reid_jax.data.records import TestSet
 from reid_jax.errors import ConfigError, DataError
-from reid_jax.eval import embed, probe, protocols, ranking, scoring, store, verification
+from reid_jax.eval import cross_modal, embed, probe, protocols, ranking, scoring, store, verification
 from reid_jax.train import processes
 from reid_jax.train.checkpoint import write_json
 
@@ -28,7 +28,7 @@ class Result(NamedTuple):
 
     figures: dict  # percent
     features: Any  # FeatureSet of query and gallery
-    retrieval: Any  # ranking.Retrieval, or protocols.SingleShot, which has no breakdown
+    retrieval: Any  # ranking.Retrieval; protocols.SingleShot or cross_modal.Persons have no breakdown
     protocol: str  # one of eval.protocols.PROTOCOLS
     knows_camera: bool = False  # whether the features depend on every picture's camera
 
@@ -299,7 +299,13 @@ def score(config, features, protocol="market", distance=""):
     """
     f, pid, cam = features.feature, features.pid, features.camid
     sides, distance = sides_of(features), distance or config.eval.distance
-    if protocol in protocols.SINGLE:
+    if protocol in protocols.PERSONS:
+        *labels, q_cam, g_cam = sides  # cameras are numbered from 1 there
+        trials = getattr(config.eval, "trials", 0) or cross_modal.TRIALS
+        options = dict(protocol=protocol, count=trials, distance=distance)
+        path = features.path[features.split == "gallery"]
+        found = cross_modal.trials(*labels, q_cam + 1, g_cam + 1, path, **options)
+    elif protocol in protocols.SINGLE:
         trials = getattr(config.eval, "trials", 0) or protocols.TRIALS[protocol]
         settings = dict(trials=trials, seed=config.seed, draw=protocols.SINGLE[protocol])
         found = protocols.single_shot(*sides, distance=distance, **settings)

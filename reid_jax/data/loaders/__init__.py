@@ -27,6 +27,7 @@ from reid_jax.data.loaders import (
     prid,
     prid_video,
     sensereid,
+    sysu_mm01,
     viper,
 )
 
@@ -47,6 +48,7 @@ _IMAGES = (
     occluded,
     cuhk_sysu,
     sensereid,
+    sysu_mm01,
 )
 _VIDEOS = (mars, duke_video, ls_vid, ilids_vid, prid_video, lpw)
 MODULES = (*_IMAGES, *_VIDEOS, folder)

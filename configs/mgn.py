@@ -2,10 +2,11 @@
 
 Variants: market, duke, msmt17, cuhk03 (MGN-pytorch: 384x128, 16 people x 4 images, 400 epochs of AMSGrad);
 reid_mgn_market (ReID-MGN: one reduction for all vectors, 4 x 4); paper_market (SGD, 80 epochs, sums of
-losses, classifiers of whole maps before the reduction); synthetic (small net, minutes on a CPU core); smoke
-(seconds). Rows of an ablation follow a dash, market-whole: whole maps alone; two: without the third branch;
-ce: no triplet; mean: average pooling. Start the full-size ones from ImageNet weights (config.init.weights):
-all branches begin with the same.
+losses, classifiers of whole maps before the reduction); fastreid_market (fast-reid: ResNet-50 IBN-a, circle
+softmax, soft margins over whole maps and joined parts, 4 x 16); synthetic (small net, minutes on a CPU
+core); smoke (seconds). Rows of an ablation follow a dash, market-whole: whole maps alone; two: without the
+third branch; ce: no triplet; mean: average pooling. Start the full-size ones from ImageNet weights
+(config.init.weights): all branches begin with the same.
 """
 
 from ml_collections import ConfigDict
@@ -51,6 +52,22 @@ def paper_market(t):
     t["train"].update(epochs=80, eval_every=10)
 
 
+def fastreid_market(t):
+    """Market-1501 as fast-reid trains: SBS without its non-local blocks, means over the branches."""
+    presets.image_set(t, "market1501")
+    t["data"].update(height=384, width=128, ids=4, instances=16, pad_crop=10, autoaugment=0.1)
+    t["data"].update(erase_area=(0.02, 0.33), erase_aspect=(0.3, 3.3), erase_aspect_log=True, erase_tries=10)
+    t["data"].update(erase_fill=(0.0, 0.0, 0.0))
+    t["model"].update(head="mgn", backbone="resnet50_mgn_ibn_a", stem_pool="ceil", pool="gem", neck="bnneck")
+    t["model"].update(mgn_relu=False, mgn_metric="joined", classifier="circle", classifier_std=0.01)
+    t["loss"].update(branches="mean", triplet="euclidean", soft_margin=True, feature="after_bn")
+    t["loss"].update(label_smooth=0.1, smoothing="others")
+    t["optim"].update(lr=3.5e-4, weight_decay=5e-4, freeze=("^base/",), freeze_steps=1000)
+    t["optim"].update(schedule="cosine_epochs", delay_epochs=30, lowest=0.002)
+    t["optim"].update(warmup_steps=2000, warmup_factor=0.1, delay_warmup=True)
+    t["train"].update(epochs=60)
+
+
 def synthetic(t):
     """The embedded data set and a narrow net of bottlenecks, by Adam from random weights; short-run values.
 
@@ -77,6 +94,7 @@ VARIANTS = {
     "cuhk03": lambda t: market(t, "cuhk03"),
     "reid_mgn_market": reid_mgn_market,
     "paper_market": paper_market,
+    "fastreid_market": fastreid_market,
     "synthetic": synthetic,
     "smoke": smoke,
 }

@@ -129,6 +129,20 @@ def test_vectors_in_their_order():
     assert len(out.after_bn) == len(out.before_bn) == 3
 
 
+def test_classifiers_by_cosines():
+    """fast-reid's: of all vectors, scaled cosines to the columns of a kernel without a bias."""
+    head = build(classifier="circle", classifier_scale=16.0, neck="bnneck", mgn_relu=False).top
+    x = np.random.default_rng(0).normal(size=(2, 8 * 4)).astype(np.float32)
+    variables = random(jax.eval_shape(lambda: head.init(jax.random.key(0), x, False)))
+    variables["batch_stats"] = jax.tree.map(np.abs, variables["batch_stats"])
+    out = head.apply(variables, x, False)
+    for i, name in enumerate(head.classifiers):
+        v, kernel = out.test[:, 3 * i : 3 * i + 3], variables["params"][name]["kernel"]
+        want = 16 * (v @ kernel) / np.linalg.norm(v, axis=1)[:, None] / np.linalg.norm(kernel, axis=0)
+        np.testing.assert_allclose(out.logits[i], want, rtol=1e-4, atol=1e-4)
+        assert variables["params"][name].keys() == {"kernel"}
+
+
 def test_variants():
     x = jnp.ones((2, 8 * 4))
 
@@ -144,6 +158,9 @@ def test_variants():
     out, variables = outputs(mgn_metric="joined", neck="bnneck", mgn_relu=False, pool="gem")
     assert [f.shape[1] for f in out.after_bn] == [3, 3, 3, 6, 9]
     assert "bias" not in variables["params"]["fc_id_256_2_0"]
+    assert out.margin is None
+    out, _ = outputs(mgn_metric="joined", neck="bnneck", classifier="circle", classifier_scale=16.0)
+    assert (out.margin.kind, out.margin.scale, len(out.logits)) == ("circle", 16.0, 8)
     assert build(neck="bnneck").frozen == (r"^reduction_\d+/norm/bias$",)
     assert build(mgn_parts=(1, 2)).top.classifiers == (
         *("fc_id_2048_0", "fc_id_2048_1"),

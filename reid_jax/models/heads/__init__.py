@@ -54,7 +54,7 @@ def build(model, num_classes, axis_name=None, num_features=0, num_cams=0):
     if classifiers.margin(model) != getattr(head, "margin", None):
         raise ConfigError(
             f"config.model.classifier is {model.classifier!r}, and head {name!r} has none of that: use head "
-            "'global' or a linear classifier"
+            "'global', 'mgn' or a linear classifier"
         )
     if head.tokens != base.tokens:
         raise ConfigError(

@@ -4,6 +4,8 @@ The order everywhere: the whole map of every branch, then the parts of the branc
 are called as in MGN-pytorch.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from reid_jax import models
 from reid_jax.config import choice
 from reid_jax.errors import ConfigError
 from reid_jax.fields import within
-from reid_jax.models import pooling
+from reid_jax.models import classifiers, pooling
 from reid_jax.models.backbones import group_axis
 from reid_jax.models.heads._branches import Branches, Head
 from reid_jax.models.layers import BatchNorm, Conv, normal, wide
@@ -53,6 +55,8 @@ class MgnHead(Head):
 
     before_bn: the vectors of the whole maps; after_bn: what metric losses see; test: all reduced vectors, one
     behind the other. frozen_bias: norms with their bias frozen at 0 and classifiers without bias (fast-reid).
+    margin: None for linear classifiers, or the models.classifiers.Margin of those by cosines. std: of the
+    first weights of classifiers without bias.
     """
 
     num_classes: int
@@ -64,6 +68,8 @@ class MgnHead(Head):
     wide: bool = False
     metric: str = "whole"
     frozen_bias: bool = False
+    margin: Any = None
+    std: float = 0.01
     axis_name: str | None = None
     rows: int = 0
 
@@ -105,7 +111,7 @@ class MgnHead(Head):
         seen = [*vectors[:whole], *reduced[whole:]] if self.wide else reduced
         logits = [self.classifier(n)(v) for n, v in zip(self.classifiers, seen, strict=True)]
         test = jnp.concatenate(reduced, -1)
-        return Branches(tuple(logits), tuple(vectors[:whole]), self.measured(reduced), test)
+        return Branches(tuple(logits), tuple(vectors[:whole]), self.measured(reduced), test, self.margin)
 
     def measured(self, reduced):
         """What metric losses see of the reduced vectors."""
@@ -117,8 +123,8 @@ class MgnHead(Head):
         return tuple(found)
 
     def classifier(self, name):
-        if self.frozen_bias:
-            return nn.Dense(self.num_classes, use_bias=False, kernel_init=normal(0.0, 0.01), name=name)
+        if self.frozen_bias or self.margin is not None:
+            return classifiers.layer(self.num_classes, self.margin, bias=False, std=self.std, name=name)
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         return nn.Dense(self.num_classes, kernel_init=init, name=name)
 
@@ -143,6 +149,8 @@ def build(model, num_classes, axis_name, num_features):
         wide=model.mgn_wide,
         metric=choice("model.mgn_metric", model.mgn_metric, ("whole", "joined")),
         frozen_bias=model.neck == "bnneck",
+        margin=classifiers.margin(model),
+        std=model.classifier_std,
         axis_name=group_axis(model, axis_name),
         rows=model.bn_rows,
     )

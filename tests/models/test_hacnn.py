@@ -85,6 +85,29 @@ def test_keys_are_torchreids():
     jax.tree.map(np.testing.assert_array_equal, found, variables)
 
 
+def test_without_parts_of_it():
+    """The global branch alone, fixed windows, maps as they are: fewer modules, the other shapes the same."""
+    whole = shapes_of(net_of(**TINY))["params"]
+    alone = shapes_of(net_of(**TINY | dict(hacnn_local=False)))["params"]
+    assert whole.keys() - alone.keys() == {"classifier_local"}
+    gone = {"fc_local_0", "fc_local_1", "local_conv1", "local_conv2", "local_conv3"}
+    assert whole["base"].keys() - alone["base"].keys() == gone
+    assert alone["base"]["ha2"].keys() == {"soft_attn"}
+    fixed = shapes_of(net_of(**TINY | dict(hacnn_hard=False, hacnn_soft=False)))["params"]["base"]
+    assert whole["base"].keys() - fixed.keys() == {"ha1", "ha2", "ha3"}
+    entries = {f"{k}.weight": np.zeros(2, np.float32) for k in ("ha1.hard_attn.fc", "classifier_global")}
+    assert weights.implied(weights.recognise(entries))["hacnn_local"] is False
+
+
+def test_fixed_windows_are_those_of_the_start():
+    x = np.random.default_rng(0).standard_normal((3, 2, 2, 16)).astype(np.float32)
+    made = {hard: hacnn.Attention(soft=False, hard=hard) for hard in (True, False)}
+    both = [net.init_with_output(jax.random.key(0), x, False)[0] for net in made.values()]
+    np.testing.assert_allclose(both[0][1], both[1][1], rtol=1e-6)
+    np.testing.assert_allclose(both[1][1][2], np.tanh(np.reshape(hacnn.SHIFTS, (4, 2))), rtol=1e-6)
+    assert both[0][0] == both[1][0] == 1
+
+
 def test_what_cannot_be():
     with pytest.raises(ConfigError, match="config.data.height=160 and config.data.width=64"):
         shapes_of(net_of(**TINY), 128, 64)
@@ -113,6 +136,10 @@ def test_feature_is_both_vectors_at_unit_length():
     x = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
     shapes = jax.eval_shape(lambda: net.top.init(jax.random.key(0), x, False))
     out = net.top.apply(jax.tree.map(lambda s: np.ones(s.shape, s.dtype), shapes), x, False)
+    alone = net_of(**TINY | dict(hacnn_local=False)).top
+    shapes_alone = jax.eval_shape(lambda: alone.init(jax.random.key(0), x[:, :4], False))
+    only = alone.apply(jax.tree.map(lambda s: np.ones(s.shape, s.dtype), shapes_alone), x[:, :4], False)
+    np.testing.assert_allclose(only.test, out.test[:, :4], rtol=1e-6)
     unit = [v / np.linalg.norm(v, axis=1)[:, None] for v in (x[:, :4], x[:, 4:])]
     np.testing.assert_allclose(out.test, np.concatenate(unit, 1), rtol=1e-5)
     for logits, v in zip(out.logits, (x[:, :4], x[:, 4:]), strict=True):

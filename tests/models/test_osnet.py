@@ -120,10 +120,33 @@ def test_means_of_four_pixels_leave_an_odd_row_out():
     np.testing.assert_allclose(osnet.halved(x), want.transpose(2, 0, 1, 3), atol=1e-6)
 
 
+def test_gates_and_joins_of_streams():
+    """Separate gates of equal weights are the shared one, none: open ones; joined under one kernel: added."""
+    x = np.random.default_rng(0).standard_normal((2, 4, 4, 8)).astype(np.float32)
+
+    def run(params, **fields):
+        block = osnet.OSBlock(8, streams=2, reduction=2, gate_reduction=2, **fields)
+        return jax.jit(lambda v: block.apply(v, x, False))({**variables, "params": params})
+
+    block = osnet.OSBlock(8, streams=2, reduction=2, gate_reduction=2)
+    variables = random(jax.eval_shape(lambda: block.init(jax.random.key(0), x, False)))
+    shared, rest = variables["params"]["gate"], dict(variables["params"])
+    del rest["gate"]
+    want = run(rest | {"gate": shared})
+    np.testing.assert_allclose(run(rest | {"gate_0": shared, "gate_1": shared}, gate="separate"), want)
+    wide = jax.tree.map(lambda kernel: np.concatenate([kernel] * 2, -2), rest["conv3"]["conv"])
+    joined = rest | {"gate": shared, "conv3": rest["conv3"] | {"conv": wide}}
+    np.testing.assert_allclose(run(joined, join="concat"), want, rtol=1e-4, atol=1e-5)
+    opened = shared | {"fc2": {"kernel": 0 * shared["fc2"]["kernel"], "bias": np.full(4, 50, np.float32)}}
+    np.testing.assert_allclose(run(rest, gate="none"), run(rest | {"gate": opened}), rtol=1e-5)
+
+
 def test_what_cannot_be():
     for fields, text in (
         (dict(osnet_widths=(4, 8)), "osnet_widths"),
         (dict(osnet_streams=0), "osnet_streams"),
+        (dict(osnet_gate="open"), "osnet_gate"),
+        (dict(osnet_join="mean"), "osnet_join"),
         (dict(norm="aibn"), "batch norm only"),
         (dict(fc_dim=0), "fc_dim"),
     ):

@@ -31,6 +31,9 @@ FIELDS = dict(
     # whether windows are sampled with the corners' pixels at -1 and 1: published weights are of such nets
     # (PyTorch until 1.2); later PyTorch samples with False
     hacnn_align_corners=True,
+    hacnn_local=True,  # False: the global branch alone, one vector
+    hacnn_hard=True,  # False: the local branch's windows stay where they start
+    hacnn_soft=True,  # False: the global branch's maps are not weighed
 )
 
 SIZE = (160, 64)  # of images
@@ -149,19 +152,27 @@ class HardAttention(nn.Module):
 
 
 class Attention(nn.Module):
-    """Harmonious attention: (soft weights, shifts of the windows) of a map."""
+    """Harmonious attention: (soft weights, shifts of the windows) of a map.
 
+    soft: False: weights 1. hard: False: the shifts of the start.
+    """
+
+    soft: bool = True
+    hard: bool = True
     dtype: jnp.dtype | None = None
     norms: Any = Norms()
 
     @nn.compact
     def __call__(self, x, train):
-        soft = SoftAttention(self.dtype, self.norms, name="soft_attn")(x, train)
-        return soft, HardAttention(name="hard_attn")(x)
+        soft = SoftAttention(self.dtype, self.norms, name="soft_attn")(x, train) if self.soft else 1
+        start = jnp.tanh(jnp.array(SHIFTS, jnp.float32)).reshape(1, REGIONS, 2)
+        return soft, HardAttention(name="hard_attn")(x) if self.hard else start.repeat(len(x), 0)
 
 
 class HACNN(Backbone):
     """Images [...,160,64,3] -> the global and the local vector as a map [...,1,2,dim], in at least float32.
+
+    local: False: no regions, and the global vector alone, [...,1,1,dim]. soft, hard: see Attention.
 
     The regions go through a stage's local block one after the other as far as its batch norms are concerned:
     they are parts of one batch. Raises ConfigError for images of another size.
@@ -170,6 +181,9 @@ class HACNN(Backbone):
     widths: tuple[int, ...] = (32, 128, 256, 384)
     dim: int = 512
     align_corners: bool = True
+    local: bool = True
+    hard: bool = True
+    soft: bool = True
 
     only_batch_norm = True
 
@@ -197,17 +211,18 @@ class HACNN(Backbone):
         for k, (width, size) in enumerate(zip(self.widths[1:], LOCAL, strict=True), 1):
             y = InceptionA(width, **fields, name=f"inception{k}_0")(x, train)
             y = InceptionB(width, **fields, name=f"inception{k}_1")(y, train)
-            soft, shifts = Attention(**fields, name=f"ha{k}")(y, train)
-            regions = windows(x, shifts, size, self.align_corners)
-            local = regions if local is None else regions + local
-            local = InceptionB(width, self.dtype, by_region, name=f"local_conv{k}")(local, train)
+            attention = Attention(self.soft, self.hard and self.local, **fields, name=f"ha{k}")
+            soft, shifts = attention(y, train)
+            if self.local:
+                regions = windows(x, shifts, size, self.align_corners)
+                local = regions if local is None else regions + local
+                local = InceptionB(width, self.dtype, by_region, name=f"local_conv{k}")(local, train)
             x = self.at(k, y * soft, train)
-        local = local.mean((-3, -2)).reshape(REGIONS, len(x), -1).swapaxes(0, 1).reshape(len(x), -1)
-        both = (
-            self.vector("fc_global", x.mean((-3, -2)), norms, train),
-            self.vector("fc_local", local, norms, train),
-        )
-        return jnp.stack(both, 1).reshape(*leading, 1, 2, self.dim)
+        vectors = [self.vector("fc_global", x.mean((-3, -2)), norms, train)]
+        if self.local:
+            local = local.mean((-3, -2)).reshape(REGIONS, len(x), -1).swapaxes(0, 1).reshape(len(x), -1)
+            vectors.append(self.vector("fc_local", local, norms, train))
+        return jnp.stack(vectors, 1).reshape(*leading, 1, len(vectors), self.dim)
 
     def vector(self, name, x, norms, train):
         """Linear layer, batch norm, ReLU."""
@@ -295,6 +310,7 @@ def build(model, dtype, axis_name):
             f"{model.head}"
         )
     fields = (widths, model.hacnn_dim, model.hacnn_align_corners)
+    fields += (model.hacnn_local, model.hacnn_hard, model.hacnn_soft)
     return HACNN(*fields, dtype=dtype, axis_name=axis_name)
 
 
@@ -313,6 +329,7 @@ def _implied(entries):
     keys = ("conv.bn.weight", *(f"ha{k}.soft_attn.conv.bn.weight" for k in (1, 2, 3)), "fc_global.0.bias")
     sizes = [len(entries[front + k]) for k in keys if front + k in entries]
     whole = dict(hacnn_widths=tuple(sizes[:4]), hacnn_dim=sizes[4]) if len(sizes) == 5 else {}
+    whole |= {} if front + "fc_local.0.weight" in entries else {"hacnn_local": False}
     return {"backbone": "hacnn", "head": "pair"} | whole
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from reid_jax.config import choice
 from reid_jax.errors import ConfigError
 from reid_jax.models import Keys
 from reid_jax.models.backbones import Backbone
@@ -26,6 +27,8 @@ FIELDS = dict(
         128,
     ),  # backbones "osnet", "osnet_ibn", "osnet_ain": channels of stem and stages
     osnet_streams=4,  # OSNets: streams of a block, of 1, 2, ... 3x3 convolutions in a row
+    osnet_gate="shared",  # of a block's streams: shared (one gate for all) | separate | none
+    osnet_join="add",  # how the streams become one: add | concat
 )
 
 WIDTHS = {
@@ -107,7 +110,7 @@ class OSBlock(nn.Module):
     """Omni-scale block: streams of 1 to `streams` Lite 3x3, summed under one gate: [...,C] -> [...,features].
 
     instance: where instance norm stands: "" (nowhere) | "after" the residual sum | "inside" the residual, in
-    place of its last batch norm.
+    place of its last batch norm. gate: shared | separate | none; join: add | concat.
     """
 
     features: int
@@ -117,14 +120,16 @@ class OSBlock(nn.Module):
     streams: int = 4
     reduction: int = 4  # of the channels inside
     gate_reduction: int = 16
+    gate: str = "shared"
+    join: str = "add"
 
     @nn.compact
     def __call__(self, x, train):
         unit = functools.partial(Unit, dtype=self.dtype, norms=self.norms)
         y = unit(max(self.features // self.reduction, 1), name="conv1")(x, train)
-        gate = Gate(self.gate_reduction, self.dtype, name="gate")
         streams = [Stream(t + 1, self.dtype, self.norms, name=f"conv2_{t}") for t in range(self.streams)]
-        y = sum(gate(stream(y, train)) for stream in streams)
+        gated = [gate(stream(y, train)) for gate, stream in zip(self.gates(), streams, strict=True)]
+        y = sum(gated) if self.join == "add" else jnp.concatenate(gated, -1)
         inside = self.instance == "inside"
         y = unit(self.features, norm=not inside, relu=False, name="conv3")(y, train)
         y = InstanceNorm(name="IN")(y) if inside else y
@@ -133,18 +138,29 @@ class OSBlock(nn.Module):
         y = y + x
         return nn.relu(InstanceNorm(name="IN")(y) if self.instance == "after" else y)
 
+    def gates(self):
+        """A function of a map for each stream."""
+        if self.gate == "none":
+            return [lambda x: x] * self.streams
+        build = functools.partial(Gate, self.gate_reduction, self.dtype)
+        if self.gate == "shared":
+            return [build(name="gate")] * self.streams
+        return [build(name=f"gate_{t}") for t in range(self.streams)]
+
 
 class OSNet(Backbone):
     """Images [...,H,W,3] -> maps [...,h,w,C]; 256x128 gives 16x8.
 
     Stages 1 to 3 are of two blocks each, the first two end with a 1x1 convolution and a mean of 2x2; stage 4
     is a 1x1 convolution. widths: channels of the stem and of stages 1 to 3. instance: see INSTANCE; where
-    there is any, the stem has instance norm too.
+    there is any, the stem has instance norm too. gate, join: see OSBlock.
     """
 
     widths: tuple[int, ...] = WIDTHS["x1_0"]
     instance: tuple = INSTANCE["osnet"]
     streams: int = 4
+    gate: str = "shared"
+    join: str = "add"
     remat: bool = False
 
     only_batch_norm = True
@@ -157,9 +173,10 @@ class OSNet(Backbone):
         self.conv1 = Conv(self.widths[0], 7, 2, 3, dtype=self.dtype)
         self.bn1 = InstanceNorm() if any(map(any, self.instance)) else self.norms.batch()
         block = nn.remat(OSBlock, static_argnums=(2,)) if self.remat else OSBlock
+        fields = dict(streams=self.streams, gate=self.gate, join=self.join)
         for stage in range(1, self.depth):
             for i, instance in enumerate(self.instance[stage - 1]):
-                made = block(self.widths[stage], instance, self.dtype, self.norms, self.streams)
+                made = block(self.widths[stage], instance, self.dtype, self.norms, **fields)
                 setattr(self, f"conv{stage + 1}_{i}", made)
             if stage < self.depth - 1:
                 setattr(self, f"pool{stage + 1}_0", Unit(self.widths[stage], self.dtype, self.norms))
@@ -213,6 +230,8 @@ def _built(form, widths=None):
             )
         chosen = tuple(widths or model.osnet_widths)
         fields = dict(dtype=dtype, axis_name=axis_name, remat=model.remat)
+        fields["gate"] = choice("model.osnet_gate", model.osnet_gate, ("shared", "separate", "none"))
+        fields["join"] = choice("model.osnet_join", model.osnet_join, ("add", "concat"))
         return OSNet(chosen, INSTANCE[form], model.osnet_streams, **fields)
 
     return build

@@ -26,12 +26,13 @@ from reid_jax import cli, methods
 from reid_jax.fields import namespace
 from reid_jax.models import cpu, layers
 
-STEPS = ("extract", "baseline", "efl", "dsanet", "transreid")
+STEPS = ("extract", "baseline", "efl", "dsanet", "transreid", "osnet")
 SIZES = {  # model fields, image size, batch of each of STEPS
-    "full": ({"backbone": "resnet50"}, (256, 128), (32, 16, 8, 32, 8)),
-    "narrow": ({"backbone": "narrow"}, (64, 32), (64, 32, 32, 32, 32)),
+    "full": ({"backbone": "resnet50"}, (256, 128), (32, 16, 8, 32, 8, 16)),
+    "narrow": ({"backbone": "narrow"}, (64, 32), (64, 32, 32, 32, 32, 32)),
 }
 VITS = {"full": "vit_b16", "narrow": "vit_narrow"}  # of step "transreid"
+OSNETS = {"full": "osnet_x1_0", "narrow": "osnet_x0_25"}  # of step "osnet"
 NUM_PIDS, NUM_CAMS = 751, 6
 
 
@@ -76,7 +77,7 @@ def parse(argv):
         "--batch",
         type=int,
         default=0,
-        help="images; default 32 (extract), 16 (baseline), 8 (efl, transreid); clips: 32 (dsanet)",
+        help="images; default 32 (extract), 16 (baseline, osnet), 8 (efl, transreid); clips: 32 (dsanet)",
     )
     parser.add_argument("--frames", type=int, default=8, help="of a clip (dsanet); default 8")
     parser.add_argument("--remat", action="store_true", help="config.model.remat")
@@ -84,7 +85,7 @@ def parse(argv):
         "--accumulate",
         type=int,
         default=1,
-        help="config.train.accumulate (baseline, efl, transreid); GFLOP are then those of one part",
+        help="config.train.accumulate (all but extract, dsanet); GFLOP are then those of one part",
     )
     parser.add_argument("--compile-only", action="store_true", help="memory by XLA's plan, nothing is run")
     parser.add_argument(
@@ -112,6 +113,8 @@ def config_of(name, args):
     tree["data"] |= {"height": height, "width": width, "ids": max(batch // 4, 1), "instances": min(4, batch)}
     if name == "transreid":
         transreid(tree, VITS[args.size])
+    if name == "osnet":
+        osnet(tree, OSNETS[args.size])
     tree["train"]["accumulate"] = args.accumulate
     tree["data"]["frames"] = args.frames if name == "dsanet" else 0
     return namespace(tree), batch
@@ -125,9 +128,16 @@ def transreid(tree, backbone):
     tree["optim"] |= dict(kind="sgd", lr=0.008, weight_decay=1e-4)
 
 
+def osnet(tree, backbone):
+    """OSNet from its first to its last layer, as configs/osnet.py trains it behind the frozen epochs."""
+    tree["model"] |= dict(backbone=backbone, head="fc")
+    tree["loss"] |= dict(label_smooth=0.1, triplet_weight=0.0)
+    tree["optim"] |= dict(kind="amsgrad", lr=1.5e-3)
+
+
 def method_of(step):
     """The method whose step, or embedding, is timed."""
-    return "baseline" if step in ("extract", "transreid") else step
+    return "baseline" if step in ("extract", "transreid", "osnet") else step
 
 
 def random_batch(data, size):

@@ -1,8 +1,8 @@
 """PyTorch counterparts of the timed steps, written as PyTorch users write them (needs torch).
 
-A plain ResNet50 with last stride 1 and a BN neck, and TransReID's ViT-B/16; the classes in STEPS hold a
-step's state and do it with `run()`. As a script it serves one step to `reid_jax.benchmarks.step`; it imports
-neither jax nor the library.
+A plain ResNet50 with last stride 1 and a BN neck, TransReID's ViT-B/16, OSNet x1.0; the classes in STEPS
+hold a step's state and do it with `run()`. As a script it serves one step to `reid_jax.benchmarks.step`; it
+imports neither jax nor the library.
 """
 
 import copy
@@ -132,6 +132,64 @@ class TransReid(nn.Module):
         return features, logits
 
 
+def unit(inputs, outputs, size=1, stride=1, relu=True):
+    """Convolution without bias, batch norm, ReLU."""
+    layers = [nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False), nn.BatchNorm2d(outputs)]
+    return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
+
+
+def lite(channels):
+    """1x1, depthwise 3x3, batch norm, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 1, bias=False),
+        nn.Conv2d(channels, channels, 3, 1, 1, groups=channels, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+class OsBlock(nn.Module):
+    """Streams of one to four lite 3x3 under one gate."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        mid = outputs // 4
+        self.first, self.last = unit(inputs, mid), unit(mid, outputs, relu=False)
+        self.streams = nn.ModuleList(nn.Sequential(*(lite(mid) for _ in range(t))) for t in (1, 2, 3, 4))
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(mid, mid // 16, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(mid // 16, mid, 1),
+            nn.Sigmoid(),
+        )
+        self.shortcut = unit(inputs, outputs, relu=False) if inputs != outputs else nn.Identity()
+
+    def forward(self, x):
+        y = self.first(x)
+        y = sum(z * self.gate(z) for z in (stream(y) for stream in self.streams))
+        return F.relu(self.last(y) + self.shortcut(x))
+
+
+class OSNet(nn.Module):
+    """x1.0: image [B,3,H,W] -> (feature [B,512], logits [B,K])."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        layers, inputs = [unit(3, 64, 7, 2), nn.MaxPool2d(3, 2, 1)], 64
+        for width, shrinks in ((256, True), (384, True), (512, False)):
+            layers += [OsBlock(inputs, width), OsBlock(width, width)]
+            layers += [unit(width, width), nn.AvgPool2d(2)] if shrinks else []
+            inputs = width
+        self.trunk = nn.Sequential(*layers, unit(512, 512))
+        self.fc = nn.Sequential(nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(inplace=True))
+        self.classifier = nn.Linear(512, num_classes)
+
+    def forward(self, x):
+        f = self.fc(self.trunk(x).mean((2, 3)).float())
+        return f, self.classifier(f)
+
+
 def soft_margin(f, label):
     d = torch.cdist(f.float(), f.float())
     same = label[:, None] == label
@@ -152,7 +210,7 @@ def _adam(module, lr=3e-4):
 
 
 class Peer:
-    """What the three have in common: inputs, memory format and autocast."""
+    """What all have in common: inputs, memory format and autocast."""
 
     def __init__(self, batch, height, width, num_pids, num_cams, *, bf16, channels_last, device):
         self.format = torch.channels_last if channels_last else torch.contiguous_format
@@ -260,7 +318,24 @@ class TransReidStep(Peer):
         return loss.detach()
 
 
+class OsnetStep(Peer):
+    def build(self, num_pids, num_cams):
+        self.model = OSNet(num_pids).to(self.device, memory_format=self.format)
+        settings = dict(lr=1.5e-3, weight_decay=5e-4, amsgrad=True)
+        self.adam = torch.optim.Adam(self.model.parameters(), **settings)
+
+    def run(self):
+        with self.autocast():
+            _, logits = self.model(self.views[0])
+        loss = F.cross_entropy(logits.float(), self.pid, label_smoothing=0.1)
+        self.adam.zero_grad(set_to_none=True)
+        loss.backward()
+        self.adam.step()
+        return loss.detach()
+
+
 STEPS = {"extract": Extract, "baseline": Baseline, "efl": Efl, "transreid": TransReidStep}
+STEPS |= {"osnet": OsnetStep}
 
 
 def peak_mib(device):

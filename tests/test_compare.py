@@ -7,7 +7,9 @@ import pytest
 
 from reid_jax import cli
 from reid_jax.commands import compare
-from reid_jax.errors import STOPPED, USER_ERROR, ConfigError, ReidError
+from reid_jax.errors import STOPPED, USER_ERROR, ConfigError, DataError, ReidError
+
+ROOT = Path(__file__).parent.parent
 
 
 def figures(rank1, seconds=60.0):
@@ -45,6 +47,39 @@ def test_table_has_means_spreads_and_paired_gains(tmp_path):
 def test_runs_of_older_versions_have_no_parameters(tmp_path):
     text = compare.table({"a": {0: figures(50.0) | {"parameters": None}}}, "a")
     assert cells(text.splitlines()[2])[-3:] == ["1", "-", "1.0"]
+
+
+def test_rows_say_which_seeds_are_missing(tmp_path):
+    """Gains are over the seeds that both rows have; a row without any run has no figures."""
+    results = {"a": {0: figures(50.0), 1: figures(60.0)}, "b": {1: figures(61.0)}, "c": {}}
+    first, second, third = (cells(line) for line in compare.write(results, tmp_path, 2).splitlines()[2:])
+    assert first[-3] == "2" and second[-3] == "1 of 2" and third[-3] == "0 of 2"
+    assert second[6] == "1.0 (up in 1 of 1)" and third[1:7] == ["-"] * 6 and third[-1] == "-"
+
+
+def test_show_trains_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "train_all", lambda args: pytest.fail("trained"))
+    with pytest.raises(DataError, match="no finished run of a"):
+        compare.main(f"--workdir {tmp_path} --show a=configs/efl.py:smoke".split())
+
+
+def test_runs_of_a_file(tmp_path):
+    file = tmp_path / "runs.txt"
+    file.write_text("# both\na=configs/efl.py:smoke\n\nb=configs/baseline.py:smoke\n")
+    args = compare.arguments(["--workdir", "w", f"@{file}", "c=configs/mgn.py:smoke"])
+    assert list(args.runs) == ["a", "b", "c"] and args.runs["b"] == "configs/baseline.py:smoke"
+    file.write_text("# none\n")
+    with pytest.raises(ConfigError, match="lists no LABEL=CONFIG"):
+        compare.listed(f"@{file}")
+    with pytest.raises(ConfigError, match=r"other.txt cannot be read: No such file"):
+        compare.listed(f"@{tmp_path}/other.txt")
+
+
+def test_list_of_supervised_methods_names_variants_that_exist():
+    runs = [compare.labelled(r) for r in compare.listed(f"@{ROOT / 'configs' / 'supervised.txt'}")]
+    assert runs[0][0] == "baseline" and len(dict(runs)) == len(runs)
+    for _, path in runs:
+        assert cli.load_config(str(ROOT / path)).data.name == "synthetic"
 
 
 def test_arguments():

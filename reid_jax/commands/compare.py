@@ -3,11 +3,14 @@
     python -m reid_jax compare --workdir runs/table --seeds 0,1,2,3,4 \\
       A=configs/METHOD.py:synthetic B=configs/OTHER.py:synthetic
 
+@FILE stands for the LABEL=CONFIG in a file, one a line (configs/supervised.txt).
+
 Every run is an ordinary `reid_jax.main` run in WORKDIR/LABEL/seed-N, so the command can be stopped
-and started again: finished runs are not repeated, unfinished ones go on. Arguments behind `--` go to
-every run (`-- --config.train.steps=300`). On the synthetic set the data seed moves with the run's
-seed, and all configs of one seed share one set. Writes table.md, table.csv and table.json. When a run
-is stopped (SIGTERM, SIGINT) and has saved, no other is started, and the exit code is its own, 75.
+and started again: finished runs are not repeated, unfinished ones go on. The first seed of all is
+trained first. Arguments behind `--` go to every run (`-- --config.train.steps=300`). On the synthetic
+set the data seed moves with the run's seed, and all configs of one seed share one set. Writes table.md,
+table.csv and table.json. When a run is stopped (SIGTERM, SIGINT) and has saved, no other is started,
+and the exit code is its own, 75. --show writes the table of the runs that are finished and trains none.
 """
 
 import json
@@ -42,7 +45,8 @@ class Stopped(Exception):
 def arguments(argv):
     """Parsed command line; what stands behind `--` is .extra."""
     parser = cli.parser("compare", __doc__)
-    parser.add_argument("runs", nargs="+", metavar="LABEL=CONFIG", help="as in A=configs/METHOD.py:VARIANT")
+    text = "as in A=configs/METHOD.py:VARIANT; @FILE: those in a file"
+    parser.add_argument("runs", nargs="+", metavar="LABEL=CONFIG", help=text)
     workdir = places.argument("--workdir", places.written)
     parser.add_argument("--workdir", required=True, type=workdir, help="folder for all runs and the table")
     parser.add_argument("--seeds", type=seed_list, default="0,1,2,3,4", help="comma-separated (%(default)s)")
@@ -52,11 +56,26 @@ def arguments(argv):
     parser.add_argument(
         "--net", default="", help="network whose figures to show (default: the config's first)"
     )
+    parser.add_argument("--show", action="store_true", help="the table of what is finished; trains nothing")
     end = argv.index("--") if "--" in argv else len(argv)
     args = parser.parse_intermixed_args(argv[:end])
     args.extra = argv[end + 1 :]
-    args.runs = dict(labelled(r) for r in args.runs)
+    args.runs = dict(labelled(r) for text in args.runs for r in listed(text))
     return args
+
+
+def listed(text):
+    """[text], or of @FILE its lines but empty ones and comments (#); ConfigError for none or no such file."""
+    if not text.startswith("@"):
+        return [text]
+    path = places.local(text[1:], "a list of runs")
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}; @FILE lists LABEL=CONFIG") from error
+    if not (runs := [line for line in lines if line and not line.startswith("#")]):
+        raise ConfigError(f"{path} lists no LABEL=CONFIG")
+    return runs
 
 
 def seed_list(text):
@@ -129,14 +148,18 @@ def label_quality(folder):
     return {"ari": last["ari"]} if "ari" in last else {}
 
 
-def cell(values):
-    """'54.5 ± 2.2' (mean and sample standard deviation)."""
-    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.1f}{spread}"
+def cell(values, spread=True):
+    """'54.5 ± 2.2' (mean and sample standard deviation); '-' of none."""
+    if not values:
+        return "-"
+    return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if spread and values[1:] else "")
 
 
-def table(results, first):
-    """Markdown of {label: {seed: figures}}; differences are to the row `first`, seed by seed."""
+def table(results, first, seeds=0):
+    """Markdown of {label: {seed: figures}}; differences are to the row `first`, seed by seed.
+
+    seeds: how many every row should have; rows with fewer say so.
+    """
     every = [figures for runs in results.values() for figures in runs.values()]
     names = [k for k in TITLES if all(k in f for f in every)]  # single-shot protocols have no prop.
     head = ["", *(TITLES[k] for k in names), f"rank-1 minus {first}"]
@@ -147,20 +170,21 @@ def table(results, first):
         gain = "-" if label == first else gains(runs, results[first])
         counts = [f["parameters"] for f in runs.values() if f["parameters"]]  # old runs have none
         size = f"{np.mean(counts) / 1e6:.3g}" if counts else "-"
-        minutes = f"{np.mean([f['seconds'] for f in runs.values()]) / 60:.1f}"
-        rows.append([label, *values, gain, str(len(runs)), size, minutes])
+        minutes = cell([f["seconds"] / 60 for f in runs.values()], spread=False)
+        number = f"{len(runs)} of {seeds}" if len(runs) < seeds else str(len(runs))
+        rows.append([label, *values, gain, number, size, minutes])
     return tables.markdown(head, rows) + "\n"
 
 
 def gains(runs, others):
     """'2.0 ± 5.7 (up in 1 of 2)': rank-1 against the other runs of the same seeds."""
-    gaps = [runs[seed]["rank1"] - others[seed]["rank1"] for seed in runs]
-    return f"{cell(gaps)} (up in {sum(g > 0 for g in gaps)} of {len(gaps)})"
+    gaps = [runs[seed]["rank1"] - others[seed]["rank1"] for seed in runs if seed in others]
+    return f"{cell(gaps)} (up in {sum(g > 0 for g in gaps)} of {len(gaps)})" if gaps else "-"
 
 
-def write(results, workdir):
-    """table.md, table.csv, table.json in workdir; returns the markdown."""
-    text = table(results, next(iter(results)))
+def write(results, workdir, seeds=0):
+    """table.md, table.csv, table.json in workdir; returns the markdown. See `table`."""
+    text = table(results, next(iter(results)), seeds)
     tables.write_text(os.path.join(workdir, "table.md"), text)
     tables.write_text(os.path.join(workdir, "table.json"), json.dumps(results, indent=1) + "\n")
     every = [(label, seed, f) for label, runs in results.items() for seed, f in runs.items()]
@@ -176,15 +200,22 @@ def main(argv=None):
     """Entry point; returns the exit code: STOPPED when a run was stopped, after which no other is started."""
     args = arguments(sys.argv[1:] if argv is None else argv)
     try:
-        train_all(args)
+        if not args.show:
+            train_all(args)
     except Stopped as stop:
         sys.stderr.write(f"{stop}\n")
         return STOPPED
-    results = {
-        label: {s: result(folder_of(args, label, s), args.net) for s in args.seeds} for label in args.runs
-    }
-    print(write(results, args.workdir))
+    results = {label: finished(args, label) for label in args.runs}
+    if not any(results.values()):
+        raise DataError(f"{args.workdir} has no finished run of {', '.join(results)}; train without --show")
+    print(write(results, args.workdir, len(args.seeds)))
     return 0
+
+
+def finished(args, label):
+    """{seed: figures} of the runs that have ended."""
+    folders = {s: folder_of(args, label, s) for s in args.seeds}
+    return {s: result(f, args.net) for s, f in folders.items() if (Path(f) / "summary.json").exists()}
 
 
 def train_all(args):

@@ -31,7 +31,7 @@ def synthetic(t):
     presets.synthetic(t)
     hacnn(t)
     t["model"].update(hacnn_widths=(8, 16, 32, 48), hacnn_dim=64)
-    t["train"].update(steps=600)
+    t["train"].update(steps=400)  # images of 160x64: five minutes of a CPU core
 
 
 def smoke(t):

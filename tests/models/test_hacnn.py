@@ -85,6 +85,7 @@ def test_keys_are_torchreids():
     jax.tree.map(np.testing.assert_array_equal, found, variables)
 
 
+@pytest.mark.slow
 def test_without_parts_of_it():
     """The global branch alone, fixed windows, maps as they are: fewer modules, the other shapes the same."""
     whole = shapes_of(net_of(**TINY))["params"]

@@ -227,6 +227,18 @@ def test_identities_of_the_target_are_never_read(first):
     assert made == ({"source", "target"} if first else {"target"})
 
 
+@pytest.mark.parametrize("cross", [False, True])
+def test_cameras_are_read_where_asked(cross):
+    config, drawn_by = settings(), []
+    config.data.cross_camera = cross
+    for camid in (INFO.unlabelled.camid, np.roll(INFO.unlabelled.camid, 1)):
+        info = INFO._replace(unlabelled=INFO.unlabelled._replace(camid=camid))
+        state = methods.State(0, {}, {}, {"labels": np.arange(24) % 3})
+        sampler = spcl.Spcl(config, info).streams(state, 0)["target"].sampler
+        drawn_by.append(np.concatenate([sampler.epoch(e).ravel() for e in range(8)]))
+    assert np.array_equal(*drawn_by) != cross
+
+
 def test_what_cannot_be():
     for fields, message in (
         (dict(reliability="some"), "spcl.reliability"), (dict(outliers="keep"), "spcl.outliers"),

@@ -31,8 +31,7 @@ def leaves(variables):
 
 def by_domain(leaf):
     """{path: leaf} with norms [G,C] of G domains as G modules `dsbn_0`, ... with leaves [C]."""
-    means = (p for p, x in leaf.items() if p[0] == "batch_stats" and p[-1] == "mean" and len(x.shape) == 2)
-    norms = {path[1:-1] for path in means}
+    norms = {p[1:-1] for p, x in leaf.items() if p[-1] in ("mean", "scale") and len(x.shape) == 2}
     split = {}
     for path, x in leaf.items():
         if path[1:-1] not in norms:

@@ -116,7 +116,7 @@ def keys(path, layout):
     if len(path) > 2 and (domain := re.fullmatch(r"dsbn_(\d+)", path[-2])):
         names = _domain_names(int(domain[1]), layout)
         parts = (key.rpartition(".") for key in keys((*path[:-2], path[-1]), layout))
-        return [f"{module}.{name}.{leaf}" for module, _, leaf in parts for name in names]
+        return [".".join(filter(None, (module, n, leaf))) for module, _, leaf in parts for n in names]
     _, *modules, leaf = path
     if layout in models.keys():
         return models.keys()[layout].names(tuple(modules), leaf)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from reid_jax.models import heads, layers, pooling
+from reid_jax.models import heads, layers, pooling, weights
 from reid_jax.models.backbones import resnet
 from reid_jax.models.norms import Norms
 from reid_jax.parity import nets
@@ -25,7 +25,7 @@ def dsbn(case):
 
         (_, (y, changed)), (grads, grad_x) = jax.value_and_grad(loss, (0, 1), True)(variables["params"], x)
         results |= {f"out/train_{kind}": nets.channels_first(y)}
-        results |= {f"out/eval_{kind}": nets.channels_first(module.apply(variables, x, False))}
+        results |= {f"out/eval_{kind}": nets.channels_first(module.apply(variables | changed, x, False))}
         results |= {f"grad/train_{kind}/in/x_{kind}": nets.channels_first(grad_x)}
         results |= _entries(f"grad/train_{kind}/{kind}.", {"params": grads})
         results |= _entries(f"out/after_{kind}/{kind}.", changed)
@@ -38,14 +38,15 @@ def dsbn_net(case):
     outs = {name: _net(m, domain) for domain, name in enumerate(("eval_source", "eval_target"))}
     shapes = jax.eval_shape(lambda: outs["eval_target"].init(jax.random.key(0), x, False))
     variables = nets.fill(shapes, case.weights(), case.dtype)
-    results = {f"out/{name}": net.apply(variables, x, False).test for name, net in outs.items()}
 
     @jax.jit
     def train(variables):
         return outs["eval_target"].apply(variables, x, True, mutable=["batch_stats"])
 
     out, changed = train(variables)
-    return results | {"out/train": out.test} | _entries("out/after/", changed, "spcl")
+    results, moved = {"out/train": out.test}, variables | changed
+    results |= {f"out/{name}": net.apply(moved, x, False).test for name, net in outs.items()}
+    return results | _spelled(_entries("out/after/", changed, weights.guess(case.weights())))
 
 
 def _net(m, domain):
@@ -55,6 +56,11 @@ def _net(m, domain):
     trunk = resnet.ResNet(resnet.Bottleneck, tuple(m.blocks), m.last_stride, **fields)
     pool = {"avg": pooling.Average(), "gem": pooling.Gem()}[m.pool]
     return heads.ReIDNet(trunk, heads.ContrastHead(pool, domains=2, test_domain=domain, bias=True))
+
+
+def _spelled(entries):
+    """Entries under SpCL's names of the domains."""
+    return {k.replace("dsbn.0", "BN_S").replace("dsbn.1", "BN_T"): v for k, v in entries.items()}
 
 
 def _entries(prefix, variables, naming="torchvision"):

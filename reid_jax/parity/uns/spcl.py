@@ -13,12 +13,13 @@ from reid_jax.methods.spcl import labels as filters
 from reid_jax.models import heads, pooling
 from reid_jax.parity import nets
 from reid_jax.parity.compare import Partition
-from reid_jax.parity.uns import _renamed
+from reid_jax.parity.uns import _renamed, norms
 
 
 def spcl_memory(case):
     """loss, gradient and hybrid memory of every step"""
-    m, memory, label, results = case.config, case.input("memory"), case.input("labels"), {}
+    m, memory, results = case.config, case.input("memory"), {}
+    label = jnp.asarray(np.unique(case.input("labels"), return_inverse=True)[1])
 
     @jax.jit
     def step(f, memory, place):
@@ -136,9 +137,8 @@ def _start(case, method):
 
 def _entries(prefix, variables):
     """Variables under the case's keys."""
-    entries = nets.torch_entries(variables)
-    spelled = {k.replace("dsbn.0", "BN_S").replace("dsbn.1", "BN_T"): v for k, v in entries.items()}
-    return {f"{prefix}net.{_renamed(k, 'neck.', 'bn.')}": v for k, v in spelled.items()}
+    entries = norms._spelled(nets.torch_entries(variables))
+    return {f"{prefix}net.{_renamed(k, 'neck.', 'bn.')}": v for k, v in entries.items()}
 
 
 def _count(case, name):

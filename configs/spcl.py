@@ -50,7 +50,7 @@ def synthetic(t):
     t["data"].update(name="synthetic+synthetic2", target="synthetic2", pad_crop=3)
     t["data"]["synthetic"].update(train_ids=60, test_ids=60, cameras=4, images=4, strength=0.6)
     t["train"].update(eval_every=2, checkpoint_every=2)
-    t["model"].update(head="contrast", pool="avg")
+    t["model"].update(head="contrast")
     t["optim"].update(lr=1e-3)
     t["spcl"].update(rounds=8, steps=60, k1=12, k2=2, eps=0.4)
 

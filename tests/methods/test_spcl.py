@@ -248,6 +248,11 @@ def test_what_cannot_be():
         with pytest.raises(ConfigError, match=message):
             spcl.Spcl(settings(**fields), INFO)
     config = settings()
+    config.data.source_ids = 3
+    with pytest.raises(ConfigError, match="source_ids x source_instances are 12 images, ids x instances 8"):
+        spcl.Spcl(config, INFO)
+    spcl.Spcl(config, ALONE)
+    config = settings()
     config.model.head = "global"
     with pytest.raises(ConfigError, match="model.head"):
         spcl.Spcl(config, INFO)

@@ -79,8 +79,21 @@ class Spcl(Method):
                 f"config.spcl.gap is {fields.gap}; eps - gap and eps + gap, around config.spcl.eps="
                 f"{fields.eps}, must lie between 0 and 1"
             )
+        self.check_sizes()
         if not fields.temperature > 0:
             raise ConfigError(f"config.spcl.temperature is {fields.temperature}; it must lie above 0")
+
+    def check_sizes(self):
+        """ConfigError for batches of source and target that norms by domain cannot tell apart."""
+        from reid_jax.data import streams
+
+        source, data = streams.sizes(self.config.data, "source"), self.config.data
+        sizes = source["ids"] * source["instances"], data.ids * data.instances
+        if self.sources and self.config.spcl.dsbn and len(set(sizes)) > 1:
+            raise ConfigError(
+                f"config.data.source_ids x source_instances are {sizes[0]} images, ids x instances {sizes[1]}"
+                ", and config.spcl.dsbn needs as many of either: set the source's to 0, or dsbn=False"
+            )
 
     def build(self, domain):
         """The network, in test mode with the norms of a domain: 0 the source, 1 the target."""

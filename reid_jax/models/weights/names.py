@@ -86,6 +86,8 @@ LAYOUTS = {
     "reid_jax": {},
 }
 """{layout: {module of ours: its names there, the first one is written}}."""
+ALSO = {"torchvision": "timm and ResNeSt", "spcl": "cluster-contrast", "strong_baseline": "BoT"}
+"""{layout: whose it is too}."""
 STEMS = {"fastreid": {"stem_pool": "ceil"}}  # {layout: fields of config.model that its ResNets have}
 _READ_ONLY = ("direid", "iics", "fastreid_old")
 

@@ -27,7 +27,6 @@ from reid_jax.models import backbones, heads, weights
 from reid_jax.train import checkpoint, warm
 
 SYNONYMS = {"timm": "torchvision", "resnest": "torchvision", "torchreid": "torchvision"}
-ALSO = {"torchvision": "timm and ResNeSt", "spcl": "cluster-contrast", "strong_baseline": "BoT"}
 NECKS = ("auto", "ap3d", "bnneck", "none")
 _LISTS = ("used", "unused", "missing", "ignored", "cast", "inflated")
 _SHOWN = 8  # keys of a list in the terminal
@@ -232,7 +231,7 @@ def summary(report, whole=False):
         f"{report['skipped']} other values",
     ]
     if "layout" in report:
-        also = ALSO.get(report["layout"])
+        also = weights.ALSO.get(report["layout"])
         lines.append(f"layout    {report['layout']}{f' (also of {also})' if also else ''}")
         lines.append(f"model     {report['backbone']}, {_head(report)}, pool {report['pool']}")
         for name in _LISTS:

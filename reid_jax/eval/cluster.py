@@ -178,6 +178,13 @@ def quality(labels, pid, camid=None):
     return {**counts, "ari": 100 * float(ari), "nmi": 100 * float(nmi)}
 
 
+def without_singles(labels):
+    """Labels i[N] with -1 for images that nobody shares theirs with."""
+    labels = np.asarray(labels)
+    _, place, count = np.unique(labels, return_inverse=True, return_counts=True)
+    return np.where(count[place] > 1, labels, -1)
+
+
 def largest(labels, most, field):
     """Labels i[N] from 0 without gaps of the `most` largest clusters; -1 for all other images.
 

@@ -1,5 +1,6 @@
-"""Memories of unit features: centroids of clusters, and how queries move them."""
+"""Memories of unit features: centroids of clusters, how queries move them, losses against their places."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -50,3 +51,29 @@ def _in_turns(memory, f, place, momentum, counts):
         return t + 1, memory.at[jnp.where(now, place, len(memory))].set(new, mode="drop")
 
     return lax.while_loop(lambda state: state[0] <= turn.max(), take, (0, memory))[1]
+
+
+def class_scores(scores, label):
+    """Means over the places of every class: (f[B,M], bool[M]: classes that have places).
+
+    scores f[B,M]: of rows and places; label i32[M]: the class of every place, 0..M-1 (-1: none). SpCL's
+    similarity of a feature and a class.
+    """
+    count = jax.ops.segment_sum((label >= 0).astype(scores.dtype), label, len(label))
+    sums = jax.ops.segment_sum(scores.T, label, len(label)).T
+    return sums / jnp.maximum(count, 1), count > 0
+
+
+def inter_camera(scores, positive, negative, hard):
+    """Cross entropy of every row over its positives and its `hard` highest negatives: f[B].
+
+    scores f[B,M]: over the temperature. positive, negative: bool[B,M]. The target is uniform over the
+    positives; a row without any gives 0, one with fewer negatives takes those there are. CAP's loss between
+    cameras (Wang et al., AAAI 2021, eq. 7), also ICE's and PPLR's.
+    """
+    some = positive.any(1)
+    highest, _ = lax.top_k(jnp.where(negative, scores, -jnp.inf), min(hard, scores.shape[1]))
+    both = jnp.concatenate([jnp.where(positive, scores, -jnp.inf), highest], 1)
+    both = jnp.where(some[:, None], both, 0)  # else the gradient of a row without entries is NaN
+    mean = jnp.where(positive, scores, 0).sum(1) / jnp.maximum(positive.sum(1), 1)
+    return jnp.where(some, jax.nn.logsumexp(both, 1) - mean, 0)

@@ -66,6 +66,7 @@ class Part(NamedTuple):
     round:    > 0: number of the round that this part ends; the intervals of evaluations and checkpoints then
               count rounds instead of epochs
     labels_by_camera: whether state.memory["labels"] count within each camera, to rate them rightly
+    singles: whether images that are alone with their label count as labelled when labels are rated
     """
 
     name: str
@@ -77,6 +78,7 @@ class Part(NamedTuple):
     features: tuple | None = ()
     round: int = 0
     labels_by_camera: bool = False
+    singles: bool = True
 
 
 class Method:
@@ -87,7 +89,8 @@ class Method:
 
     inherit: (State, load, extract) -> State, on the host, after `warm_start`: takes over networks of earlier
              stages, load(stage, net) -> variables as numpy. extract(f, variables) -> f(variables, image) of
-             the training rows (those with hidden identities, if there are any), numpy [N,D]. Before the first
+             the training rows (those with hidden identities, if there are any), numpy [N,D]; with
+             labelled=True of those with identities. Before the first
              stage it is traced with shapes, to find what does not fit
     study:   (dataset, over) -> (State -> ({name: figure}, {name: array})): measurements of its own on the
              test images, taken at every evaluation; None where those images do not allow it. over(f) makes a

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from reid_jax.errors import ConfigError
-from reid_jax.fields import within
+from reid_jax.fields import choice, within
 from reid_jax.losses import batch as batches
 from reid_jax.losses import contrast, identity
 from reid_jax.methods import Method, Part, _steps
@@ -24,6 +24,7 @@ TITLE = "Cluster contrast"
 FIELDS = dict(
     rounds=50,  # of clustering and training
     steps=200,  # of a round; 400 on MSMT17
+    sampler="gallery",  # gallery (the others of a group by other cameras, data.cross_camera) | pk
     k1=30,  # Jaccard distance: length of the neighbour lists,
     k2=6,  # images a set is averaged over
     eps=0.6,  # DBSCAN: radius,
@@ -50,6 +51,7 @@ class ClusterContrast(Method):
                 f"config.cluster_contrast.temperature is {fields.temperature} and momentum "
                 f"{fields.momentum}; the one must lie above 0, the other between 0 and 1"
             )
+        choice("cluster_contrast.sampler", fields.sampler, ("gallery", "pk"))
         within("cluster_contrast", fields, rounds=(1, None), steps=(1, None), max_clusters=(1, None))
         _steps.check_dbscan("cluster_contrast", fields)
         self.network = heads.build(config.model, 0, info.axis_name)
@@ -80,11 +82,12 @@ class ClusterContrast(Method):
         return Part("train", self.step, streams, steps, begin=self.begin, round=i + 1)
 
     def streams(self, state, i):
-        """P x K batches of the clusters of round i."""
+        """P groups of K images of the clusters of round i."""
         from reid_jax.data import streams
 
         seed, labels = _steps.part_seed(self.config.seed, i), state.memory["labels"]
-        return {"train": streams.pk(self.info.unlabelled, self.config.data, seed, labels=labels)}
+        stream = {"gallery": streams.gallery, "pk": streams.pk}[self.config.cluster_contrast.sampler]
+        return {"train": stream(self.info.unlabelled, self.config.data, seed, labels=labels)}
 
     def begin(self, state, features):
         """New clusters; the memory holds the unit mean of every cluster's unit features."""

@@ -211,20 +211,40 @@ class RunningMoments(nn.Module):
     axis_name: device axis over which statistics are joined, n being the global count; None: this device's.
     rows: > 0: statistics are those of `rows` consecutive rows of this device's batch at a time, as if each
     such part were on a device of its own; the running averages move once for each part, in order.
+    domains: G > 1: in training the rows of G domains come one after the other, equally many of each (of
+    every domain's rows `rows` at a time); each has its own statistics, running ones [G,C]. In test mode all
+    rows are of test_domain.
     """
 
     momentum: float = 0.9  # of the old value: 1 - PyTorch's
     epsilon: float = 1e-5
     axis_name: str | None = None
     rows: int = 0
+    domains: int = 1
+    test_domain: int = 0
+
+    def channels(self, x):
+        """Shape of what there is for each channel: (C,), or (G, C) of several domains."""
+        return (x.shape[-1],) if self.domains == 1 else (self.domains, x.shape[-1])
+
+    def by_row(self, value, x, train):
+        """A value by `channels`, broadcasting to x [...,C]: that of every row's domain."""
+        if self.domains == 1:
+            return value
+        return self._spread(value, x) if train else value[self.test_domain]
+
+    def _spread(self, parts, x):
+        """Values [P,C] of P equal parts of the rows of x, broadcasting to it."""
+        shape = (-1, *(1,) * (x.ndim - 2), x.shape[-1])
+        return jnp.repeat(parts, len(x) // len(parts), 0).reshape(shape)
 
     def moments(self, x, train, update=True):
         """(mean, var) that normalise x [...,C], broadcasting to it; the running ones move in training."""
-        channels = (x.shape[-1],)
+        channels = self.channels(x)
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         if not train:
-            return mean.value, var.value
+            return self.by_row(mean.value, x, train), self.by_row(var.value, x, train)
         parts = x.reshape(-1, self._rows(x), *x.shape[1:])
         means, variances, count = self._statistics(parts)
         if update:
@@ -232,17 +252,22 @@ class RunningMoments(nn.Module):
             self._move(var, variances * (count / max(count - 1, 1)))
         if len(parts) == 1:
             return means[0], variances[0]
-        shape = (-1, *(1,) * (x.ndim - 2), x.shape[-1])
-        return tuple(jnp.repeat(m, parts.shape[1], 0).reshape(shape) for m in (means, variances))
+        return self._spread(means, x), self._spread(variances, x)
 
     def _rows(self, x):
         """Rows of a part."""
-        if self.rows and len(x) % self.rows:
+        each, left = divmod(len(x), self.domains)
+        if left:
             raise ConfigError(
-                f"config.model.bn_rows is {self.rows}; it must divide the {len(x)} rows that a device has in "
-                "a pass"
+                f"{len(x)} rows of a device cannot be of {self.domains} domains with as many each: give each "
+                "domain a batch of the same size (config.data.source_ids, source_instances: 0)"
             )
-        return self.rows or len(x)
+        if self.rows and each % self.rows:
+            raise ConfigError(
+                f"config.model.bn_rows is {self.rows}; it must divide the {each} rows that a device has in "
+                "a pass" + (", of each domain" if self.domains > 1 else "")
+            )
+        return self.rows or each
 
     def _statistics(self, parts):
         """Means and variances [P,C] of parts [P,n,...,C], and what each was taken of."""
@@ -256,7 +281,9 @@ class RunningMoments(nn.Module):
         return mean, jnp.maximum(square - jnp.square(mean), 0), count
 
     def _move(self, running, values):
-        for value in lax.stop_gradient(values).astype(running.value.dtype):
+        values = lax.stop_gradient(values).astype(running.value.dtype)
+        turns = values.reshape(self.domains, -1, values.shape[-1]).swapaxes(0, 1)
+        for value in turns.reshape(-1, *running.value.shape):
             running.value = self.momentum * running.value + (1 - self.momentum) * value
 
 
@@ -269,10 +296,11 @@ class BatchNorm(RunningMoments):
     @nn.compact
     def __call__(self, x, train, update=True):
         """update: False leaves the running statistics alone in training."""
-        scale = self.param("scale", self.scale_init, x.shape[-1:], jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
+        scale = self.param("scale", self.scale_init, self.channels(x), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, self.channels(x), jnp.float32)
         if self.frozen_bias:
             bias = lax.stop_gradient(bias)
+        scale, bias = (self.by_row(v, x, train) for v in (scale, bias))
         return affine(x, *self.moments(x, train, update), scale, bias, self.epsilon)
 
 

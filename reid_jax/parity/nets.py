@@ -17,12 +17,13 @@ class TinyTrunk(nn.Module):
 
     width: int
     dim: int
+    domains: int = 1
 
     @nn.compact
     def __call__(self, x, train):
         for i, features in ((1, self.width), (2, self.dim)):
             x = layers.Conv(features, 3, 2, 1, name=f"conv{i}")(x)
-            x = nn.relu(layers.BatchNorm(name=f"bn{i}")(x, train))
+            x = nn.relu(layers.BatchNorm(domains=self.domains, name=f"bn{i}")(x, train))
         return x
 
 

@@ -251,10 +251,11 @@ def check_inherit(config, name, built, shapes, workdir):
     def load(stage, net):
         return zeros(shapes(stage).nets[net] if stage in built else stored(stage, net))
 
-    def extract(function, variables):
-        data = method.config.data
+    def extract(function, variables, labelled=False):
+        data, info = method.config.data, method.info
+        rows = len(info.labelled.pid) if labelled else info.num_images
         shape = (1, *([data.frames] if data.frames else []), data.height, data.width, 3)
         row = jax.eval_shape(function, variables, jnp.zeros(shape, jnp.uint8))
-        return jnp.zeros((method.info.num_images, *row.shape[1:]), row.dtype)
+        return jnp.zeros((rows, *row.shape[1:]), row.dtype)
 
     jax.eval_shape(lambda state: method.inherit(state, load, extract), shapes(name))

@@ -161,19 +161,20 @@ class Run:
 
     # ---- features of the training rows
 
-    def train_records(self):
-        """Records whose identities are hidden, if there are any, else all."""
+    def train_records(self, labelled=False):
+        """Records whose identities are hidden, if there are any, else all; or those with identities."""
         block = self.method.info.unlabelled
-        block = self.method.info.labelled if block is None else block
+        block = self.method.info.labelled if labelled or block is None else block
         return self.dataset.train[block.start : block.start + len(block.pid)]
 
-    def extract(self, function, variables):
-        """f32[N,D] of the training records by function(variables, image u8[B,H,W,3])."""
+    def extract(self, function, variables, labelled=False):
+        """f32[N,D] of the training records by function(variables, image u8[B,H,W,3]); see train_records."""
         compiled = self.devices.compile_embed(function)
         variables = self.devices.local_state(self.devices.replicate(variables))
         multiple = len(self.devices.local)
         size = -(-self.config.eval.batch_size // multiple) * multiple
-        with pipeline.eval_batches(self.train_records(), self.config.data, size, trains=True) as batches:
+        records = self.train_records(labelled)
+        with pipeline.eval_batches(records, self.config.data, size, trains=True) as batches:
             return embed.embed(lambda batch: compiled(variables, batch["image"]), batches)
 
     def features(self, state, nets):
@@ -195,7 +196,8 @@ class Run:
 
     def begin(self, part, state, at):
         """The state that a part starts from, by process 0: another's rounding could tip a cluster over."""
-        log.info("%s: features of %d training images", self.where(part, at), len(self.train_records()))
+        if part.features is not None:
+            log.info("%s: features of %d training images", self.where(part, at), len(self.train_records()))
         features, host, kept = self.features(state, part.features), self.devices.fetch(state), []
         processes.from_first(lambda: kept.append(jax.tree.map(np.asarray, part.begin(host, features))))
         state = processes.arrays_from_first(kept[0] if kept else host)
@@ -207,6 +209,7 @@ class Run:
         """Writes how well pseudo labels fit the identities, as far as known, which training never sees."""
         hidden, truth = self.method.info.unlabelled, self.dataset.truth
         camid = hidden.camid if part.labels_by_camera else None
+        labels = labels if part.singles else cluster.without_singles(labels)
         quality = cluster.quality(labels, hidden.pid if truth is None else truth.pid, camid)
         self.write("labels", at, {"phase": part.name, "round": at.round + 1, **quality})
         text = "  ".join(f"{k} {v:.3g}" for k, v in quality.items())

@@ -6,6 +6,7 @@ import logging
 import os
 
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from reid_jax import places
@@ -154,6 +155,7 @@ def from_run(workdir, classifiers=("classifier",)):
         leaves = traverse_util.flatten_dict(variables)
         kept = [path for path in leaves if of_classifier(path, classifiers)]
         stored = {p: arrays.get("/".join(("nets", source, *p))) for p in leaves if p not in kept}
+        stored = {p: by_domain(value, leaves[p]) for p, value in stored.items()}
         for path, value in stored.items():
             if value is not None and value.shape != leaves[path].shape:
                 raise WeightsError(
@@ -165,6 +167,13 @@ def from_run(workdir, classifiers=("classifier",)):
         return traverse_util.unflatten_dict({**leaves, **{p: jnp.asarray(stored[p]) for p in used}})
 
     return load
+
+
+def by_domain(value, leaf):
+    """What a run stored of a norm, for every domain of a leaf [G,C] of norms by domain."""
+    if value is None or value.ndim != 1 or value.shape != leaf.shape[1:]:
+        return value
+    return np.broadcast_to(value, leaf.shape)
 
 
 def of_classifier(path, classifiers):

@@ -23,7 +23,8 @@ SLOW = {
     ("camstyle", "styles"),
     ("camstyle", "reid"),
 }  # long to compile, or much like the baseline
-LONG_ON_DEVICES = {"aanet", "adl", "dsanet", "metabin", "mmt", "pcb", "pgfa", "pyramid", "scal"}  # on several
+# on several
+LONG_ON_DEVICES = {"aanet", "adl", "dsanet", "metabin", "mmt", "pcb", "pgfa", "pyramid", "scal", "spcl"}
 # Every device drops other features; the scores of an untrained D_deg are nearly constant, so that the
 # attention's three norms would magnify rounding.
 ALIKE = {"direid": {"direid__dropout": 0.0, "direid__attention_input": "self"}}

@@ -39,6 +39,7 @@ class Backbone(nn.Module, kw_only=True):
 
     outputs = 1  # maps that a call gives; more than one as a tuple
     only_batch_norm = False  # whether `norms` other than batch norm have no place in it
+    by_domain = True  # whether its norms may be those of several domains
     tokens = False  # whether it gives tokens [...,1+N,C], the class token first, instead of maps
     wants_camera = False  # whether the call takes `camera` too, i32[B] (None: unknown), as many as `cameras`
 
@@ -99,10 +100,11 @@ def pools_stem(name):
     return "resnet" in name or name.startswith("slim")
 
 
-def build(model, axis_name=None, refine=None, num_cams=0):
+def build(model, axis_name=None, refine=None, num_cams=0, domains=1, test_domain=0):
     """The Backbone of config.model; axis_name: the train step's device axis; refine: see Backbone.
 
-    num_cams: training cameras, 0 where nobody hands over a picture's camera.
+    num_cams: training cameras, 0 where nobody hands over a picture's camera. domains, test_domain: norms by
+    domain, see layers.RunningMoments.
 
     Raises ConfigError for names it does not know and for fields that do not go together.
     """
@@ -111,7 +113,10 @@ def build(model, axis_name=None, refine=None, num_cams=0):
     dtype = DTYPES[choice("model.dtype", model.dtype, tuple(DTYPES))]
     axis = group_axis(model, axis_name)
     net = module.NAMES[model.backbone](model, dtype, axis)
-    chosen = norms.build(model, axis, getattr(module, "NORM", {}).get(model.backbone))
+    implied = getattr(module, "NORM", {}).get(model.backbone)
+    chosen = norms.build(model, axis, implied, domains, test_domain)
+    if domains > 1 and not net.by_domain:
+        raise ConfigError(f"config.model.backbone {model.backbone!r} cannot have norms by domain")
     if net.only_batch_norm and type(chosen) is not norms.Norms:
         raise ConfigError(
             f"config.model.backbone {model.backbone!r} has batch norm only, not config.model.norm "

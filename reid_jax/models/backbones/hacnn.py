@@ -186,6 +186,7 @@ class HACNN(Backbone):
     soft: bool = True
 
     only_batch_norm = True
+    by_domain = False  # its norms of regions see the rows in another order
 
     @property
     def depth(self):

@@ -103,7 +103,7 @@ class MobileNetV2(Backbone):
     def setup(self):
         norms, dual = self.norms, isinstance(self.norms, DualNorm)
         if dual:
-            norms = EveryDualNorm(norms.axis_name, norms.rows, norms.stages)
+            norms = EveryDualNorm(**vars(norms))
         self.conv1 = Conv(self.channels[0], 3, self.strides[0], 1, use_bias=dual, dtype=self.dtype)
         self.bn1 = norms.stem()
         block = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck

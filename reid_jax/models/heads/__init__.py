@@ -38,19 +38,27 @@ class Encoder(NamedTuple):
     apply: Any
 
 
-def build(model, num_classes, axis_name=None, num_features=0, num_cams=0):
+def build(model, num_classes, axis_name=None, num_features=0, num_cams=0, domains=1, test_domain=0):
     """ReIDNet of `config.model`, or of a dict with some of its fields, the others at their defaults.
 
     axis_name: the train step's device axis, over which norms take their statistics where model.bn_group is
     'global', and over which random layers draw as one. num_cams: training cameras, of a method that hands
-    every picture's over. Raises ConfigError for a name it does not know and for a head of other backbones.
+    every picture's over. domains: G > 1: every batch norm has statistics, scales and biases for each of G
+    domains, whose rows come one after the other in training; all rows are of test_domain in test mode. Raises
+    ConfigError for a name it does not know and for a head of other backbones.
     """
     if isinstance(model, dict):
         model = namespace(overlay(models.fields(), model, "model."))
     offered = models.offers("heads")
     name = choice("model.head", model.head, tuple(offered))
-    base = trunk(model, axis_name, num_cams=num_cams)
+    base = trunk(model, axis_name, num_cams=num_cams, domains=domains, test_domain=test_domain)
     head = offered[name].NAMES[name](model, num_classes, axis_name, num_features)
+    if domains > 1 and not hasattr(head, "domains"):
+        raise ConfigError(
+            f"config.model.head {name!r} cannot have norms by domain: use head 'contrast' or 'global'"
+        )
+    if domains > 1:
+        head = head.clone(domains=domains, test_domain=test_domain)
     if classifiers.margin(model) != getattr(head, "margin", None):
         raise ConfigError(
             f"config.model.classifier is {model.classifier!r}, and head {name!r} has none of that: use head "

@@ -37,6 +37,8 @@ class GlobalHead(Head):
     embedding: int = 0
     margin: Any = None
     std: float = 0.001  # of the classifier's first weights
+    domains: int = 1  # this and the next: see layers.RunningMoments
+    test_domain: int = 0
 
     classifiers = ("classifier",)
 
@@ -67,11 +69,12 @@ class GlobalHead(Head):
         trained = self.neck == "ap3d"
         init = normal(1.0, 0.02) if trained else nn.initializers.ones
         fields = dict(axis_name=self.axis_name, rows=self.rows, scale_init=init)
+        fields |= dict(domains=self.domains, test_domain=self.test_domain)
         return BatchNorm(frozen_bias=not trained, name="neck", **fields)(x, train)
 
 
 class ContrastHead(Head):
-    """Pooling, batch norm `neck` with its bias frozen at 0, unit length; no classifier.
+    """Pooling, batch norm `neck` with its bias frozen at 0 (or trained, `bias`), unit length; no classifier.
 
     The unit feature is the test feature and what methods with memories train.
     """
@@ -79,15 +82,21 @@ class ContrastHead(Head):
     pooling: nn.Module = pooling.Gem()
     axis_name: str | None = None
     rows: int = 0
+    domains: int = 1  # this and the next: see layers.RunningMoments
+    test_domain: int = 0
+    bias: bool = False
 
-    frozen = ("^neck/bias$",)
+    @property
+    def frozen(self):
+        return () if self.bias else ("^neck/bias$",)
 
     def pool(self, x):
         return self.pooling(x)
 
     @nn.compact
     def __call__(self, x, train):
-        neck = BatchNorm(axis_name=self.axis_name, rows=self.rows, frozen_bias=True, name="neck")
+        fields = dict(axis_name=self.axis_name, rows=self.rows, frozen_bias=not self.bias, name="neck")
+        neck = BatchNorm(domains=self.domains, test_domain=self.test_domain, **fields)
         after = neck(x, train)
         unit = after / jnp.maximum(jnp.linalg.norm(after, axis=-1, keepdims=True), 1e-12)
         return Branches((), (x,), (after,), unit)

@@ -21,12 +21,16 @@ class Norms:
 
     axis_name: str | None = None
     rows: int = 0
+    domains: int = dataclasses.field(default=1, kw_only=True)  # this and the next: see layers.RunningMoments
+    test_domain: int = dataclasses.field(default=0, kw_only=True)
 
+    by_domain = True  # whether it can have statistics and parameters for each of several domains
     bounds = ()  # ((pattern of parameters' paths, least, most), ...): clipped after every step
 
     def batch(self, **fields):
         """A plain batch norm."""
-        return BatchNorm(axis_name=self.axis_name, rows=self.rows, **fields)
+        by_domain = dict(domains=self.domains, test_domain=self.test_domain)
+        return BatchNorm(axis_name=self.axis_name, rows=self.rows, **by_domain, **fields)
 
     def stem(self):
         """The norm of the net's stem."""
@@ -60,10 +64,11 @@ class StagedNorms(Norms):
         return block.stage in (self.stages or self.usual(block.stages))
 
 
-def build(model, axis_name=None, implied=None):
+def build(model, axis_name=None, implied=None, domains=1, test_domain=0):
     """The Norms of config.model; axis_name: over which batch statistics are joined.
 
-    implied: the norm that the backbone's name stands for, if any. Raises ConfigError for names it does not
+    implied: the norm that the backbone's name stands for, if any. domains, test_domain: see
+    layers.RunningMoments. Raises ConfigError for names it does not
     know and for fields that do not go together.
     """
     offered = models.offers("norms")
@@ -82,4 +87,10 @@ def build(model, axis_name=None, implied=None):
     staged = issubclass(norms, StagedNorms)
     if model.norm_stages and not staged:
         raise ConfigError(f"config.model.norm_stages has no meaning with norm {name!r}; leave it ()")
-    return norms(axis_name, model.bn_rows, *([tuple(model.norm_stages)] if staged else []))
+    if domains > 1 and not norms.by_domain:
+        raise ConfigError(
+            f"config.model.norm {name!r} has no form with norms by domain: use norm batch, or train without "
+            "them"
+        )
+    by_domain = dict(domains=domains, test_domain=test_domain)
+    return norms(axis_name, model.bn_rows, *([tuple(model.norm_stages)] if staged else []), **by_domain)

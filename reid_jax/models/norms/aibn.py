@@ -72,6 +72,8 @@ class AdaptiveNorm(nn.Module):
 class Adaptive(StagedNorms):
     """Every norm of the blocks of some stages, the shortcut's too; they share one mixing weight."""
 
+    by_domain = False
+
     def usual(self, stages):
         return (stages - 1, stages)
 

@@ -52,6 +52,7 @@ def virtual_gate(gate, gradient, rate):
 
 class _Gated(Norms):
     bounds = (("(^|/)gate$", 0.0, 1.0),)
+    by_domain = False
 
     def every(self, block):
         return lambda name: self.gated(name=name)

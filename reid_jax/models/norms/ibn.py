@@ -6,6 +6,8 @@ ibn_b     instance norm behind the residual sum of a stage's last block, unless 
 dualnorm  instance norm behind the residual sum of a stage's last block; stages 1 to 3
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -16,14 +18,13 @@ from reid_jax.models.norms import StagedNorms
 class InstanceBatchNorm(nn.Module):
     """IBN-a: instance norm on the first half of the channels (rounded down), batch norm on the others."""
 
-    axis_name: str | None = None
-    rows: int = 0
+    batch: Callable = BatchNorm  # makes the batch norm
 
     @nn.compact
     def __call__(self, x, train):
         half = x.shape[-1] // 2
         styled = InstanceNorm(name="IN")(x[..., :half])
-        batch = BatchNorm(axis_name=self.axis_name, rows=self.rows, name="BN")
+        batch = self.batch(name="BN")
         return jnp.concatenate([styled, batch(x[..., half:], train)], -1)
 
 
@@ -36,7 +37,7 @@ class IbnA(StagedNorms):
     def first(self, block, every):
         if not self.has(block):
             return every
-        return lambda name: InstanceBatchNorm(self.axis_name, self.rows, name=name)
+        return lambda name: InstanceBatchNorm(self.batch, name=name)
 
 
 class IbnB(StagedNorms):

@@ -18,10 +18,11 @@ from reid_jax.models.weights.mapping import (
     tell,
     to_torch,
 )
-from reid_jax.models.weights.names import STEMS, guess, keys, layouts, strip, targets, torch_key
+from reid_jax.models.weights.names import ALSO, STEMS, guess, keys, layouts, strip, targets, torch_key
 from reid_jax.models.weights.wrapped import recognise
 
 __all__ = [
+    "ALSO",
     "STEMS",
     "Weights",
     "exponent_of",

@@ -9,6 +9,7 @@ import math
 import re
 
 import flax
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,6 +19,7 @@ from reid_jax.models.weights import files
 from reid_jax.models.weights.names import STEMS, keys
 from reid_jax.models.weights.wrapped import plain, recognise
 
+TARGET = "dsbn_1"  # of a source's and a target's norms
 _TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1), 5: (4, 3, 0, 1, 2)}
 _FROM_TORCH = {2: (1, 0), 4: (2, 3, 1, 0), 5: (2, 3, 4, 1, 0)}
 
@@ -27,13 +29,39 @@ def leaves(variables):
     return flax.traverse_util.flatten_dict(dict(variables))
 
 
+def by_domain(leaf):
+    """{path: leaf} with norms [G,C] of G domains as G modules `dsbn_0`, ... with leaves [C]."""
+    norms = {p[1:-1] for p, x in leaf.items() if p[-1] in ("mean", "scale") and len(x.shape) == 2}
+    split = {}
+    for path, x in leaf.items():
+        if path[1:-1] not in norms:
+            split[path] = x
+            continue
+        for g in range(x.shape[0]):
+            of = jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x[g]
+            split[*path[:-1], f"dsbn_{g}", path[-1]] = of
+    return split
+
+
+def joined(found, leaf):
+    """`by_domain` undone, under the paths of {path: leaf}; of norms those whose domains are all there."""
+    whole = {}
+    for path, x in leaf.items():
+        parts = [found.get((*path[:-1], f"dsbn_{g}", path[-1])) for g in range((*x.shape, 0)[0])]
+        if path in found:
+            whole[path] = found[path]
+        elif parts and all(part is not None for part in parts):
+            whole[path] = np.stack(parts)
+    return whole
+
+
 def to_torch(variables, naming="torchvision", counters=False):
     """Variables {'params', 'batch_stats'} -> {key: numpy array} in a layout.
 
     counters: with a zero num_batches_tracked for every batch norm, which PyTorch's strict loading wants.
     """
     entries = {}
-    for path, leaf in leaves(variables).items():
+    for path, leaf in by_domain(leaves(variables)).items():
         key, value = keys(path, naming)[0], np.asarray(leaf)
         if path[-1] == "kernel" and naming != "reid_jax":
             value = value.transpose(_TO_TORCH[value.ndim])
@@ -66,7 +94,7 @@ def fill(entries, shapes, layout="", inflate=False):
     AP3D one without `inflate`, non-local blocks in other places, and files of which nothing fits the
     backbone.
     """
-    leaf = leaves(shapes)
+    leaf = by_domain(leaves(shapes))
     file = max(plain(entries, layout), recognise(entries, layout), key=lambda f: _fitting(leaf, f))
     file = _in_our_form(file, leaf)
     entries, layout = file.entries, file.layout
@@ -104,7 +132,7 @@ def fill(entries, shapes, layout="", inflate=False):
             "Another beginning of its keys is taken off with python -m reid_jax.convert --key"
         )
     _account(report, file, taken)
-    return found, report | {"notes": file.notes + _notes(report, leaf, file)}
+    return joined(found, leaves(shapes)), report | {"notes": file.notes + _notes(report, leaf, file)}
 
 
 def _in_our_form(file, leaf):
@@ -176,13 +204,16 @@ def _sources(path, non_local):
 def _find(path, like, non_local, entries, layout):
     """(key, whether it is a 2-D net's) of a leaf; the key it should have and None when it is not there.
 
-    The batch norm `bat_n` of a norm that mixes several also takes the weights of a plain batch norm, and the
-    branches of a trunk those of a trunk without. Of several names the first with as many axes as the leaf
+    The batch norm `bat_n` of a norm that mixes several also takes the weights of a plain batch norm, and so
+    does every domain's; a plain one takes the target's of a file with norms by domain; the branches of a
+    trunk take those of a trunk without. Of several names the first with as many axes as the leaf
     counts.
     """
     there = []
-    plain_norm = tuple(name for name in path if name != "bat_n")
-    for place in (path, plain_norm, tuple(name for name in path if not re.fullmatch(r"branch\d", name))):
+    plain_norm = tuple(name for name in path if not re.fullmatch(r"bat_n|dsbn_\d+", name))
+    target = (*path[:-1], TARGET, path[-1])
+    unbranched = tuple(name for name in path if not re.fullmatch(r"branch\d", name))
+    for place in (path, plain_norm, target, unbranched):
         for source in _sources(place, non_local):
             there += [(key, source != place) for key in keys(source, layout) if key in entries]
     if not there:
@@ -247,6 +278,8 @@ def _notes(report, leaf, file):
         )
     kinds = sorted({c.rpartition(": ")[2] for c in report["cast"]})
     notes += [f"{len(report['cast'])} arrays change their type ({', '.join(kinds)})"] if kinds else []
+    if any(re.search(r"\.(BN_S|dsbn\.0)\.weight$", k) for k in report["unused"]):
+        notes.append("the file has norms of two domains, this model one: it gets those of the target")
     counters = sum(k.endswith("num_batches_tracked") for k in report["ignored"])
     copies = len(report["ignored"]) - counters
     notes += [f"{counters} counters of batches (num_batches_tracked) ignored"] if counters else []

@@ -30,6 +30,7 @@ it shares (E_con), and files of one network begin with `model`. pgfa is the trun
 called global and partial0, partial1, ...; its repository keeps each in a file of its own. reid_jax is our
 own: params.base.layer1_0.conv1.kernel, arrays as they are.
 
+Norms by domain are called X.dsbn.0, X.dsbn.1, ... (OpenUnReID), or X.BN_S and X.BN_T (SpCL: source, target).
 A backbone or head with layouts of its own has them in its module (`models.Keys`).
 Names of heads of other repositories are tried after these (_HEADS). What a trainer puts in front of all
 keys, and other names of the trunk: `wrapped`.
@@ -85,6 +86,8 @@ LAYOUTS = {
     "reid_jax": {},
 }
 """{layout: {module of ours: its names there, the first one is written}}."""
+ALSO = {"torchvision": "timm and ResNeSt", "spcl": "cluster-contrast", "strong_baseline": "BoT"}
+"""{layout: whose it is too}."""
 STEMS = {"fastreid": {"stem_pool": "ceil"}}  # {layout: fields of config.model that its ResNets have}
 _READ_ONLY = ("direid", "iics", "fastreid_old")
 
@@ -112,6 +115,10 @@ def keys(path, layout):
     choice("naming", layout, layouts())
     if layout == "reid_jax":
         return [".".join(path)]
+    if len(path) > 2 and (domain := re.fullmatch(r"dsbn_(\d+)", path[-2])):
+        names = _domain_names(int(domain[1]), layout)
+        parts = (key.rpartition(".") for key in keys((*path[:-2], path[-1]), layout))
+        return [".".join(filter(None, (module, n, leaf))) for module, _, leaf in parts for n in names]
     _, *modules, leaf = path
     if layout in models.keys():
         return models.keys()[layout].names(tuple(modules), leaf)
@@ -121,6 +128,12 @@ def keys(path, layout):
         inner[0] = _numbered(inner[0], _SEQUENCES[layout])
     inner.append(leaf_name(leaf))
     return [".".join([name, *inner] if name else inner) for name in frame or [""]]
+
+
+def _domain_names(number, layout):
+    """What a domain's norm is called, the layout's name first."""
+    names = [f"dsbn.{number}", *({0: ["BN_S"], 1: ["BN_T"]}.get(number, []))]
+    return names[::-1] if layout == "spcl" else names
 
 
 def dotted(module):

@@ -22,6 +22,7 @@ SLOW = {
     ("dgnet", "teacher"),
     ("camstyle", "styles"),
     ("camstyle", "reid"),
+    ("m3l", "train"),
 }  # long to compile, or much like the baseline
 LONG_ON_DEVICES = {"aanet", "adl", "dsanet", "metabin", "mmt", "pcb", "pgfa", "pyramid", "scal"}  # on several
 # Every device drops other features; the scores of an untrained D_deg are nearly constant, so that the

@@ -15,6 +15,7 @@ from reid_jax.models.layers import BatchNorm, normal
 
 FIELDS = dict(
     embedding=0,  # head "global": numbers that a linear layer reduces the vector to before the neck; 0: none
+    contrast_bias=False,  # head "contrast": whether the neck's bias is trained
 )
 
 
@@ -71,7 +72,7 @@ class GlobalHead(Head):
 
 
 class ContrastHead(Head):
-    """Pooling, batch norm `neck` with its bias frozen at 0, unit length; no classifier.
+    """Pooling, batch norm `neck` with its bias frozen at 0 (unless `bias`), unit length; no classifier.
 
     The unit feature is the test feature and what methods with memories train.
     """
@@ -79,16 +80,19 @@ class ContrastHead(Head):
     pooling: nn.Module = pooling.Gem()
     axis_name: str | None = None
     rows: int = 0
+    bias: bool = False
 
-    frozen = ("^neck/bias$",)
+    @property
+    def frozen(self):
+        return () if self.bias else ("^neck/bias$",)
 
     def pool(self, x):
         return self.pooling(x)
 
     @nn.compact
     def __call__(self, x, train):
-        neck = BatchNorm(axis_name=self.axis_name, rows=self.rows, frozen_bias=True, name="neck")
-        after = neck(x, train)
+        fields = dict(axis_name=self.axis_name, rows=self.rows, frozen_bias=not self.bias)
+        after = BatchNorm(name="neck", **fields)(x, train)
         unit = after / jnp.maximum(jnp.linalg.norm(after, axis=-1, keepdims=True), 1e-12)
         return Branches((), (x,), (after,), unit)
 
@@ -109,7 +113,8 @@ def _global(model, num_classes, axis_name, num_features):
 def _contrast(model, num_classes, axis_name, num_features):
     if num_features:
         raise ConfigError("config.model.head 'contrast' has no embedding before its neck; use head 'global'")
-    return ContrastHead(pooling.build(model), group_axis(model, axis_name), model.bn_rows)
+    axis = group_axis(model, axis_name)
+    return ContrastHead(pooling.build(model), axis, model.bn_rows, model.contrast_bias)
 
 
 NAMES = {"global": _global, "contrast": _contrast}

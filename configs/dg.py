@@ -43,10 +43,11 @@ def one_set(t, name="market1501"):
 
 
 def synthetic(t):
-    """Three synthetic sets and the narrow net, from random weights; short-run values."""
+    """Three synthetic sets of a style each and the narrow net, from random weights; short-run values."""
     presets.synthetic(t)
     losses(t)
     t["data"].update(name="synthetic+synthetic2+synthetic3")
+    t["data"]["synthetic"].update(style=1)
     t["train"].update(steps=800)
 
 

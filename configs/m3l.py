@@ -46,10 +46,11 @@ def without(left_out):
 
 
 def synthetic(t):
-    """Three synthetic sets and the narrow net, from random weights; short-run values."""
+    """Three synthetic sets of a style each and the narrow net, from random weights; short-run values."""
     presets.synthetic(t)
     network(t)
     t["data"].update(name="synthetic+synthetic2+synthetic3", ids=4, instances=4, erase=0.0)
+    t["data"]["synthetic"].update(style=1)
     t["optim"].update(lr=2e-3)
     t["train"].update(steps=600)
 

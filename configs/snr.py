@@ -34,10 +34,11 @@ def market(t):
 
 
 def synthetic(t):
-    """Three synthetic sets and the narrow net, from random weights; short-run values."""
+    """Three synthetic sets of a style each and the narrow net, from random weights; short-run values."""
     presets.synthetic(t)
     losses(t)
     t["data"].update(name="synthetic+synthetic2+synthetic3")
+    t["data"]["synthetic"].update(style=1)
     t["snr"].update(stages=(2, 3, 4), weights=(0.1, 0.5, 0.5), reduction=8)
     t["train"].update(steps=800)
 

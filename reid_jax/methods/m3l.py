@@ -6,8 +6,7 @@
            statistics (MetaBN)
 
 Every domain has a memory of unit rows, one an identity, to which features are compared; after a step the
-batch's features move it. The published code, HeliosZhao/M3L@fa6c234, takes another gradient than the paper:
-config.m3l.outer.
+batch's features move it. HeliosZhao/M3L@fa6c234 takes another gradient than the paper: config.m3l.outer.
 """
 
 import functools
@@ -22,7 +21,7 @@ from reid_jax.fields import within
 from reid_jax.losses import batch as batches
 from reid_jax.losses import contrast, identity
 from reid_jax.methods import Method, Part, _optim, _steps
-from reid_jax.models import heads, layers, metabn
+from reid_jax.models import heads, layers, metabn, offers
 
 TITLE = "M3L"
 FIELDS = dict(
@@ -66,8 +65,8 @@ class M3l(Method):
         """P identities of every domain with K images each."""
         from reid_jax.data import streams
 
-        rows, data = self.info.labelled, self.config.data
-        return {"train": streams.domains(rows, data, self.config.seed, within="gallery")}
+        given = self.info.labelled, self.config.data, self.config.seed
+        return {"train": streams.domains(*given, within="gallery")}
 
     def init(self, key):
         """The memory is empty."""
@@ -76,8 +75,8 @@ class M3l(Method):
         shape = len(self.domain), out.test.shape[1]
         if self.own.memory:
             return self.fresh(nets, self.tx, {"rows": jnp.zeros(shape)})
-        draw = layers.normal(0.0, self.config.model.classifier_std)
-        nets["classifier"] = {"params": {"kernel": draw(jax.random.fold_in(key, 1), shape[::-1])}}
+        kernel = layers.normal(0.0, self.config.model.classifier_std)(jax.random.fold_in(key, 1), shape[::-1])
+        nets["classifier"] = {"params": {"kernel": kernel}}
         return self.fresh(nets, self.tx)
 
     def part(self, i):
@@ -119,9 +118,7 @@ class M3l(Method):
         """({network: gradient}, batch_stats, metrics), means over the devices; first, second: rows of the
         domains of L_train and of the one left out."""
         outer, rate = self.own.outer, self.rate(state.step)
-
-        def train(params):
-            return self.train_loss(params, state, first)
+        train = functools.partial(self.train_loss, state=state, rows=first)
 
         def test(params, grads, aux):
             q = _optim.first_adam_step(params, grads, rate, self.config.optim)
@@ -157,14 +154,14 @@ class M3l(Method):
 
     def test_loss(self, params, state, rows, aux, share, noise):
         """(loss f[] of the domain left out, batch_stats); aux: what `train_loss` gave."""
-        stats, key, top = aux[1], jax.random.fold_in(self.key(state), 1), self.network.top
+        key, top = jax.random.fold_in(self.key(state), 1), self.network.top
         if not self.own.metabn:
-            stats, found = self.in_turn(params, stats, rows["image"][None], key)
+            stats, found = self.in_turn(params, aux[1], rows["image"][None], key)
             ce, tri, _ = self.terms(params, state, *(x[0] for x in found), rows)
             return ce + tri, stats
-        variables, options = {"params": params["net"], "batch_stats": stats}, dict(mutable=["batch_stats"])
-        rngs = {"style": key, "dropout": key}
-        v, stats = self.network.apply(variables, rows["image"], True, method="vectors", rngs=rngs, **options)
+        variables, options = {"params": params["net"], "batch_stats": aux[1]}, dict(mutable=["batch_stats"])
+        given = dict(method="vectors", rngs={"dropout": key}, **options)
+        v, stats = self.network.apply(variables, rows["image"], True, **given)
         kept = metabn.statistics(aux[0], self.own.noise == "deviation", top.rows, top.axis_name)
 
         def of(mixed):  # moves no running values
@@ -175,15 +172,15 @@ class M3l(Method):
         return ce + tri, stats["batch_stats"]
 
     def in_turn(self, params, stats, images, key):
-        """(batch_stats, (pooled, neck, unit vectors f[S,n,D])) of images [S,n,...], domain after domain."""
-
-        def one(stats, given):
-            variables = {"params": params["net"], "batch_stats": stats}
-            out, stats = self.encoder.apply(variables, given[0], True, given[1])
-            return stats, (out.before_bn[0], out.after_bn[0], out.test)
-
-        joined = self.network.base.axis_name is not None
-        return layers.scan(one, stats, (images, jax.random.split(key, len(images))), collectives=joined)
+        """(batch_stats, (pooled, neck, unit vectors f[S,n,D])) of images [S,n,...]: one pass, in which norms
+        take every domain's rows for themselves, and running values move S times, in order."""
+        count, rows = images.shape[:2]
+        variables = {"params": params["net"], "batch_stats": stats}
+        joined = images.reshape(-1, *images.shape[2:])
+        options = dict(mutable=["batch_stats"], rngs={"dropout": key})
+        out, changed = self.network.by_rows(rows).apply(variables, joined, True, **options)
+        vectors = out.before_bn[0], out.after_bn[0], out.test
+        return changed["batch_stats"], [x.reshape(count, rows, -1) for x in vectors]
 
     def terms(self, params, state, v, n, f, rows):
         """(cross entropy, triplet, accuracy) of pooled, neck and unit vectors [n,D] of a domain's rows."""
@@ -202,8 +199,8 @@ class M3l(Method):
         stats, (_, _, f) = self.in_turn({"net": net["params"]}, net["batch_stats"], rows["image"], key)
         f, place = (batches.gather(x.swapaxes(0, 1), self.axis) for x in (f, rows["place"]))
         moved = contrast.moved(bank, f.reshape(-1, f.shape[-1]), place.ravel(), self.own.momentum)
-        nets = {**state.nets, "net": {**net, "batch_stats": _steps.pmean(stats, self.axis)}}
-        return state._replace(nets=nets, memory={"rows": moved.astype(bank.dtype)})
+        net = {**net, "batch_stats": _steps.pmean(stats, self.axis)}
+        return state._replace(nets={**state.nets, "net": net}, memory={"rows": moved.astype(bank.dtype)})
 
 
 def check(config):
@@ -212,6 +209,9 @@ def check(config):
     choice("m3l.outer", own.outer, ("full", "reference", "first_order", "meta_train"))
     choice("m3l.noise", own.noise, ("variance", "deviation"))
     choice("model.head", config.model.head, ("contrast",))
+    # several domains pass together, whose statistics these would mix
+    choice("model.norm", config.model.norm, sorted({*offers("norms")} - {"aibn"}))
+    choice("model.style", config.model.style, ("none",))
     within("m3l", own, momentum=(0, 1), temperature=(1e-6, None), mix=(1e-6, None))
     return own
 

@@ -188,6 +188,8 @@ def test_metabn_takes_the_variance_for_the_deviation():
     (dict(outer="x"), ConfigError, "m3l.outer"), (dict(temperature=0.0), ConfigError, "m3l.temperature"),
     (dict(momentum=2.0), ConfigError, "m3l.momentum"),
     (dict(model=dict(head="global")), ConfigError, "model.head"),
+    (dict(model=dict(norm="aibn")), ConfigError, "model.norm is 'aibn'"),
+    (dict(model=dict(style="dsu")), ConfigError, "model.style is 'dsu'"),
     (dict(rows=rows_of(1)), DataError, "data.domains=camera"),
 ])  # fmt: skip
 def test_what_cannot_be_trained(fields, error, message):

@@ -2,6 +2,7 @@
 
 import re
 from types import SimpleNamespace
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,7 @@ from reid_jax.methods import _optim, metabin
 from reid_jax.methods import m3l as method_of_memories
 from reid_jax.models import heads, layers, pooling
 from reid_jax.models import metabn as mixing
+from reid_jax.models.norms import Norms
 from reid_jax.parity import nets
 
 
@@ -81,14 +83,13 @@ class _Trunk(nn.Module):
     """The backbone of the recorded iterations: strided 3x3 convolutions."""
 
     widths: tuple
-
-    axis_name = None
+    norms: Any = Norms()
 
     @nn.compact
     def __call__(self, x, train):
         for i, features in enumerate(self.widths, 1):
             x = layers.Conv(features, 3, 2, 1, name=f"conv{i}")(x)
-            x = nn.relu(layers.BatchNorm(name=f"bn{i}")(x, train))
+            x = nn.relu(self.norms.batch(name=f"bn{i}")(x, train))
         return x
 
 

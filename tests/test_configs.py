@@ -230,6 +230,28 @@ def test_osnet_has_torchreids_settings():
     assert frozen == [True, True, False]
 
 
+def test_rows_of_domain_generalisation_have_their_sources_settings():
+    """Erasing is off everywhere; one net and one recipe for each row."""
+    rows = {row: get("dg", f"sources-{row}") for row in module(ROOT / "dg.py").ROWS}
+    assert all(t.data.erase == 0 and t.method == "baseline" for t in rows.values())
+    norms = {row: t.model.norm for row, t in rows.items() if t.model.norm != "batch"}
+    same = ("ibn_a", "ibn_b", "dualnorm", "bin")
+    assert norms == {row: row for row in same} | {"dualnorm_v2": "dualnorm"}
+    t = rows["dualnorm_v2"]
+    assert (t.model.backbone, t.model.last_stride, t.data.batches) == ("mobilenetv2_x1_0", 2, "shuffled")
+    assert (t.optim.kind, t.optim.lr, t.optim.nesterov, t.optim.milestones) == ("sgd", 0.01, True, (100,))
+    assert (t.loss.triplet_weight, t.loss.label_smooth, t.eval.mirror, t.train.epochs) == (0, 0.1, True, 150)
+    assert rows["bin"].optim.groups == (("(^|/)gate$", 10.0, 0.0),)
+    t = rows["mixstyle"]
+    assert (t.optim.lr, t.optim.weight_decay, t.optim.groups[0][1], t.train.epochs) == (0.05, 1e-5, 0.2, 60)
+    assert (t.model.head, t.data.ids * t.data.instances) == ("fc", 32)
+    t = rows["mixstyle_cross"]
+    assert (t.data.batches, t.model.style_domains, t.model.style_run) == ("domains", 4, t.data.instances)
+    t = rows["dsu"]
+    assert (t.loss.soft_margin, t.data.epoch_steps, t.train.epochs, t.optim.lr) == (True, 100, 80, 3.5e-4)
+    assert get("dg", "market-dsu").train.steps == 8000 and get("dg", "duke-balanced").data.ids == 2
+
+
 def test_hacnn_has_the_papers_settings():
     t = get("hacnn", "market")
     assert (t.data.height, t.data.width, t.data.ids * t.data.instances) == (160, 64, 32)

@@ -141,7 +141,7 @@ class Method:
         from reid_jax.data import streams
 
         del state
-        offered = {"pk": streams.pk, "shuffled": streams.shuffled}
+        offered = {"pk": streams.pk, "shuffled": streams.shuffled, "domains": streams.domains}
         stream = offered[common.choice("data.batches", self.config.data.batches, tuple(offered))]
         return {"train": stream(self.info.labelled, self.config.data, self.config.seed)}
 

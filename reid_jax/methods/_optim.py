@@ -125,6 +125,20 @@ def sgd(lr, *, momentum=0.9, weight_decay=0.0, nesterov=False):
     )
 
 
+def first_adam_step(params, grads, rate, optim):
+    """Parameters after Adam's first step, from zero moments, as a differentiable function of both trees.
+
+    optim: b2, eps, weight_decay (in the gradient). As M3L's code (MetaModules.py): eps is added to the second
+    moment before its correction, and to the root.
+    """
+
+    def step(param, grad):
+        grad = grad + optim.weight_decay * param
+        return param - rate * grad / (jnp.sqrt(grad * grad + optim.eps / (1 - optim.b2)) + optim.eps)
+
+    return jax.tree.map(step, params, grads)
+
+
 class AmsgradState(NamedTuple):
     """Moments of AMSGrad."""
 

@@ -52,6 +52,30 @@ def plain(config, image):
     return augment.plain(image, mean=config.data.mean, std=config.data.std, dtype=dtype_of(config.model))
 
 
+def places(info):
+    """i32[S,P] of methods.Info: numbers of what identities each domain shows, -1 where it does not show one.
+
+    Domain by domain; without training rows the identities are taken to be those of one set after the other.
+    """
+    counts = info.domains
+    pairs = np.stack([np.repeat(np.arange(len(counts)), counts), np.arange(sum(counts))])
+    if info.labelled is not None:
+        pairs = np.unique([info.labelled.domain, info.labelled.pid], axis=1)
+    table = np.full((max(len(counts), 1), max(info.num_pids, 1)), -1, np.int32)
+    table[tuple(pairs)] = np.arange(pairs.shape[1])
+    return table
+
+
+def by_domain(batch, count, instances):
+    """A device's batch of `count` domains (samplers.Domains) by domain: {name: [S,n,...]}."""
+
+    def split(x):  # row (p S + s) K + k of a batch is of domain s
+        x = x.reshape(-1, count, instances, *x.shape[1:]).swapaxes(0, 1)
+        return x.reshape(count, -1, *x.shape[3:])
+
+    return {name: split(x) for name, x in batch.items()}
+
+
 def part_seed(seed, i):
     """The seed of part i of a stage, for what is drawn anew in it."""
     return int(np.random.SeedSequence((seed % 2**64, i)).generate_state(1, np.uint64)[0])

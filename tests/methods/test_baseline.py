@@ -76,6 +76,10 @@ def test_batches_of_identities_or_of_all_images_in_turn():
         .sampler
     )
     assert all((np.bincount(pid[batch], minlength=5) % 4 == 0).all() for batch in sampler.epoch(0))
+    domains = info._replace(labelled=Rows(0, pid, zeros, pid // 2))
+    balanced = settings(**shuffled | dict(data__batches="domains", data__ids=1))
+    rows = baseline.Baseline(balanced, domains).streams(None)["train"].sampler.batch(0)
+    np.testing.assert_array_equal(pid[rows] // 2, [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2])
     with pytest.raises(ConfigError, match="data.batches"):
         baseline.Baseline(settings(**shuffled | dict(data__batches="all")), info)
 

@@ -235,6 +235,7 @@ def test_configs_have_the_published_settings():
     assert (t.data.flip, t.data.pad_crop, t.data.erase, t.loss.label_smooth) == (0.5, 10, 0.0, 0.1)
     assert (t.optim.kind, t.optim.lr, t.optim.momentum, t.optim.weight_decay) == ("sgd", 0.01, 0.9, 5e-4)
     assert (t.train.epochs, t.optim.milestones, t.optim.gamma) == (100, (40, 70), 0.1)
+    assert (t.optim.warmup_factor, t.loss.smoothing) == (0.01, "others")
     assert t.optim.groups == (("bias$", 2.0, None),) and (t.model.norm, t.model.neck) == ("metabin", "bnneck")
     usual = (3, 10.0, (0.001, 0.1), 5, 10, 1.0, 1.0, 1.0, 0.0, False)
     assert tuple(t.metabin[name] for name in metabin.FIELDS) == usual

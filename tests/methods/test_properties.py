@@ -22,6 +22,7 @@ SLOW = {
     ("dgnet", "teacher"),
     ("camstyle", "styles"),
     ("camstyle", "reid"),
+    ("m3l", "train"),
 }  # long to compile, or much like the baseline
 # on several
 LONG_ON_DEVICES = {"aanet", "adl", "dsanet", "metabin", "mmt", "pcb", "pgfa", "pyramid", "scal", "spcl"}

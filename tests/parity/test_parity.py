@@ -27,6 +27,7 @@ LONG = {  # many seconds to compile
     *("sup__param_counts", "sup__pyramid", "sup__mgn_head", "sup__fastreid_losses", "sup__embedding_head"),
     *("sup__dgnet_encoder", "sup__osblock", "dg__metabin_step", "dsanet__net_train", "efl__resnet50_mmt"),
     *("direid__degradation_encoder", "efl__resnet50_mmt_train", "eval__market_size", "uns__mmt_source_step"),
+    *("dg__m3l_step", "dg__snr_net"),
     *("adl__backbone", "dg__dualnorm_resnet", "efl__resnet50_plain", "uns__mmt_step", "sup__jpm"),
 }
 RECORDED = [

@@ -276,13 +276,16 @@ def _layout(found, key, norm=(), **fields):
     return Keys(found, lambda entries: last(entries) > 0, fields=implied)
 
 
+_METABIN_HEAD = dict(neck="heads.classifier_norm", classifier="heads.classifier_fc")
 _V2, _PLAIN = dict(backbone="mobilenetv2"), dict(backbone="mobilenet_v2", last_stride=2)
 KEYS = {
     "mobilenetv2": _layout(_names(_torchreid), r"conv8\.0\.conv3\.0", **_V2),
     "mobilenetv2_dualnorm": _layout(
         _names(_dualnorm, neck="fn"), r"block8\.conv3\.0", ("dualnorm", r"(^|\.)in1\."), **_V2, last_stride=2
     ),
-    "mobilenetv2_metabin": _layout(_names(_layered), r"layer8\.0\.conv3", ("metabin", r"\.bat_n\."), **_V2),
+    "mobilenetv2_metabin": _layout(
+        _names(_layered, **_METABIN_HEAD), r"layer8\.0\.conv3", ("metabin", r"\.bat_n\."), **_V2
+    ),
     "mobilenetv2_fastreid": _layout(_in_sequence(False), r"features\.17\.conv\.6", **_PLAIN),
     "mobilenet_v2": _layout(_in_sequence(True), r"features\.17\.conv\.2", **_PLAIN),
 }

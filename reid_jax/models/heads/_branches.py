@@ -1,5 +1,6 @@
 """What a head returns, and the net around it."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -74,6 +75,13 @@ class ReIDNet(nn.Module):
     def wants_camera(self):
         """Whether features depend on the camera."""
         return getattr(self.base, "wants_camera", False)
+
+    def by_rows(self, rows):
+        """The net whose norms take so many consecutive rows of a batch at a time, in order; fewer where they
+        already do."""
+        rows = self.top.rows or rows
+        norms = dataclasses.replace(self.base.norms, rows=rows)
+        return self.clone(base=self.base.clone(norms=norms), top=self.top.clone(rows=rows))
 
     def __call__(self, x, train, camera=None):
         x = self.vectors(x, train, camera)

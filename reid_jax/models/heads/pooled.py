@@ -15,6 +15,7 @@ from reid_jax.models.layers import BatchNorm, normal
 
 FIELDS = dict(
     embedding=0,  # head "global": numbers that a linear layer reduces the vector to before the neck; 0: none
+    contrast_bias=False,  # head "contrast": whether the neck's bias is trained
 )
 
 
@@ -118,7 +119,8 @@ def _global(model, num_classes, axis_name, num_features):
 def _contrast(model, num_classes, axis_name, num_features):
     if num_features:
         raise ConfigError("config.model.head 'contrast' has no embedding before its neck; use head 'global'")
-    return ContrastHead(pooling.build(model), group_axis(model, axis_name), model.bn_rows)
+    axis = group_axis(model, axis_name)
+    return ContrastHead(pooling.build(model), axis, model.bn_rows, model.contrast_bias)
 
 
 NAMES = {"global": _global, "contrast": _contrast}

@@ -316,11 +316,17 @@ def implied(file):
 
 
 def _trunk_of(entries):
-    """The ResNet-50 that keys speak of, where it is no plain one: non-local blocks, instance norms."""
-    non_local = any(re.search(r"(^|\.)NL_\d\.", key) for key in entries)
-    ibn = any(re.search(r"\.bn1\.IN\.", key) for key in entries)
+    """The ResNet-50 that keys speak of, where it is no plain one: non-local blocks, instance norms, gates."""
+
+    def some(pattern):
+        return any(re.search(pattern, key) for key in entries)
+
+    non_local, ibn = some(r"(^|\.)NL_\d\."), some(r"\.bn1\.IN\.")
     name = f"resnet50{'_nl' if non_local else ''}{'_ibn_a' if ibn else ''}"
-    return {"backbone": name} if non_local or ibn else {}
+    told = {"backbone": name} if non_local or ibn else {}
+    if some(r"layer\d\.\d+\.IN\."):  # IBN-b's stem has no running statistics
+        told |= {"norm": "dualnorm" if some(r"^(?!.*layer).*bn1\.running_mean$") else "ibn_b"}
+    return told | ({"norm": "metabin" if some(r"\.bat_n\.") else "bin"} if some(r"\.gate$") else {})
 
 
 def exponent_of(file):

@@ -225,6 +225,7 @@ def defaults():
             # "LABEL=NAME:ROOT:SPLITS,...", e.g. "viper:/data/VIPeR:0-9,cuhk03/labeled:/data/cuhk03". LABEL=
             # (the name), /VARIANT and :SPLITS (0; 3 | 0-9 | 0+2+5) may be left out.
             also="",
+            swap=0,  # drawn sets: people whose bodies are tested on another camera's background too
             # Same person or not: shares of pairs of two persons that may pass for one. Thresholds for them,
             # and the share of true pairs that each finds, are given after training
             false_match_rates=(0.01, 0.001, 0.0001),

@@ -3,11 +3,13 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from reid_jax import cli
 from reid_jax.commands import compare
 from reid_jax.errors import STOPPED, USER_ERROR, ConfigError, DataError, ReidError
+from reid_jax.eval import paired
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,10 +39,10 @@ def test_table_has_means_spreads_and_paired_gains(tmp_path):
     }
     text = compare.write(results, tmp_path)
     first, second = (cells(line) for line in text.splitlines()[2:])
-    assert first[1] == "55.0 ± 7.1" and first[6] == "-"
-    assert second[1] == "57.0 ± 1.4" and second[6:] == ["2.0 ± 5.7 (up in 1 of 2)", "2", "1.23", "2.0"]
+    assert first[2] == "55.0 ± 7.1" and first[6] == "-"
+    assert second[2] == "57.0 ± 1.4" and second[6:] == ["1.0 ± 2.8 (up in 1 of 2)", "2", "1.23", "2.0"]
     row = (tmp_path / "table.csv").read_text().splitlines()[1]
-    assert row == "baseline,0,50.0,25.0,10.0,20.0,70.0,m1,1234567,60.0"
+    assert row == "baseline,0,25.0,50.0,10.0,20.0,70.0,m1,1234567,60.0"
     assert (tmp_path / "table.md").read_text() == text
 
 
@@ -127,3 +129,47 @@ def test_quality_of_pseudo_labels_is_the_last_rounds(tmp_path):
     assert [r[head.index("label ARI")] for r in rows] == ["30.0", "40.0"]
     (tmp_path / "metrics.jsonl").write_text(lines[0] + "\n")
     assert compare.label_quality(tmp_path) == {}
+
+
+def test_data_is_shared_unless_each_seed_has_its_own(tmp_path, monkeypatch):
+    drawn, given = [], {}
+    monkeypatch.setattr(
+        compare, "prepare_data", lambda path, workdir, seed, ids: drawn.append((seed, ids)) or [seed]
+    )
+    monkeypatch.setattr(compare, "train", lambda path, folder, seed, flags, *_: given.update({seed: flags}))
+    for flags, sets in ((["--test_ids=400"], [(0, 400)]), (["--data_seed=each"], [(3, 0), (4, 0)])):
+        drawn.clear()
+        compare.train_all(compare.arguments([f"--workdir={tmp_path}", "--seeds=3,4", "a=c.py:x", *flags]))
+        assert drawn == sets
+    assert given == {3: [3], 4: [4]}
+
+
+def test_prepared_sets_have_as_many_people_as_asked(tmp_path):
+    flags = compare.prepare_data("configs/baseline.py:smoke", tmp_path, 5, 7)
+    assert flags == [f"--config.data.root={tmp_path}/data/seed-5", "--config.data.synthetic.seed=5",
+                     "--config.data.synthetic.test_ids=7"]  # fmt: skip
+    queries = list((tmp_path / "data" / "seed-5").rglob("query/*.jpg"))
+    assert len({q.name[:4] for q in queries}) == 7
+
+
+def test_differences_are_named_where_they_decide_nothing(tmp_path):
+    rng = np.random.default_rng(0)
+    base = {s: drawn_queries(rng) for s in (0, 1)}
+    noisy = {s: q._replace(ap=q.ap[::-1].copy()) for s, q in base.items()}
+    better = {s: q._replace(ap=q.ap + 0.2) for s, q in base.items()}
+    gaps = compare.differences({"a": base, "b": noisy, "c": better, "d": {0: base[0], 1: None}})
+    assert list(gaps) == ["b", "c"] and gaps["c"]["mAP"].ahead == 2
+    results = {label: {0: figures(50.0)} for label in "abc"}
+    text = compare.write(results, tmp_path, gaps)
+    assert "over 40 people and 2 training seeds" in text
+    assert ["minus a", "mAP", "rank-1"] in [cells(line)[:3] for line in text.splitlines()]
+    row = next(line for line in text.splitlines() if line.startswith("| c ") and "[" in line)
+    assert cells(row)[1].startswith("+20.0 [+20.0, +20.0], ahead in 2 of 2") and "holds zero" in cells(row)[2]
+    assert [line[0] for line in compare.undecided(gaps)] == ["b"]
+    assert (tmp_path / "differences.json").exists()
+
+
+def drawn_queries(rng):
+    pid = np.repeat(np.arange(40), 3)
+    path = np.array([f"{i}.jpg" for i in range(120)])
+    return paired.Queries(path, pid, rng.uniform(0, 0.8, 120), rng.integers(0, 3, 120))

@@ -46,7 +46,7 @@ def parse(argv):
     )
     parser.add_argument("--queries", type=int, help="of a number of images; a sixth of them by default")
     parser.add_argument("--input", choices=("features", "distances"), default="features")
-    parser.add_argument("--form", choices=rerank.FORMS, default="torchreid")
+    parser.add_argument("--form", choices=("original", "iics"), default="original")
     common_arguments(parser)
     return parser.parse_args(argv)
 
@@ -156,10 +156,10 @@ def against_numpy(q, g, args):
     }
 
 
-def numpy_form(q_g, q_q, g_g, *, form="torchreid", k1=20, k2=6, lambda_value=0.3):
+def numpy_form(q_g, q_q, g_g, *, form="original", k1=20, k2=6, lambda_value=0.3):
     """The published algorithm with N x N matrices: f[Q,G] in the type of the distances."""
     joint = np.block([[q_q, q_g], [q_g.T, g_g]])
-    if form == "torchreid":
+    if form == "original":
         joint = joint**2
     else:
         joint = joint - joint.min(0)

@@ -7,12 +7,16 @@
 
 Every run is an ordinary `reid_jax.main` run in WORKDIR/LABEL/seed-N, so the command can be stopped
 and started again: finished runs are not repeated, unfinished ones go on. The first seed of all is
-trained first. Arguments behind `--` go to every run (`-- --config.train.steps=300`). On the synthetic
-set the data seed moves with the run's seed, and all configs of one seed share one set. Writes table.md,
-table.csv and table.json. When a run is stopped (SIGTERM, SIGINT) and has saved, no other is started,
-and the exit code is its own, 75. --show writes the table of the runs that are finished and trains none.
+trained first. Arguments behind `--` go to every run (`-- --config.train.steps=300`). On a synthetic set all
+runs share one drawn set, so seeds are training seeds; --data_seed=each draws a set for each seed, and
+--test_ids says how many people are tested: effects of a few points need 400 or more. Writes table.md,
+table.csv, table.json and differences.json. Differences to the first config are paired by query, with
+intervals over test people and seeds; one that holds zero decides nothing, and is named. When a run is
+stopped (SIGTERM, SIGINT) and has saved, no other is started, and the exit code is its own, 75. --show writes
+the table of the runs that are finished and trains none.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -26,14 +30,19 @@ from tqdm import tqdm
 
 from reid_jax import cli, places, tables
 from reid_jax.errors import STOPPED, ConfigError, DataError, ReidError
+from reid_jax.eval import paired
 
 TITLES = {
-    "rank1": "rank-1",
     "mAP": "mAP",
+    "rank1": "rank-1",
     "other_id_same_cam": "same-camera errors",  # first hit: somebody else, from the query's camera
     "prop": "prop.",
     "camera_probe": "camera probe",
     "ari": "label ARI",  # of the pseudo labels of the last round
+    "swap/mAP_before": "mAP, one query a person",  # and on other backgrounds: train/swap.py
+    "swap/mAP": "mAP, backgrounds swapped",
+    "swap/probe_body": "probe: body's camera",
+    "swap/probe_background": "probe: background's camera",
 }
 ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
@@ -57,6 +66,16 @@ def arguments(argv):
         "--net", default="", help="network whose figures to show (default: the config's first)"
     )
     parser.add_argument("--show", action="store_true", help="the table of what is finished; trains nothing")
+    parser.add_argument(
+        "--data_seed",
+        "--data-seed",
+        type=data_seed,
+        default=0,
+        help="of the synthetic set that all runs share (0), or each: a set for every seed",
+    )
+    parser.add_argument(
+        "--test_ids", "--test-ids", type=int, default=0, help="synthetic people to test on (the config's)"
+    )
     end = argv.index("--") if "--" in argv else len(argv)
     args = parser.parse_intermixed_args(argv[:end])
     args.extra = argv[end + 1 :]
@@ -78,6 +97,11 @@ def listed(text):
     return runs
 
 
+def data_seed(text):
+    """'3' -> 3, 'each' -> None."""
+    return None if text == "each" else int(text)
+
+
 def seed_list(text):
     """'0,1,2' -> [0, 1, 2]."""
     return [int(seed) for seed in text.split(",")]
@@ -91,8 +115,11 @@ def labelled(text):
     return label, path
 
 
-def prepare_data(path, workdir, seed):
-    """Generates the synthetic set of one seed; returns the flags that make a run use it."""
+def prepare_data(path, workdir, seed, test_ids=0):
+    """Generates the synthetic set of one data seed; returns the flags that make a run use it.
+
+    test_ids: people to test on, 0 for the config's.
+    """
     config = cli.load_config(path)
     if not config.data.name.startswith("synthetic") or config.data.root:
         return []
@@ -100,8 +127,12 @@ def prepare_data(path, workdir, seed):
 
     root = os.path.join(workdir, "data", f"seed-{seed}")
     config.data.root, config.data.synthetic.seed = root, seed
+    flags = [f"--config.data.root={root}", f"--config.data.synthetic.seed={seed}"]
+    if test_ids:
+        config.data.synthetic.test_ids = test_ids
+        flags.append(f"--config.data.synthetic.test_ids={test_ids}")
     datasets.load(config.data, workdir)
-    return [f"--config.data.root={root}", f"--config.data.synthetic.seed={seed}"]
+    return flags
 
 
 def train(path, folder, seed, flags, jobs, stopping):
@@ -136,9 +167,16 @@ def result(folder, net):
         raise DataError(f"{folder} has no test set of its own: there are no figures to compare")
     name = net if net in final["nets"] else final["net"]
     figures = {k: final["nets"][name][k] for k in TITLES if k in final["nets"][name]}
-    figures |= label_quality(folder)
+    figures |= label_quality(folder) | drawn(folder)
     figures |= {"net": name, "parameters": summary.get("parameters"), "seconds": summary["seconds"]}
     return {**figures, "random_mAP": final["random"]["mAP"]}
+
+
+def drawn(folder):
+    """Those figures of a run's eval/drawn.json that the table shows; {} when it has none."""
+    path = Path(folder) / "eval" / "drawn.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return {k: found[k] for k in TITLES if k in found}
 
 
 def label_quality(folder):
@@ -155,6 +193,44 @@ def cell(values, spread=True):
     return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if spread and values[1:] else "")
 
 
+def queries(folder, net):
+    """paired.Queries of a finished run's network; None for runs of older versions and drawn galleries."""
+    return paired.read(os.path.join(folder, "eval", "queries.npz"), net)
+
+
+def differences(found):
+    """{label: {figure: paired.Difference}} of {label: {seed: Queries}} to the first; {} where one is missing.
+
+    Labels whose seeds or queries are others than the first's are left out.
+    """
+    base, gaps = next(iter(found.values())), {}
+    for label, runs in list(found.items())[1:]:
+        if base and runs.keys() == base.keys() and all((*runs.values(), *base.values())):
+            with contextlib.suppress(DataError):
+                gaps[label] = paired.differences([runs[s] for s in base], list(base.values()))
+    return gaps
+
+
+def difference_table(gaps, first):
+    """Markdown of `differences`, mAP first, and a line that names what decides nothing."""
+    some = next(iter(next(iter(gaps.values())).values()))
+    head = [f"minus {first}", *(TITLES[k] for k in paired.FIGURES)]
+    rows = [[label, *(str(gap) for gap in found.values())] for label, found in gaps.items()]
+    seeds = f"{some.seeds} training seed{'s' * (some.seeds > 1)}"
+    text = f"Differences paired by query: mean [95 % interval over {some.people} people and {seeds}].\n\n"
+    return f"{text}{tables.markdown(head, rows)}\n"
+
+
+def undecided(gaps):
+    """A line for every label whose interval of mAP holds zero."""
+    return [
+        f"{label}: the interval of mAP holds zero, so the runs do not say which is better; "
+        "more test people (--test_ids) and seeds narrow it"
+        for label, found in gaps.items()
+        if found["mAP"].holds_zero
+    ]
+
+
 def table(results, first, seeds=0):
     """Markdown of {label: {seed: figures}}; differences are to the row `first`, seed by seed.
 
@@ -162,7 +238,7 @@ def table(results, first, seeds=0):
     """
     every = [figures for runs in results.values() for figures in runs.values()]
     names = [k for k in TITLES if all(k in f for f in every)]  # single-shot protocols have no prop.
-    head = ["", *(TITLES[k] for k in names), f"rank-1 minus {first}"]
+    head = ["", *(TITLES[k] for k in names), f"mAP minus {first}"]
     head += ["seeds", "parameters, M", "minutes a run"]
     rows = []
     for label, runs in results.items():
@@ -177,14 +253,18 @@ def table(results, first, seeds=0):
 
 
 def gains(runs, others):
-    """'2.0 ± 5.7 (up in 1 of 2)': rank-1 against the other runs of the same seeds."""
-    gaps = [runs[seed]["rank1"] - others[seed]["rank1"] for seed in runs if seed in others]
+    """'2.0 ± 5.7 (up in 1 of 2)': mAP against the other runs of the same seeds."""
+    gaps = [runs[seed]["mAP"] - others[seed]["mAP"] for seed in runs if seed in others]
     return f"{cell(gaps)} (up in {sum(g > 0 for g in gaps)} of {len(gaps)})" if gaps else "-"
 
 
-def write(results, workdir, seeds=0):
-    """table.md, table.csv, table.json in workdir; returns the markdown. See `table`."""
-    text = table(results, next(iter(results)), seeds)
+def write(results, workdir, seeds=0, gaps=None):
+    """table.md, table.csv, table.json in workdir; returns its Markdown. seeds: see `table`; gaps: of `differences`."""
+    first = next(iter(results))
+    text = table(results, first, seeds) + (f"\n{difference_table(gaps, first)}" if gaps else "")
+    if gaps:
+        intervals = {label: {k: gap._asdict() for k, gap in g.items()} for label, g in gaps.items()}
+        tables.write_text(os.path.join(workdir, "differences.json"), json.dumps(intervals, indent=1) + "\n")
     tables.write_text(os.path.join(workdir, "table.md"), text)
     tables.write_text(os.path.join(workdir, "table.json"), json.dumps(results, indent=1) + "\n")
     every = [(label, seed, f) for label, runs in results.items() for seed, f in runs.items()]
@@ -208,7 +288,15 @@ def main(argv=None):
     results = {label: finished(args, label) for label in args.runs}
     if not any(results.values()):
         raise DataError(f"{args.workdir} has no finished run of {', '.join(results)}; train without --show")
-    print(write(results, args.workdir, len(args.seeds)))
+    gaps = differences(
+        {
+            label: {s: queries(folder_of(args, label, s), f["net"]) for s, f in runs.items()}
+            for label, runs in results.items()
+        }
+    )
+    print(write(results, args.workdir, len(args.seeds), gaps))
+    for line in undecided(gaps):
+        sys.stderr.write(f"{line}\n")
     return 0
 
 
@@ -220,7 +308,10 @@ def finished(args, label):
 
 def train_all(args):
     """Trains what is not finished, args.jobs runs at a time; Stopped or the error of the first that fails."""
-    flags = {s: prepare_data(next(iter(args.runs.values())), args.workdir, s) for s in args.seeds}
+    path = next(iter(args.runs.values()))
+    data = {s: s if args.data_seed is None else args.data_seed for s in args.seeds}
+    made = {d: prepare_data(path, args.workdir, d, args.test_ids) for d in sorted(set(data.values()))}
+    flags = {s: made[data[s]] for s in args.seeds}
     jobs = [(label, path, s) for s in args.seeds for label, path in args.runs.items()]
     stopping = threading.Event()
     with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(jobs), unit="run") as bar:

@@ -73,12 +73,25 @@ def parse(argv):
     )
     parser.add_argument("--trials", type=int, default=0, help="single-*: default 100, 10 for single-gallery")
     parser.add_argument("--seed", type=int, default=0, help="single-*: of the draws")
-    parser.add_argument("--rerank", nargs="?", const="torchreid", choices=rerank.FORMS, help="k-reciprocal")
+    parser.add_argument(
+        "--rerank",
+        nargs="?",
+        const="original",
+        choices=rerank.FORMS,
+        help="k-reciprocal, as published (original, the default) or as a toolbox's evaluation has it",
+    )
     parser.add_argument("--k1", type=int, default=20)
     parser.add_argument("--k2", type=int, default=6)
     parser.add_argument("--lambda", dest="lambda_value", type=float, default=0.3)
-    parser.add_argument("--expand", type=int, default=0, metavar="K", help="query expansion by K neighbours")
-    parser.add_argument("--alpha", type=float, default=0.0, help="--expand: weights are similarity^alpha")
+    parser.add_argument(
+        "--expand",
+        type=int,
+        default=0,
+        metavar="K",
+        help="features of both sides become means of K neighbours, themselves included, as in fast-reid",
+    )
+    parser.add_argument("--alpha", type=float, default=3.0, help="--expand: weights are cosine^alpha (3)")
+    parser.add_argument("--times", type=int, default=1, help="--expand: so many times over (1)")
     parser.add_argument("--per-camera", action="store_true", help="figures by the query's camera too")
     parser.add_argument(
         "--json",
@@ -141,8 +154,9 @@ def score(path, args):
         there = ", ".join(sorted(set(features.split.tolist())))
         raise DataError(f"{path} has the splits {there}; scoring needs query and gallery")
     if args.expand:
-        expanded = expansion.average(query.feature, gallery.feature, k=args.expand, alpha=args.alpha)
-        query = query.replace(feature=expanded)
+        settings = dict(k=args.expand, alpha=args.alpha, times=args.times)
+        sides = expansion.joint(query.feature, gallery.feature, **settings)
+        query, gallery = query.replace(feature=sides[0]), gallery.replace(feature=sides[1])
     labels = (query.pid, gallery.pid, query.camid, gallery.camid)
     if args.protocol.startswith("single"):
         return single_shot(query, gallery, labels, args)

@@ -1,4 +1,7 @@
-"""Average query expansion (Chum et al., ICCV 2007; weighted form: Radenovic et al., TPAMI 2019)."""
+"""Average query expansion (Chum et al., ICCV 2007; weighted form: Radenovic et al., TPAMI 2019).
+
+`average` is that of queries by the gallery, `joint` what fast-reid does to both.
+"""
 
 import numpy as np
 from scipy import sparse
@@ -34,3 +37,30 @@ def average(features, gallery=None, *, k=5, alpha=0.0, tile=2048, progress=False
     total = weights @ others + rows.array()
     norm = np.linalg.norm(total, axis=1, keepdims=True)
     return np.divide(total, norm, out=total, where=norm > 0)
+
+
+def joint(query, gallery, *, k=5, alpha=3.0, times=1, tile=2048, progress=False):
+    """fast-reid's expansion: (query f32[Q,D], gallery f32[G,D]), of their lengths, not of unit length.
+
+    Every raw feature becomes the sum over its k nearest by cosine of both sides, itself included, of cosine
+    to the power alpha times the raw feature, divided by k; `times` times. A negative cosine weighs what its
+    power is, 0 where alpha is not whole. Errors as `average`.
+    """
+    neighbours.at_least_one("k", k)
+    neighbours.at_least_one("times", times)
+    if not 0 <= alpha < np.inf:
+        raise ConfigError(f"alpha is {alpha}; it must be 0 or above")
+    raw = np.concatenate([np.asarray(query, np.float32), np.asarray(gallery, np.float32)])
+    for _ in range(times):
+        found = neighbours.search(raw, k, tile=tile, progress=progress)
+        raw = _weighted(raw, found, np.float32(alpha))
+    return raw[: len(query)], raw[len(query) :]
+
+
+def _weighted(raw, found, alpha):
+    cosine = 1 - found.distance / 2
+    if alpha % 1:
+        cosine = np.maximum(cosine, 0)
+    weight = cosine**alpha / np.float32(cosine.shape[1])
+    indptr = np.arange(0, weight.size + 1, weight.shape[1])
+    return sparse.csr_matrix((weight.ravel(), found.index.ravel(), indptr), (len(raw),) * 2) @ raw

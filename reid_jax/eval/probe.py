@@ -15,13 +15,30 @@ def camera_probe(features, camids, pids, seed=0):
     Junk and distractors are no identities: leave them out. Compare with `chance`; lower is more
     robust to cameras. Raises DataError with fewer than two identities or cameras to learn from.
     """
-    features, camids = np.asarray(features, np.float32), np.asarray(camids)
-    train = _train_rows(camids, pids, seed)
-    if len(features) != len(camids):
-        raise DataError(f"{len(features)} features but {len(camids)} cameras")
-    scaler = StandardScaler().fit(features[train])
-    probe = RidgeClassifier().fit(scaler.transform(features[train]), camids[train])
-    return 100 * float(np.mean(probe.predict(scaler.transform(features[~train])) == camids[~train]))
+    features, camids = np.asarray(features), np.asarray(camids)
+    named = Named(features, camids, pids, seed)
+    unseen = named.unseen(pids)
+    return 100 * float(np.mean(named(features[unseen]) == camids[unseen]))
+
+
+class Named:
+    """The probe itself: f[N,D] -> the camera that it names for each row, i[N]; see `camera_probe`."""
+
+    def __init__(self, features, camids, pids, seed=0):
+        features, camids, pids = np.asarray(features, np.float32), np.asarray(camids), np.asarray(pids)
+        train = _train_rows(camids, pids, seed)
+        if len(features) != len(camids):
+            raise DataError(f"{len(features)} features but {len(camids)} cameras")
+        self.known = np.unique(pids[train])
+        self.scaler = StandardScaler().fit(features[train])
+        self.probe = RidgeClassifier().fit(self.scaler.transform(features[train]), camids[train])
+
+    def __call__(self, features):
+        return self.probe.predict(self.scaler.transform(np.asarray(features, np.float32)))
+
+    def unseen(self, pids):
+        """bool[N]: the rows of identities that it did not learn on."""
+        return ~np.isin(pids, self.known)
 
 
 def chance(camids, pids, seed=0):

@@ -1,13 +1,17 @@
-"""k-reciprocal re-ranking of a gallery (Zhong et al., CVPR 2017), in two published forms.
+"""k-reciprocal re-ranking of a gallery (Zhong et al., CVPR 2017), as published and as toolboxes call it.
 
-With the images of query and gallery under one another, D their distance matrix and x = D^2 ("torchreid") or
-x = D ("iics"), O_ij = (x_ji - m_i) / (largest x_ji - m_i of i), J the Jaccard distance of the expanded
-k-reciprocal sets with weights exp(-O), the result is (1 - lambda) J + lambda O for query rows and gallery
-columns.
+With the images of query and gallery under one another, D their distance matrix, J the Jaccard distance of
+the expanded k-reciprocal sets with weights exp(-O), the result is (1 - lambda) J + lambda P for query rows
+and gallery columns; O_ij = (x_ji - m_i) / (largest x_ji - m_i of i) and P = O unless said otherwise.
 
-    form       D                            m_i               source
-    torchreid  Euclidean, x = D^2           0                 torchreid and fast-reid
-    iics       1 - cosine as a rule, x = D  smallest x of i   IICS (Xuan and Zhang, CVPR 2021)
+    form       D                                        x, m_i               source
+    original   Euclidean                                D^2, 0               Zhong et al.
+    torchreid  squared Euclidean or 1 - cosine          D^2, 0               torchreid's evaluation
+    fastreid   squared Euclidean (unit rows, cosine)    O = D                fast-reid's evaluation
+    iics       1 - cosine as a rule                     D, smallest x of i   IICS (Xuan and Zhang, CVPR 2021)
+
+fastreid has P = D, or 1 - cosine, unscaled, and lists of k1 entries with the image itself; the others have
+k1 + 1. torchreid and fast-reid hold the function of the original form, and give it other distances or none.
 """
 
 import numpy as np
@@ -17,25 +21,28 @@ from reid_jax.config import choice
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval import neighbours, reciprocal
 
-FORMS = ("torchreid", "iics")
+FORMS = ("original", "torchreid", "fastreid", "iics")
+MATRIX_FORMS = tuple(f for f in FORMS if f != "fastreid")  # of distances, whatever they are
 _BLOCK_BYTES = 32 << 20  # upper bound of a block of the result
 
 
 def from_distances(
-    q_g, q_q, g_g, *, form="torchreid", k1=20, k2=6, lambda_value=0.3, progress=False
+    q_g, q_q, g_g, *, form="original", k1=20, k2=6, lambda_value=0.3, progress=False
 ) -> np.ndarray:
     """Re-ranked distances f[Q,G] from distances q_g f[Q,G], q_q f[Q,Q], g_g f[G,G], in their type.
 
     k1: length of the reciprocal lists, k2: images a set is averaged over, lambda_value: weight of the
-    original distance. Raises DataError when shapes disagree or an entry is not finite, ConfigError for
-    unusable settings.
+    original distance. The distances are D above; forms: MATRIX_FORMS. Raises DataError when shapes disagree
+    or an entry is not finite, ConfigError for unusable settings.
     """
+    choice("form", form, MATRIX_FORMS)
     source = _Matrices(*_matrices(q_g=q_g, q_q=q_q, g_g=g_g), form)
     return _joined(_blocks(source, _settings(form, k1, k2, lambda_value), progress), source.queries)
 
 
 def square(distance, *, form="iics", k1=20, k2=6, lambda_value=0.3, progress=False) -> np.ndarray:
     """Re-ranked distances f[N,N], not symmetric, of one set with distances f[N,N]. See `from_distances`."""
+    choice("form", form, MATRIX_FORMS)
     (distance,) = _matrices(distance=distance)
     source = _Square(distance, form)
     return _joined(_blocks(source, _settings(form, k1, k2, lambda_value), progress), source.queries)
@@ -51,7 +58,7 @@ def blocks(
     gallery,
     *,
     distance="cosine",
-    form="torchreid",
+    form="original",
     k1=20,
     k2=6,
     lambda_value=0.3,
@@ -60,8 +67,9 @@ def blocks(
 ):
     """Iterates over (start, re-ranked distances f32[b,G] of the queries from `start` on), from features.
 
-    query f[Q,D], gallery f[G,D]; D of the forms above is the Euclidean distance, for distance="cosine" that
-    of the features at unit length, or 1 - cosine in form "iics". Memory grows with Q + G, not its square.
+    query f[Q,D], gallery f[G,D]; distance="cosine": D of the forms above is 1 - cosine where the table has
+    it, else the distance of the features at unit length; "euclidean": of the features as they are. Memory
+    grows with Q + G, not its square.
     Raises DataError for unusable features, ConfigError for unusable settings.
     """
     settings = _settings(form, k1, k2, lambda_value)
@@ -98,7 +106,7 @@ class _Square:
     first = 0  # row of the first gallery image
 
     def __init__(self, distance, form):
-        self.distance, self.squared = distance, form == "torchreid"
+        self.distance, self.squared = distance, form != "iics"
         self.queries = self.count = len(distance)
 
     def x(self, start, stop):
@@ -126,7 +134,7 @@ class _Matrices(_Square):
     """x of query and gallery from the three matrices of distances."""
 
     def __init__(self, q_g, q_q, g_g, form):
-        self.q_g, self.q_q, self.g_g, self.squared = q_g, q_q, g_g, form == "torchreid"
+        self.q_g, self.q_q, self.g_g, self.squared = q_g, q_q, g_g, form != "iics"
         self.queries = self.first = len(q_q)
         self.count = len(q_q) + len(g_g)
 
@@ -164,6 +172,7 @@ class _Rows:
         self.features, self.queries, self.first = features, queries, queries
         self.count = features.count
         self.root = form == "iics" and not features.cosine
+        self.fourth = form == "torchreid"  # its distance is squared already
 
     def nearest(self, k, progress):
         found = self.features.search(k, progress=progress)
@@ -179,7 +188,7 @@ class _Rows:
         return np.zeros_like(found.farthest)  # that of i itself, free of rounding
 
     def _power(self, x):
-        return np.sqrt(x) if self.root else x
+        return np.sqrt(x) if self.root else np.square(x) if self.fourth else x
 
 
 def _joined(found, queries):
@@ -195,15 +204,15 @@ def _joined(found, queries):
 def _blocks(source, settings, progress):
     """The result by blocks of queries: (start, f[b,G])."""
     form, k1, k2, lambda_value = settings
-    found = source.nearest(max(k1 + 1, k2), progress)
-    low = source.low(found) if form == "iics" else np.zeros_like(found.farthest)
-    spread = found.farthest - low
-    scale = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
+    depth = k1 if form == "fastreid" else k1 + 1
+    found = source.nearest(max(depth, k2), progress)
+    low, scale = _scaling(source, found, form)
+    kept = scale / 2 if form == "fastreid" and source.features.cosine else scale  # 1 - cosine
 
     def original(i, j):
         return (source.pairs(i, j) - low[i]) * scale[i]
 
-    v = reciprocal.vectors(found.index, k1 + 1, reciprocal.half_depth(k1), k2, original)
+    v = reciprocal.vectors(found.index, depth, reciprocal.half_depth(k1), k2, original)
     lists = reciprocal.inverted(v[source.first :])
     step = max(1, _BLOCK_BYTES // (v.dtype.itemsize * lists.shape[1]))
     with tqdm(total=source.queries, desc="re-ranking", unit="query", disable=not progress) as bar:
@@ -211,13 +220,22 @@ def _blocks(source, settings, progress):
             stop = min(start + step, source.queries)
             if lambda_value:
                 block = source.gallery(start, stop) - low[start:stop, None]
-                block *= v.dtype.type(lambda_value) * scale[start:stop, None]
+                block *= v.dtype.type(lambda_value) * kept[start:stop, None]
                 block += v.dtype.type(1 - lambda_value)
             else:
                 block = np.ones((stop - start, lists.shape[1]), v.dtype)
             _add_jaccard(block, v[start:stop], lists, v.dtype.type(1 - lambda_value))
             yield start, block
             bar.update(stop - start)
+
+
+def _scaling(source, found, form):
+    """m_i and 1 / (largest x_ji - m_i), f[N] each."""
+    low = source.low(found) if form == "iics" else np.zeros_like(found.farthest)
+    if form == "fastreid":
+        return low, np.ones_like(low)
+    spread = found.farthest - low
+    return low, np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
 
 
 def _add_jaccard(block, v, lists, weight):

@@ -107,6 +107,7 @@ class Method:
     embeds_frames = False  # whether tracklets can be tested by all their frames (embed_frames, embed_pooled)
     frames_apart = True  # whether a frame's vector is the same whatever the other frames of its clip
     rounds = 0  # of labelling and training; 0: none
+    look_mean = ()  # maps of `look` that are shown as what they deviate from their mean over many clips
     network = encoder = None
     inherit = study = look = None
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from reid_jax.data.synthetic import features as seeded
 from reid_jax.errors import DataError
-from reid_jax.eval import cluster, ranking, rerank
+from reid_jax.eval import cluster, expansion, ranking, rerank
 from reid_jax.parity.compare import Partition, Within
 
 
@@ -15,8 +15,39 @@ def kreciprocal_rerank(case):
     distances = [np.asarray(case.input(k)) for k in ("q_g", "q_q", "g_g")]
     results = {}
     for k1, k2, weight in case.config.settings:
-        found = rerank.from_distances(*distances, form="torchreid", k1=k1, k2=k2, lambda_value=weight)
+        found = rerank.from_distances(*distances, form="original", k1=k1, k2=k2, lambda_value=weight)
         results[f"out/k1_{k1}_k2_{k2}_lambda_{weight}"] = found
+    return results
+
+
+def rerank_torchreid(case):
+    """re-ranking as torchreid's evaluation calls it"""
+    return _rerank(case, "torchreid")
+
+
+def rerank_fastreid(case):
+    """re-ranking as fast-reid's evaluation has it"""
+    return _rerank(case, "fastreid")
+
+
+def _rerank(case, form):
+    query, gallery = (np.asarray(case.input(k)) for k in ("qf", "gf"))
+    return {
+        f"out/{metric}_k1_{k1}_k2_{k2}_lambda_{weight}": rerank.from_features(
+            query, gallery, distance=metric, form=form, k1=k1, k2=k2, lambda_value=weight
+        )
+        for metric in case.config.metrics
+        for k1, k2, weight in case.config.settings
+    }
+
+
+def query_expansion(case):
+    """fast-reid's query expansion, of query and gallery"""
+    query, gallery = (np.asarray(case.input(k)) for k in ("qf", "gf"))
+    results = {}
+    for times, k, alpha in case.config.settings:
+        sides = expansion.joint(query, gallery, k=k, alpha=alpha, times=times)
+        results |= {f"out/{s}_times_{times}_k_{k}_alpha_{alpha}": f for s, f in zip("qg", sides, strict=True)}
     return results
 
 

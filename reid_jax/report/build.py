@@ -102,6 +102,8 @@ def context(run, compared, data_root, queries):
         "compared": compared.name if compared else None,
         "verdict": sections.verdict(run, compared),
         "tiles": sections.tiles(run, compared, levels),
+        "differences": sections.differences(run, compared),
+        "drawn": sections.drawn(run, compared),
         "facts": sections.facts(run),
         "choice": sections.choice_of_checkpoint(run),
         "versions": sections.versions(run),

@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
+from reid_jax.eval import pointing
 from reid_jax.report.run import read_arrays
 
 HEIGHT = 160  # pixels of a frame on the page
@@ -26,6 +27,9 @@ def fits(stored):
         shape = shapes.get(name)
         if name.startswith("map/") and array.ndim == 4:
             shape = (*clips, *array.shape[2:])
+        if name.startswith(("rows/", "columns/")):
+            kind, _, title = name.partition("/")
+            shape = stored[f"map/{title}"].shape[2:3] if kind == "rows" else stored[f"map/{title}"].shape[3:]
         if array.shape != shape or not array.size or array.dtype.kind != types.get(name, "f"):
             return False
     return stored["pid"].size > 0 and stored["camid"].min() >= 0
@@ -45,7 +49,8 @@ def build(path, titles):
     for i, frames in enumerate(stored["image"]):
         rows = [{"title": "frames", "frames": [uri(f) for f in frames]}]
         for name, values in maps.items():
-            shown = [uri(overlay(f, m)) for f, m in zip(frames, values[i], strict=True)]
+            places = stored.get(f"rows/{name}"), stored.get(f"columns/{name}")
+            shown = [uri(overlay(f, m, *places)) for f, m in zip(frames, values[i], strict=True)]
             rows.append({"title": titles.get(name, name), "frames": shown})
         weights = [round(100 * float(w), 1) for w in stored["weight"][i]] if "weight" in stored else []
         item = {"pid": int(stored["pid"][i]), "camid": int(stored["camid"][i])}
@@ -53,10 +58,12 @@ def build(path, titles):
     return items
 
 
-def overlay(frame, heat):
-    """u8[H,W,3]: a map f32[h,w] in [0,1], enlarged bilinearly, in jet colours over half of the frame."""
-    size = (frame.shape[1], frame.shape[0])
-    large = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+def overlay(frame, heat, rows=None, columns=None):
+    """u8[H,W,3]: a map f32[h,w] in [0,1], linear between cells, in jet colours over half of the frame.
+
+    rows f[h], columns f[w]: where the cells are centred, in pixels of the frame; evenly spread by default.
+    """
+    large = pointing.at_pixels(heat, frame.shape[:2], rows, columns)
     colours = matplotlib.colormaps["jet"](np.clip(large, 0, 1))[..., :3] * 255
     return (0.5 * frame + 0.5 * colours).astype(np.uint8)
 

@@ -52,6 +52,7 @@ class Run:
     last: Ranked | None  # eval/final.npz
     first: Ranked | None  # eval/first.npz
     notes: dict  # file -> why it was not used
+    drawn: dict = dataclasses.field(default_factory=dict)  # eval/drawn.json: figures of drawn sets alone
 
     @property
     def name(self):
@@ -168,6 +169,7 @@ def read(workdir, keep_features=True) -> Run:
         config=config,
         final=final,
         summary=_summary(_optional(workdir, "summary.json", notes)),
+        drawn=numbers(_optional(workdir, "eval/drawn.json", {})),
         train=train,
         evals=evals,
         labels=labels,

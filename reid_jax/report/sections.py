@@ -8,7 +8,7 @@ from reid_jax.config import defaults as common_defaults
 from reid_jax.config import flatten
 from reid_jax.data.loaders import LAYOUTS
 from reid_jax.errors import DataError
-from reid_jax.eval import probe, ranking
+from reid_jax.eval import paired, probe, ranking
 from reid_jax.report import figures, strips
 from reid_jax.report.run import numbers
 
@@ -140,6 +140,75 @@ def verdict(run, compared):
         rank1, mean = (f"{run.figures[k] - compared.figures[k]:+.1f}" for k in ("rank1", "mAP"))
         said.append(f"Against {compared.name}: rank-1 {rank1}, mAP {mean}.")
     return " ".join(said)
+
+
+DRAWN = {  # of drawn sets: (title, meaning)
+    "swap/rank1_before": ("Rank-1, one query a person", "as the pictures are"),
+    "swap/rank1": ("Rank-1 on another background", "the same bodies, cut out and laid over another camera's"),
+    "swap/mAP_before": ("mAP, one query a person", "as the pictures are"),
+    "swap/mAP": ("mAP on another background", "the same bodies"),
+    "swap/probe_before": ("Probe names the camera", "a linear classifier, on pictures as they are"),
+    "swap/probe_body": ("Probe names the body's camera", "after the swap"),
+    "swap/probe_background": ("Probe names the background's camera", "after the swap: what leaks"),
+}
+
+
+def drawn(run, compared):
+    """Rows of figures that only drawn sets allow: [{title, meaning, value, compared}], [] without."""
+    pointing = {k: (f"Pointing of {k.partition('/')[2]}", POINTING) for k in run.drawn if "pointing/" in k}
+    theirs = compared.drawn if compared else {}
+    return [
+        {
+            "title": title,
+            "meaning": meaning,
+            "value": _figure(name, run.drawn.get(name)),
+            "compared": _figure(name, theirs.get(name)) if compared else None,
+        }
+        for name, (title, meaning) in (DRAWN | pointing).items()
+        if name in run.drawn
+    ]
+
+
+POINTING = "correlation of the heat map with the silhouette, mean over tracklets: above 0 on the body"
+
+
+def _figure(name, value):
+    if value is None:
+        return "–"
+    return f"{value:+.2f}" if name.startswith("pointing/") else f"{value:.1f} %"
+
+
+def differences(run, compared):
+    """{"rows": [{title, ours, theirs, difference, interval, zero}], "people"} paired by query, or None.
+
+    None without a comparison run with stored features, and for drawn galleries.
+    """
+    if not compared or run.single or run.last is None or compared.last is None:
+        return None
+    rows = strips.same_rows(compared.last, run.last)
+    ours, theirs = _queries(run.last), _queries(compared.last)
+    theirs = paired.Queries(*(x[rows] for x in theirs))
+    found = paired.differences([ours], [theirs])
+    titles = {k: FIGURES[k][0] for k in FIGURES} | {"other_id_same_cam": "Same-camera errors"}
+    return {
+        "people": found["mAP"].people,
+        "rows": [
+            {
+                "title": titles[name],
+                "ours": percent(run.figures.get(name)),
+                "theirs": percent(compared.figures.get(name)),
+                "difference": f"{gap.mean:+.1f}",
+                "interval": f"{gap.low:+.1f} to {gap.high:+.1f}",
+                "zero": gap.holds_zero,
+            }
+            for name, gap in found.items()
+        ],
+    }
+
+
+def _queries(ranked):
+    q, g = ranked.query, ranked.gallery
+    return paired.Queries.of(ranked.retrieval, q.path, q.pid, q.camid, g.pid, g.camid)
 
 
 KNOWN_CAMERAS = "each picture's own is part of its feature: not camera-blind"

@@ -16,7 +16,17 @@ from reid_jax.config import choice
 from reid_jax.data import pipeline, tracklets
 from reid_jax.data.records import TestSet
 from reid_jax.errors import ConfigError, DataError
-from reid_jax.eval import cross_modal, embed, probe, protocols, ranking, scoring, store, verification
+from reid_jax.eval import (
+    cross_modal,
+    embed,
+    paired,
+    probe,
+    protocols,
+    ranking,
+    scoring,
+    store,
+    verification,
+)
 from reid_jax.train import processes
 from reid_jax.train.checkpoint import write_json
 
@@ -371,7 +381,7 @@ def pairs_line(figures):
 
 
 def save_final(config, workdir, step, results, left_out=None, folder="eval", checkpoint="last"):
-    """Writes WORKDIR/eval/final.json and, of a run with a test set of its own, final.npz.
+    """Writes WORKDIR/eval/final.json and, of a run with a test set of its own, final.npz and queries.npz.
 
     results: {(test, net): Result} as `Evaluator` gives them; left_out: as there, None for nothing.
     checkpoint: last, best (by figures of config.eval.split) or a step. Returns {(test, net): the figures
@@ -382,6 +392,7 @@ def save_final(config, workdir, step, results, left_out=None, folder="eval", che
     written = {}
     if own:
         store.save(os.path.join(folder, "final.npz"), own.features)
+        save_queries(os.path.join(folder, "queries.npz"), results)
     for (test, name), result in results.items():
         entry = tests.setdefault(test, {"nets": {}})
         entry["protocol"] = result.protocol
@@ -394,6 +405,24 @@ def save_final(config, workdir, step, results, left_out=None, folder="eval", che
         final |= {"knows_camera": True} if own.knows_camera else {}
     write_json(os.path.join(folder, "final.json"), final | ({"sets": tests} if tests else {}))
     return written
+
+
+def save_queries(path, results):
+    """Writes what every network made of every query, which differences of two runs are paired by.
+
+    Nothing is written for drawn galleries, where a query has many first hits.
+    """
+    whole = {key: r for key, r in results.items() if isinstance(r.retrieval, ranking.Retrieval)}
+    found = {net: r for (test, net), r in whole.items() if not test}
+    if found:
+        nets = {net: queries_of(r.retrieval, r.features) for net, r in found.items()}
+        store.save_arrays(path, paired.arrays(nets))
+
+
+def queries_of(retrieval, features):
+    """paired.Queries of a ranking.Retrieval of a FeatureSet's query and gallery."""
+    q, g = features.of("query"), features.of("gallery")
+    return paired.Queries.of(retrieval, q.path, q.pid, q.camid, g.pid, g.camid)
 
 
 def final_figures(result):

@@ -2,14 +2,20 @@
 
 import os
 
+import jax
 import numpy as np
 from PIL import Image
 
 from reid_jax.data import clips, decode, images
+from reid_jax.data.synthetic import bodies
+from reid_jax.errors import ConfigError
+from reid_jax.eval import pointing as measures
 from reid_jax.eval import store
+from reid_jax.models import cells
 from reid_jax.train import evaluate
 
 CLIPS = 4  # tracklets whose heat maps are shown
+MANY = 64  # tracklets that mean maps and `pointing` are taken over
 FRAMES = 4  # of a tracklet in a retrieval strip
 
 
@@ -58,18 +64,73 @@ def save_study(folder, step, arrays):
 def look(config, method, state, devices, query):
     """{name: array} of CLIPS query tracklets, spread over the list.
 
-    image u8[N,T,H,W,3]; pid i64[N]; camid i32[N]; map/TITLE f32[N,T,h,w] in [0,1] per frame; weight f32[N,T].
+    image u8[N,T,H,W,3]; pid i64[N]; camid i32[N]; map/TITLE f32[N,T,h,w], in [0,1] over the frames of a
+    tracklet; weight f32[N,T]; rows/TITLE f[h] and columns/TITLE f[w], where cells are centred in the picture.
     """
-    chosen = [query[i] for i in np.unique(np.linspace(0, len(query) - 1, CLIPS).astype(int))]
-    image = np.stack([read_clip(r, config.data) for r in chosen])
+    some = spread_over(query, MANY)
+    image, maps = heat_maps(config, method, state, devices, some)
+    shown = spread_over(range(len(some)), CLIPS)
+    arrays = {"image": image[shown], "pid": np.array([some[i].pid for i in shown], np.int64)}
+    arrays["camid"] = np.array([some[i].camid for i in shown], np.int32)
+    for name, values in maps.items():
+        of_clips = values if name.startswith(("rows/", "columns/")) else values[shown]
+        arrays[name] = unit_range(of_clips) if name.startswith("map/") else of_clips
+    return arrays
+
+
+def spread_over(items, count):
+    """At most `count` items of a list, evenly spread over it."""
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, count).astype(int))]
+
+
+def heat_maps(config, method, state, devices, records):
+    """(clips u8[N,T,H,W,3], {name: array} of Method.look as `look` has them, in the network's own units).
+
+    Maps that method.look_mean names are deviations from their mean over all these clips and frames.
+    """
+    image = np.stack([read_clip(r, config.data) for r in records])
     found = devices.compile_embed(lambda state, image: method.look(state, image))
     parts = [found(state, np.repeat(clip[None], len(devices.local), 0)) for clip in image]
-    arrays = {"image": image, "pid": np.array([r.pid for r in chosen], np.int64)}
-    arrays["camid"] = np.array([r.camid for r in chosen], np.int32)
-    for name in parts[0]:
-        values = np.stack([np.asarray(p[name], np.float32)[0] for p in parts])
-        arrays[name] = unit_range(values) if name.startswith("map/") else values
-    return arrays
+    maps = {n: np.stack([np.asarray(p[n], np.float32)[0] for p in parts]) for n in parts[0]}
+    read = cells.windows(method.look, state, jax.ShapeDtypeStruct(image[:1].shape, image.dtype))
+    for name in [n for n in maps if n.startswith("map/")]:
+        title = name.removeprefix("map/")
+        if title in method.look_mean:
+            maps[name] = maps[name] - maps[name].mean((0, 1))
+        centres = cells.centres(read, image.shape[2:4], maps[name].shape[2:])
+        maps[f"rows/{title}"], maps[f"columns/{title}"] = (np.float32(c) for c in centres)
+    return image, maps
+
+
+def pointing(config, method, state, devices, dataset):
+    """{"pointing/TITLE": correlation of the method's maps with the bodies} of a drawn set of tracklets.
+
+    Over the pixels of all frames of a clip, the mean over MANY query tracklets. {} for others.
+    """
+    query, _ = evaluate.split_records(config, dataset)
+    if method.look is None or not config.data.frames or not query:
+        return {}
+    try:
+        known = bodies.Bodies(dataset.root)
+    except ConfigError:
+        return {}
+    records = spread_over(query, MANY)
+    image, maps = heat_maps(config, method, state, devices, records)
+    shown = np.stack([silhouettes(known, r, config.data, dataset.root) for r in records])
+    figures = {}
+    for title in (n.removeprefix("map/") for n in maps if n.startswith("map/")):
+        places = maps[f"rows/{title}"], maps[f"columns/{title}"]
+        heat = measures.at_pixels(maps[f"map/{title}"], image.shape[2:4], *places)
+        figures[f"pointing/{title}"] = float(measures.correlation(heat, shown).mean())
+    return figures
+
+
+def silhouettes(known, record, data, root):
+    """f32[T,H,W] of the frames that `read_clip` reads."""
+    paths = [os.path.relpath(record.frames[i], root) for i in clips.rrs_test(len(record), data.frames)]
+    size = data.width, data.height
+    found = [Image.fromarray(known.silhouette(p.replace(os.sep, "/"))) for p in paths]
+    return np.stack([np.asarray(f.resize(size, Image.Resampling.BILINEAR)) for f in found])
 
 
 def read_clip(record, data):
@@ -80,6 +141,6 @@ def read_clip(record, data):
 
 
 def unit_range(maps):
-    """Maps f32[N,T,h,w] stretched to [0,1], frame by frame."""
-    low, high = maps.min((2, 3), keepdims=True), maps.max((2, 3), keepdims=True)
+    """Maps f32[N,T,h,w] stretched to [0,1], one scale for the frames of a tracklet."""
+    low, high = maps.min((1, 2, 3), keepdims=True), maps.max((1, 2, 3), keepdims=True)
     return (maps - low) / np.maximum(high - low, 1e-12)

@@ -22,6 +22,7 @@ from reid_jax.train import (
     processes,
     signals,
     stages,
+    swap,
     titles,
     tracing,
     warm,
@@ -412,9 +413,25 @@ class Run:
             self.evaluate(at, state)
         if self.config.report.enabled and self.name == self.names[-1] and processes.first():
             pictures.save(self.config, self.workdir, self.method, state, self.devices, self.dataset)
+        if self.name == self.names[-1] and processes.first():
+            self.measure_drawn(state, at)
         processes.wait()  # the next stage reads what this one leaves
         rate = self.rate.median()
         return {"method": self.method, "seconds": seconds, "step": at.step, "images_per_second": rate}
+
+    def measure_drawn(self, state, at):
+        """Figures that only a drawn set allows: eval/drawn.json and a line of metrics.jsonl."""
+        path = os.path.join(self.workdir, "eval", "drawn.json")
+        if os.path.exists(path):
+            return
+        given = self.config, self.method, state, self.devices, self.dataset
+        figures = pictures.pointing(*given) if self.config.report.enabled else {}
+        if self.config.eval.swap:
+            stored = store.load(os.path.join(self.workdir, self.folder, "final.npz"))
+            figures |= swap.measure(*given, stored)
+        if figures:
+            self.write("drawn", at, figures)
+            checkpoint.write_json(path, figures)
 
 
 class Together:

@@ -29,6 +29,21 @@ def test_loops(alpha, k):
         np.testing.assert_allclose(got, naive(g, None, k, alpha), atol=2e-6)
 
 
+@pytest.mark.parametrize("k,alpha,times", [(1, 3, 1), (5, 3, 2), (200, 2.5, 1), (4, 0, 3)])
+def test_joint_expansion_by_loops(k, alpha, times):
+    rng = np.random.default_rng(k)
+    q, g = 2 * rng.standard_normal((12, 6)) + 0.2, rng.standard_normal((30, 6))
+    x = np.concatenate([q, g])
+    for _ in range(times):
+        unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+        near = [sorted((-(a @ b), j) for j, b in enumerate(unit))[: min(k, 42)] for a in unit]
+        power = [[(-s if alpha % 1 == 0 else max(-s, 0)) ** alpha for s, _ in row] for row in near]
+        terms = [[w * x[j] for w, (_, j) in zip(*ab, strict=True)] for ab in zip(power, near, strict=True)]
+        x = np.mean(terms, axis=1)
+    got = expansion.joint(q, g, k=k, alpha=alpha, times=times)
+    np.testing.assert_allclose(np.concatenate(got), x, atol=3e-6)
+
+
 def test_more_copies_than_neighbours():
     """An image that is not in its own list of neighbours still counts once."""
     x = np.ones((6, 3))
@@ -49,6 +64,8 @@ def test_errors():
     for alpha in (-1, np.nan, np.inf):
         with pytest.raises(ConfigError, match="alpha"):
             expansion.average(x, alpha=alpha)
+    with pytest.raises(ConfigError, match="times is 0"):
+        expansion.joint(x, x, times=0)
     with pytest.raises(DataError, match="dimensions"):
         expansion.average(x, x[:, :2])
     x[1] = np.nan

@@ -1,5 +1,6 @@
 """What a run keeps for pictures, and how the report shows it."""
 
+import json
 import os
 
 import numpy as np
@@ -16,7 +17,8 @@ from reid_jax.train import checkpoint, pictures
 @pytest.mark.slow
 def test_dsanet_run_shows_where_it_looks(tmp_path):
     """Heat maps and weights belong to the frames that are shown; camera features to the test images."""
-    config, workdir = tiny("dsanet", report__enabled=True, train__eval_every=0), str(tmp_path / "run")
+    config = tiny("dsanet", report__enabled=True, train__eval_every=0, eval__swap=3)
+    workdir = str(tmp_path / "run")
     dataset = load(config, tmp_path / "data")
     train(config, dataset, workdir)
     stored = look.read(tmp_path / "run" / "eval" / "look.npz")
@@ -24,8 +26,10 @@ def test_dsanet_run_shows_where_it_looks(tmp_path):
     assert 1 < count <= pictures.CLIPS and stored["image"].shape == (count, frames, 32, 16, 3)
     for name in ("map/F_ID", "map/F_t", "map/F_cam"):
         assert stored[name].shape == (count, frames, 8, 4)
-        np.testing.assert_allclose(stored[name].max((2, 3)), 1, atol=1e-6)
-        np.testing.assert_allclose(stored[name].min((2, 3)), 0, atol=1e-6)
+        np.testing.assert_allclose(stored[name].max((1, 2, 3)), 1, atol=1e-6)  # one scale for a strip
+        np.testing.assert_allclose(stored[name].min((1, 2, 3)), 0, atol=1e-6)
+        np.testing.assert_array_equal(stored[name.replace("map", "rows")], 4 * np.arange(8))
+        np.testing.assert_array_equal(stored[name.replace("map", "columns")], 4 * np.arange(4))
     np.testing.assert_allclose(stored["weight"].sum(1), 1, atol=1e-5)
     pids = {r.pid: r for r in dataset.query}
     assert all(int(p) in pids for p in stored["pid"])
@@ -42,6 +46,10 @@ def test_dsanet_run_shows_where_it_looks(tmp_path):
     checkpoint.write_json(str(tmp_path / "run" / "summary.json"), {"data_root": dataset.root})
     page = open(report.build(workdir, queries=1)).read()
     assert page.count('alt="camera map, frame') == count * frames
+    drawn = json.loads((tmp_path / "run" / "eval" / "drawn.json").read_text())
+    assert all(-1 <= drawn[f"pointing/{n}"] <= 1 for n in ("F_ID", "F_t", "F_cam"))
+    assert 0 <= drawn["swap/mAP"] <= 100 and "swap/rank1_before" in drawn
+    assert "Rank-1 on another background" in page and "Pointing of F_cam" in page
     assert "four frames of each" in page and "Where the network looks" in page and "camera network" in page
 
 

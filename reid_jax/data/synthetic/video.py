@@ -27,7 +27,7 @@ from reid_jax.data.synthetic.camera import (
     expose,
     look,
 )
-from reid_jax.data.synthetic.figure import Pose
+from reid_jax.data.synthetic.figure import Pose, draw_figure
 from reid_jax.data.synthetic.person import Person, draw_person, person_of
 from reid_jax.data.synthetic.pose import skeleton
 
@@ -357,29 +357,63 @@ def _overlay(track, k, box):
     return cut(padded, (left - start + margin, top, right - start + margin, bottom), h, w)
 
 
-def _add_walk(image, light, walk, camera, k, box):
-    h, w = image.shape[1:]
+def _placed(walk, camera, k, box):
+    """(View, Pose, cloth) of somebody in frame k, None when the box misses them."""
+    h, w = camera.height, camera.width
     left, top, right, bottom = box
     zoom = h / (bottom - top)
     x, y = (walk.x[k] * h - left) * zoom, (walk.y[k] * h - top) * zoom
     size = walk.scale[k] * h * zoom
     if not -0.5 * size < x < w + 0.5 * size:
-        return
+        return None
     view = look(camera, float(walk.yaw[k]), float(size), (float(x), float(y)))
     pose = Pose(float(walk.phase[k]), walk.stride, walk.lean, walk.turn, float(walk.head_turn[k]), walk.nod)
     # The folds go with the body, not with the box.
     oy = h + walk.cloth[0] % h - min(max(round(y), 0), h)
     ox = w // 2 + walk.cloth[1] % w - min(max(round(x - w / 2), -w // 2), w // 2)
-    add_person(image, light, walk.person, camera, view, pose, (camera.cloth, oy, ox))
+    return view, pose, (camera.cloth, oy, ox)
+
+
+def _add_walk(image, light, walk, camera, k, box):
+    placed = _placed(walk, camera, k, box)
+    if placed:
+        add_person(image, light, walk.person, camera, *placed)
+
+
+def _shape(walk, camera, k, box):
+    """f32[H,W]: how much of each pixel somebody covers."""
+    h, w = camera.height, camera.width
+    placed = _placed(walk, camera, k, box)
+    if not placed:
+        return np.zeros((h, w), np.float32)
+    view, pose, cloth = placed
+    return draw_figure(walk.person, pose, view, h, w, cloth=cloth)[0][3].copy()
+
+
+def box_of(track, k):
+    """(left, top, right, bottom) of frame k's detection box, in pixels of the panorama."""
+    h, w = track.camera.height, track.camera.width
+    x, y, tall = (float(v) * h for v in track.boxes[k])
+    wide = tall * w / h
+    return x - wide / 2, y - tall / 2, x + wide / 2, y + tall / 2
+
+
+def body(track, k):
+    """f32[H,W]: how much of each pixel of frame k the tracked body covers, less what is before it."""
+    box, camera = box_of(track, k), track.camera
+    seen = _shape(track.walk, camera, k, box)
+    for passer in track.passers:
+        if passer.front:
+            seen *= 1 - _shape(passer.walk, camera, k, box)
+    front = None if track.front is None else _overlay(track, k, box)
+    return seen if front is None else seen * (1 - front[3])
 
 
 def render_frame(track, k):
     """Frame k of a tracklet: u8[H,W,3]."""
     camera = track.camera
     h, w = camera.height, camera.width
-    x, y, tall = (float(v) * h for v in track.boxes[k])
-    wide = tall * w / h
-    box = x - wide / 2, y - tall / 2, x + wide / 2, y + tall / 2
+    box = box_of(track, k)
     image, light = cut(camera.picture, box, h, w), cut(camera.light, box, h, w)
     walks = [p.walk for p in track.passers if not p.front]
     walks += [] if track.empty else [track.walk]

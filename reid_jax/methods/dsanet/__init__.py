@@ -58,7 +58,11 @@ METRICS = {
     "frame_weights": "Error of the frame weights",
 }
 LABELS = "all"
-LOOK = {"F_ID": "identity map", "F_t": "identity map after localisation", "F_cam": "camera map"}
+LOOK = {  # the first two: more than the mean over many clips
+    "F_ID": "identity map",
+    "F_t": "identity map after localisation",
+    "F_cam": "camera map",
+}
 
 
 class DsaNet(Method):
@@ -66,6 +70,7 @@ class DsaNet(Method):
 
     embeds_frames = True
     frames_apart = False
+    look_mean = ("F_ID", "F_t")  # else a pattern shows that is the same for all clips
 
     def __init__(self, config, info):
         super().__init__(config, info)
@@ -166,10 +171,16 @@ class DsaNet(Method):
         return mean
 
     def look(self, state, clips):
-        """Heat maps, the sum of squares over channels, and the frames' weights."""
+        """Heat maps and the frames' weights.
+
+        F_ID and F_t are not negative: the sum of squares over channels, as the paper draws it. F_cam has a
+        sign, and its squares show what is negative: the mean.
+        """
         out = self.apply(state, clips)
-        names = ("F_ID", "F_t", "F_cam") if self.config.dsanet.tlm else ("F_ID", "F_cam")
-        maps = {f"map/{n}": jnp.square(out[n]).sum(-1) for n in names if n in out}
+        names = ("F_ID", "F_t") if self.config.dsanet.tlm else ("F_ID",)
+        maps = {f"map/{n}": jnp.square(out[n]).sum(-1) for n in names}
+        if "F_cam" in out:
+            maps["map/F_cam"] = out["F_cam"].mean(-1)
         even = jnp.full(clips.shape[:2], 1 / clips.shape[1])
         return maps | {"weight": out.get("w_hat", even)}
 

@@ -59,7 +59,7 @@ class Part(NamedTuple):
     step:     (State, {stream: batch}) -> (State, {metric: f32[]}), pure, per device
     streams:  State (numpy) -> {name: data.streams.Stream}, the same after a resume; DataError when these
               labels allow no training, and then the part has no steps
-    steps:    0: `epochs` epochs of the first stream
+    steps:    0: `epochs` epochs of the first stream; or State (numpy) -> int, where labels decide
     begin:    (State, features) -> State, on the host, before the first step: labels, memories, fresh heads
     features: networks (names of `Method.nets`) whose features of the training rows `begin` gets as
               {name: f32[N,D]}; (): those of the first as one array; None: no features, `begin` gets None
@@ -72,7 +72,7 @@ class Part(NamedTuple):
     name: str
     step: Callable
     streams: Callable
-    steps: int = 0
+    steps: int | Callable = 0
     epochs: float = 1
     begin: Callable | None = None
     features: tuple | None = ()

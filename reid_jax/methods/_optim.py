@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from reid_jax.config import choice
@@ -137,6 +138,18 @@ def first_adam_step(params, grads, rate, optim):
         return param - rate * grad / (jnp.sqrt(grad * grad + optim.eps / (1 - optim.b2)) + optim.eps)
 
     return jax.tree.map(step, params, grads)
+
+
+def at_count(opt, count):
+    """Optimiser states (any tree) whose learning rate is that of step `count`; moments stay as they are."""
+
+    def scheduled(x):
+        return isinstance(x, optax.ScaleByScheduleState)
+
+    def moved(x):
+        return x._replace(count=np.asarray(count, np.int32)) if scheduled(x) else x
+
+    return jax.tree.map(moved, opt, is_leaf=scheduled)
 
 
 class AmsgradState(NamedTuple):

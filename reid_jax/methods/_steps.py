@@ -13,7 +13,15 @@ from reid_jax.data import augment
 from reid_jax.errors import ConfigError
 from reid_jax.fields import within
 from reid_jax.losses import circle, identity, triplet
-from reid_jax.methods._optim import adam, check_patterns, optimiser, rests, schedule, sgd  # noqa: F401
+from reid_jax.methods._optim import (  # noqa: F401
+    adam,
+    at_count,
+    check_patterns,
+    optimiser,
+    rests,
+    schedule,
+    sgd,
+)
 from reid_jax.models import classifiers
 
 

@@ -234,7 +234,8 @@ class Run:
         for name, stream in streams.items():
             stream.check_shared(name, len(self.devices.devices))
         self.batch_size = sum(s.sampler.size for s in streams.values())
-        return part.steps or int(part.epochs * first.batches_per_epoch), streams
+        steps = part.steps(host) if callable(part.steps) else part.steps
+        return steps or int(part.epochs * first.batches_per_epoch), streams
 
     def batches(self, streams, taken):
         """{stream: batch} of this host from step `taken` of a part on, on its devices."""

@@ -4,10 +4,12 @@ Found by name, one compile, a state that keeps its structure, eight devices as o
 unbroken ones bit for bit.
 """
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
-from runs import StopAt, assert_same_run, config_of, lines, load, tiny, train
+from runs import StopAt, assert_same_run, config_of, lines, load, newest, tiny, train
 from small import Stepping, difference, drawn
 from stage_cases import batches, facts, parts
 
@@ -24,8 +26,7 @@ SLOW = {
     ("camstyle", "reid"),
     ("m3l", "train"),
 }  # long to compile, or much like the baseline
-# on several
-LONG_ON_DEVICES = {"aanet", "adl", "dsanet", "metabin", "mmt", "pcb", "pgfa", "pyramid", "scal", "spcl"}
+ON_DEVICES = {"baseline", "cluster_contrast", "efl"}  # on several, by default; the others take long
 # Every device drops other features; the scores of an untrained D_deg are nearly constant, so that the
 # attention's three norms would magnify rounding.
 ALIKE = {"direid": {"direid__dropout": 0.0, "direid__attention_input": "self"}}
@@ -110,7 +111,7 @@ def test_step(steps):
         assert {"loss", "lr"} <= metrics.keys()
 
 
-@pytest.mark.parametrize("stage", list(stage_params(LONG_ON_DEVICES)), indirect=True)
+@pytest.mark.parametrize("stage", list(stage_params(set(methods.names()) - ON_DEVICES)), indirect=True)
 def test_all_devices_as_one(steps):
     for part, made, state, last, metrics in steps:
         count = most_devices(part.streams(state))
@@ -147,6 +148,25 @@ def test_a_resumed_run_equals_an_unbroken_one(name, tmp_path):
         train(config, dataset, tmp_path / "run", StopAt(stop))
     train(config, dataset, tmp_path / "run")
     assert_same_run(tmp_path / "unbroken", tmp_path / "run", last)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in methods.names() if methods.find(n).LABELS != "all"])
+def test_hidden_identities_are_never_read(name, tmp_path):
+    """Other identities, the same run bit for bit; only the rating of the labels differs."""
+    config = tiny(name)
+    dataset = load(config, tmp_path / "data")
+    pid = np.random.default_rng(0).permutation(dataset.truth.pid)
+    others = dataclasses.replace(dataset, truth=dataset.truth._replace(pid=pid))
+    last = stages.to_train(config)[-1]
+    for folder, data in (("one", dataset), ("two", others)):
+        train(config, data, tmp_path / folder)
+    (one, _), (two, _) = (newest(tmp_path / folder, last) for folder in ("one", "two"))
+    for path, value in one.items():
+        assert np.array_equal(value, two[path]), path
+    for kind in ("train", "eval"):
+        assert lines(tmp_path / "one", kind) == lines(tmp_path / "two", kind)
+    assert lines(tmp_path / "one", "labels") != lines(tmp_path / "two", "labels")
 
 
 def test_every_method_has_a_config_and_a_test():

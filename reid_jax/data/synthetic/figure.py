@@ -394,7 +394,7 @@ def _head(paint, p, s, pose):
     a, b = paint.project(top), paint.project(chin)
     radii = (upper, upper * 0.99, 0.5 * (upper + lower) * 1.03, lower)
     paint.tube(a, b, radii, p.skin, ao=0.35, fold=0.12, texture=_head_texture(p), turn=turn)
-    if p.hat == "cap":
+    if p.hat == "peaked":
         brim = _shift(top, 0.085 * forward[0], 0.012, 0.085 * forward[2])
         start = _shift(top, 0.04 * forward[0], 0.014, 0.04 * forward[2])
         wide = 0.012 + 0.018 * abs(cos(paint.view.yaw + turn))

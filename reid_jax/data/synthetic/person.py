@@ -50,7 +50,7 @@ class Person:
     skin: tuple
     hair: tuple
     hair_style: str  # short | crop | bald | bob | long | ponytail | bun
-    hat: str  # none | cap | beanie
+    hat: str  # none | peaked | beanie
     hat_colour: tuple
     beard: float
     glasses: bool
@@ -94,7 +94,7 @@ def _head(rng, woman):
         skin=_tint(rng, _pick(rng, _SKIN, (3, 4, 3, 2, 1.5))),
         hair=_tint(rng, _pick(rng, _HAIR, (4, 4, 3, 2, 1.2, 0.8))),
         hair_style=_pick(rng, styles, weights),
-        hat=_pick(rng, ("none", "cap", "beanie"), (0.82, 0.1, 0.08)),
+        hat=_pick(rng, ("none", "peaked", "beanie"), (0.82, 0.1, 0.08)),
         hat_colour=_garment(rng),
         beard=0.0 if woman or rng.random() < 0.7 else float(rng.uniform(0.4, 0.9)),
         glasses=bool(rng.random() < 0.2),

@@ -106,7 +106,7 @@ def of_person(p):
         p.sleeve >= 0.5,
         ("trousers", "shorts", "skirt").index(p.lower),
         p.hair_style in _LONG_HAIR,
-        ("none", "cap", "beanie").index(p.hat),
+        ("none", "peaked", "beanie").index(p.hat),
         ("none", "backpack", "shoulder", "hand").index(p.bag),
         p.scarf is not None,
         nearest(p.upper_colour),

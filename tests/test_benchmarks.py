@@ -12,7 +12,7 @@ import pytest
 from jax import lax
 
 from reid_jax.benchmarks import eval as eval_benchmark
-from reid_jax.benchmarks import scaling
+from reid_jax.benchmarks import rounds, scaling
 from reid_jax.benchmarks import step as step_benchmark
 from reid_jax.errors import ConfigError
 from reid_jax.eval import ranking
@@ -40,6 +40,14 @@ def test_step_compiled_only(capsys):
     assert 1.6 < two["gflop"] / one["gflop"] < 2.4
     assert 0 < one["xla_temp_mib"] < two["xla_temp_mib"]
     assert "memory, MiB: xla_temp" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["spcl", "cap", "softsim"])
+def test_rounds(task):
+    got = rounds.main(["--size=120", "--dim=16", f"--task={task}", "--part-dim=4", "--repeats=0"])
+    assert got["images"] == 120 and got["seconds"] > 0 and got["ratio_to_matmul"] > 0
+    assert got["neighbours"] == [120, 4] if task == "softsim" else got["clusters"] >= 1
 
 
 SMALL = {

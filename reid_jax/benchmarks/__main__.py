@@ -10,7 +10,7 @@ import sys
 
 from reid_jax import cli
 
-NAMES = ("step", "data", "eval", "rerank", "cluster", "scaling", "serve")
+NAMES = ("step", "data", "eval", "rerank", "cluster", "rounds", "scaling", "serve")
 
 
 def main(argv=None):

@@ -185,6 +185,14 @@ def without_singles(labels):
     return np.where(count[place] > 1, labels, -1)
 
 
+def precision(neighbours, pid):
+    """Percent of neighbours i[N,k] that show the image's identity i[N]; unknown ones (-1) are left out."""
+    pid = np.asarray(pid)
+    known = (neighbours >= 0) & (pid[:, None] >= 0) & (pid[neighbours] >= 0)
+    right = known & (pid[neighbours] == pid[:, None])
+    return 100 * float(right.sum() / max(known.sum(), 1))
+
+
 def largest(labels, most, field):
     """Labels i[N] from 0 without gaps of the `most` largest clusters; -1 for all other images.
 

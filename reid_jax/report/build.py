@@ -112,7 +112,7 @@ def context(run, compared, data_root, queries):
         "eval_nets": eval_nets,
         "label_charts": label_charts,
         "label_phases": label_phases,
-        "rated": any("ari" in line for line in run.labels),
+        "rated": any({"ari", "precision"} & line.keys() for line in run.labels),
         "cmc": cmc,
         "cmc_labels": cmc_labels,
         "figure_names": [title for title, _ in sections.FIGURES.values()],

@@ -26,6 +26,7 @@ LABELS = {  # of pseudo labels: (title, unit)
     "nmi": ("Mutual information (NMI)", "%"),
     "clusters": ("Clusters", ""),
     "labelled": ("Images with a label", "%"),
+    "precision": ("Neighbours of the same person", "%"),
 }
 LOWER_IS_BETTER = ("prop", "camera_probe")
 METRICS = {"loss": "Total loss", "lr": "Learning rate"}  # of every method; run.titles has its own

@@ -204,6 +204,8 @@ class Run:
         state = processes.arrays_from_first(kept[0] if kept else host)
         if "labels" in state.memory and self.method.info.unlabelled is not None:
             self.rate_labels(part, at, state.memory["labels"])
+        if "neighbours" in state.memory and self.method.info.unlabelled is not None:
+            self.rate_neighbours(part, at, state.memory["neighbours"])
         return self.devices.replicate(state)
 
     def rate_labels(self, part, at, labels):
@@ -215,6 +217,15 @@ class Run:
         self.write("labels", at, {"phase": part.name, "round": at.round + 1, **quality})
         text = "  ".join(f"{k} {v:.3g}" for k, v in quality.items())
         log.info("%s: %s", self.where(part, at), text)
+
+    def rate_neighbours(self, part, at, neighbours):
+        """Writes how many of the images that others are to be like, i32[N,k], show the same person."""
+        truth = self.dataset.truth
+        if truth is None or (neighbours < 0).all():
+            return
+        precision = cluster.precision(neighbours, truth.pid)
+        self.write("labels", at, {"phase": part.name, "round": at.round + 1, "precision": precision})
+        log.info("%s: precision %.3g", self.where(part, at), precision)
 
     def where(self, part, at):
         """A part in words."""

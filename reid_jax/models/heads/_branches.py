@@ -37,9 +37,13 @@ class Head(nn.Module):
         """Maps [...,H,W,C] -> vectors [...,D]."""
         raise NotImplementedError
 
+    def map(self, base, x, train, **given):
+        """Maps [...,H,W,C] of images by a backbone, as they are pooled; given: what it gets beside."""
+        return wide(base(x, train, **given))
+
     def pooled(self, base, x, train, **given):
-        """Vectors [...,D] of images by a backbone; given: what it gets beside."""
-        return self.pool(wide(base(x, train, **given)))
+        """Vectors [...,D] of images by a backbone."""
+        return self.pool(self.map(base, x, train, **given))
 
     def __call__(self, x, train):
         """Vectors [B,D] -> Branches."""
@@ -91,6 +95,10 @@ class ReIDNet(nn.Module):
         """Pooled vectors of images [B,H,W,3] -> [B,D], or of every frame of clips [B,T,H,W,3] -> [B,T,D]."""
         given = {"camera": camera} if self.wants_camera else {}
         return self.top.pooled(self.base, x, train, **given)
+
+    def map(self, x, train):
+        """The map [...,h,w,C] of images that the head pools."""
+        return self.top.map(self.base, x, train)
 
     def of_map(self, x, train):
         """Branches of the backbone's map [B,h,w,C] of images."""

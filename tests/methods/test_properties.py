@@ -156,6 +156,8 @@ def test_hidden_identities_are_never_read(name, tmp_path):
     """Other identities, the same run bit for bit; only the rating of the labels differs."""
     config = tiny(name)
     dataset = load(config, tmp_path / "data")
+    if dataset.truth is None:
+        pytest.skip("its smoke config hides nobody")
     pid = np.random.default_rng(0).permutation(dataset.truth.pid)
     others = dataclasses.replace(dataset, truth=dataset.truth._replace(pid=pid))
     last = stages.to_train(config)[-1]

@@ -14,9 +14,14 @@ def test_figures(tmp_path, capsys):
             parts.append(part)
         except ImportError:
             pass
-    sizes = ["--rows=900", "--dim=48", "--rounds=1", "--requests=2"]
+    small = ["--backbone=narrow", "--picture=32x16", "--pictures=5", "--batch=4", "--rounds=1"]
+    sizes = ["--rows=900", "--dim=48", "--requests=2", *small]
     found = serve.main([*sizes, f"--parts={','.join(parts)}", f"--folder={tmp_path}"])
-    wanted = {"search_1", "search_200", "add", "load"} | ({"page_p95"} if "page" in parts else set())
+    wanted = {"search_1", "search_200", "add", "load"} | (
+        {"page_p95", "page_p95_toy"} if "page" in parts else set()
+    )
     assert all(found[name] > 0 for name in wanted) and "target at most" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match="knows search, store, index, page, not x"):
+    found = serve.main([*small, "--parts=model", "--rows=201", "--dim=8", f"--folder={tmp_path}"])
+    assert found["embed_arrays"] > 0 and found["embed_files"] > 0
+    with pytest.raises(ConfigError, match="knows search, store, index, page, model, not x"):
         serve.parse(["--parts=x"])

@@ -238,6 +238,13 @@ class Emitter(Shapes):
     def on_log1p(self, eqn, x):
         return self.made("Log", [self.made("Add", [x, constant_value(np.float32(1))], x.shape)], x.shape)
 
+    def on_rem(self, eqn, x, y):
+        return self.made("Mod", [x, y], eqn.outvars[0].aval.shape, fmod=1)  # the sign of x, as in C
+
+    def on_ne(self, eqn, x, y):
+        same = self.made("Equal", [x, y], eqn.outvars[0].aval.shape)
+        return self.made("Not", [same], same.shape)
+
     def on_clamp(self, eqn, low, x, high):
         return self.made("Min", [self.made("Max", [x, low], x.shape), high], x.shape)
 

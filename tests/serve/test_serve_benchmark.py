@@ -14,7 +14,7 @@ def test_figures(tmp_path, capsys):
             parts.append(part)
         except ImportError:
             pass
-    small = ["--backbone=narrow", "--picture=32x16", "--pictures=5", "--batch=4", "--rounds=1"]
+    small = ["--backbone=narrow", "--picture=64x32", "--pictures=5", "--batch=4", "--rounds=1"]
     sizes = ["--rows=900", "--dim=48", "--requests=2", *small]
     found = serve.main([*sizes, f"--parts={','.join(parts)}", f"--folder={tmp_path}"])
     wanted = {"search_1", "search_200", "add", "load"} | (

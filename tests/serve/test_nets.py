@@ -1,6 +1,7 @@
 """Networks that depend on more than the picture: cameras, mirror images, visible parts."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
@@ -30,6 +31,7 @@ def test_cameras_are_unknown():
         "baseline", model__backbone="vit_narrow", model__head="token", model__vit_sie=3.0, model__vit_width=8,
         model__vit_heads=2, model__vit_depth=2, model__vit_stride=8,
     )  # fmt: skip
+    state = jax.tree.map(jnp.asarray, state)
     embed = jax.jit(lambda i, c: nets.unit(method.embed_batch(state, {"image": i, "camid": c}, "net")))
     unknown, known = (np.asarray(embed(IMAGES, np.full(3, c))) for c in (-1, 1))
     found = np.asarray(net(IMAGES))

@@ -343,7 +343,7 @@ def shaken(path, leaf):
         # non-local blocks multiply maps with each other: with more they would grow without end
         size = 0.03 if path[-2].key in ("theta", "phi", "g", "W_0") else 1
         return np.float32(size * rng.standard_normal(leaf.shape) * (2 / np.prod(leaf.shape[:-1])) ** 0.5)
-    size = 0.3 if path[-2].key == "bn3" else 1  # else maps grow from block to block
+    size = {"bn3": 0.3, "W_1": 0.01}.get(path[-2].key, 1)  # else maps grow from block to block
     return np.float32(size * (rng.uniform(0.5, 1.5, leaf.shape) - (name in ("mean", "bias"))))
 
 
@@ -361,7 +361,7 @@ def built(fields):
 @pytest.mark.parametrize("fields", NETS, ids=lambda fields: "-".join(fields.values()))
 def test_whole_nets_as_onnx(fields):
     """Nets of clips see a picture as so many equal frames."""
-    more = {"slim_nl": {"nl_blocks": (0, 1, 1, 0)}}.get(fields["backbone"], {})
+    more = {"nl_blocks": (0, 1, 1, 0)} if fields["backbone"] in ("slim_nl", "resnet101_nl") else {}
     net = built({"neck": "bnneck", "stripes_parts": 2, "vit_stride": 8, **more} | fields)
     size = SIZES.get(fields.get("head"), SIZES.get(fields["backbone"], (64, 32)))
     x = np.random.default_rng(0).integers(0, 256, (2, *size, 3)).astype(np.float32) / 255

@@ -58,6 +58,15 @@ def add_run_flags(parser, on_broken=("stop", "skip")):
     )
 
 
+def add_process_flags(parser):
+    """Flags of the commands that several processes can do together, as of training."""
+    add = parser.add_argument
+    add("--coordinator", metavar="HOST:PORT", help="of process 0, where no launcher tells the processes")
+    add("--num_processes", type=int, help="with --coordinator: how many there are")
+    add("--process_id", type=int, help="with --coordinator: which one this is, from 0")
+    add("--nodistributed", action="store_true", help="alone, although srun or mpirun started several")
+
+
 def load_config(path):
     """ConfigDict of a config file and its variant, configs/METHOD.py:VARIANT; ConfigError: no such file."""
     file, _, variant = places.local(path, "a config").partition(":")

@@ -130,6 +130,29 @@ class Browser:
         node = self.send("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.send("DOM.setFileInputFiles", nodeId=node, files=list(map(str, paths)))
 
+    def drop(self, x, y, *paths, let_go=True):
+        """Drags files to a place of the page and lets go of them there."""
+        data = {"items": [], "files": list(map(str, paths)), "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", *["drop"] * let_go):
+            self.send("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+
+    def paste(self, png, origin):
+        """Puts a picture, bytes of a PNG, into the clipboard and presses Ctrl+V."""
+        names = ["clipboardReadWrite", "clipboardSanitizedWrite"]
+        session, self.session = self.session, None
+        self.send("Browser.grantPermissions", permissions=names, origin=origin)
+        self.session = session
+        self.send("Emulation.setFocusEmulationEnabled", enabled=True)
+        text = base64.b64encode(png).decode()
+        bits = f"Uint8Array.from(atob('{text}'), c => c.charCodeAt(0))"
+        self.run(
+            "navigator.clipboard.write([new ClipboardItem({'image/png': "
+            f"new Blob([{bits}], {{type: 'image/png'}})}})])"
+        )
+        for kind in ("rawKeyDown", "keyUp"):
+            more = {"commands": ["paste"]} if kind == "rawKeyDown" else {}
+            self.send("Input.dispatchKeyEvent", type=kind, key="v", code="KeyV", modifiers=2, **more)
+
     def key(self, key, modifiers=0):
         """Presses a key; modifiers: 1 is Alt."""
         for kind in ("keyDown", "keyUp"):

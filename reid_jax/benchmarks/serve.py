@@ -1,4 +1,4 @@
-"""A gallery's search, writing, reading, index and page, each beside the bare work that it stands on.
+"""A gallery's search, writing, reading, index and page, and a model, each beside the bare work that it is.
 
 Features are seeded: people as unit vectors with noise around them. Routes take turns; the best round of each
 counts, of the page the 95th percentile. Everything runs in this process.
@@ -20,10 +20,12 @@ from reid_jax import cli
 from reid_jax.serve import ann, database, search
 from reid_jax.serve.gallery import BATCH, Gallery
 
-PARTS = ("search", "store", "index", "page")
+PARTS = ("search", "store", "index", "page", "model")
 TARGETS = {
     "search_1": 1.2, "search_200": 1.3, "add": 2.0, "load": 1.5, "index_speedup": 10.0, "page_p95": 2.0,
+    "embed_arrays": 0.95, "embed_files": 0.85, "onnx_torch_nchw": 1.0,
 }  # fmt: skip
+AT_LEAST = ("index_speedup", "embed_arrays", "embed_files", "onnx_torch_nchw")
 
 
 def main(argv):
@@ -50,12 +52,22 @@ def parse(argv):
     parser.add_argument(
         "--folder", default=None, help="for the gallery (default: the system's for temporary files)"
     )
+    parser.add_argument("--backbone", default="resnet50", help="of the model (default: resnet50)")
+    parser.add_argument("--picture", type=_size, default=(256, 128), help="HxW (default: 256x128)")
+    parser.add_argument("--pictures", type=int, default=128, help="that the model embeds")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--torch-python", default="", help="an interpreter that has torch, to compare with")
     args = parser.parse_args(argv)
     if unknown := set(args.parts) - set(PARTS):
         parser.error(f"--parts knows {', '.join(PARTS)}, not {', '.join(sorted(unknown))}")
     if min(args.rows - 200, args.dim, args.rounds, args.requests) < 1:
         parser.error("--rows must be above 200, --dim, --rounds and --requests at least 1")
     return args
+
+
+def _size(text):
+    height, width = text.split("x")
+    return int(height), int(width)
 
 
 def made(rows, dim, seed=0):
@@ -195,17 +207,30 @@ class Model:
 
 
 def of_page(features, args, folder):
-    """Answers of the page, which logs them, against embedding and search, 95th percentiles."""
+    """Answers of the page, which logs them, against embedding and search, 95th percentiles.
+
+    With the network --backbone, on random weights, and with a stand-in that does next to nothing.
+    """
+    from reid_jax.benchmarks import inference
+    from reid_jax.serve.embedder import Embedder
+
+    toy = page(features, Model(args.dim), args, os.path.join(folder, "toy.sqlite"))
+    net = Embedder(inference.net_of(args.backbone, *args.picture), batch=1)
+    whole = page(made(len(features), net.dim), net, args, os.path.join(folder, "page.sqlite"))
+    return whole | {f"{name}_toy": value for name, value in toy.items()}
+
+
+def page(features, model, args, path):
+    """Figures of the page with one model."""
     import uvicorn
 
     from reid_jax.serve import app
 
-    path, model = os.path.join(folder, "page.sqlite"), Model(args.dim)
     filled(path, model, features).close()
     gallery, direct = Gallery(path, model, log_searches=True), Gallery(path, model, mode="r")
     out = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (256, 128, 3), np.uint8)
-    Image.fromarray(pixels).save(out, "JPEG")
+    Image.fromarray(pixels).save(out, "JPEG")  # of the size of a crop
     server = uvicorn.Server(
         uvicorn.Config(app.create(gallery), port=0, log_config=None, lifespan="off", access_log=False)
     )
@@ -219,13 +244,14 @@ def of_page(features, args, folder):
         lambda: direct.search(out.getvalue(), k=24),
         lambda: answered(connection, out.getvalue()),
     )
-    bare, page = percentiles(args.requests, *routes)
+    (bare, page), (bare_half, page_half) = percentiles(args.requests, *routes)
     server.should_exit = True
     connection.close()
     thread.join()
     direct.close()
     gallery.close()
-    return {"page_p95": page / bare, "page_p95_seconds": page, "direct_p95_seconds": bare}
+    figures = {"page_p95": page / bare, "page_p95_seconds": page, "direct_p95_seconds": bare}
+    return figures | {"page_median": page_half / bare_half}
 
 
 def answered(connection, contents):
@@ -237,20 +263,27 @@ def answered(connection, contents):
 
 
 def percentiles(count, *routes):
-    """The 95th percentile of the seconds of each route; they take turns."""
+    """The 95th and 50th percentiles of the seconds of each route; they take turns."""
     for route in routes:
         route()
     seconds = [[best(1, route)[0] for route in routes] for _ in range(count)]
-    return np.percentile(seconds, 95, axis=0)
+    return np.percentile(seconds, (95, 50), axis=0)
 
 
-MEASURES = {"search": of_search, "store": of_store, "index": of_index, "page": of_page}
+def of_model(features, args, folder):
+    """See benchmarks.inference."""
+    from reid_jax.benchmarks import inference
+
+    return inference.measure(args, folder, best)
+
+
+MEASURES = {"search": of_search, "store": of_store, "index": of_index, "page": of_page, "model": of_model}
 
 
 def print_figures(part, figures):
     """Figures for people, ratios beside their targets."""
     for name, value in figures.items():
         target = TARGETS.get(name)
-        sign = "at least" if name == "index_speedup" else "at most"
+        sign = "at least" if name in AT_LEAST else "at most"
         print(f"{part:<8}{name:<22}{value:>10.4g}" + (f"   target {sign} {target:g}" if target else ""))
     figures.update({name: round(float(value), 6) for name, value in figures.items()})

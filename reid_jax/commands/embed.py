@@ -4,10 +4,16 @@
     python -m reid_jax embed runs/a /data/my_pictures --output mine.npz --camera-from folder
     python -m reid_jax embed runs/a a.jpg b.jpg list.txt --output some.npz --unit
 
+Many pictures: start it as several processes, by srun, mpirun or with --coordinator=HOST:PORT
+--num_processes=N --process_id=I, on machines that share the disk. Each takes its share; the file is that of
+one process. A command that was stopped goes on where it was: until then what is done lies in FILE.npz.parts.
+
 RUN is the workdir of a run, whose training data need not be there. SOURCE is a data set in its own layout,
 NAME:FOLDER, any folder of pictures, or pictures and .txt lists of them, a path a line. The file holds feature
 f32[N,D], pid, camid, path and split; `python -m reid_jax score FILE.npz` scores it.
 """
+
+import logging
 
 import numpy as np
 
@@ -23,18 +29,50 @@ def main(argv=None):
     """Entry point; returns the exit code."""
     args = parse(argv)
     cli.prepare_jax()
+    import jax
+
+    from reid_jax.train import processes
+
+    join(args)
+    try:
+        embed(args)
+    except Exception as error:
+        if not jax.distributed.is_initialized():
+            raise
+        processes.fail(cli.report_error(error))
+    processes.leave()
+    return 0
+
+
+def join(args):
+    """Joins the other processes, if there are any; they say errors only."""
+    from reid_jax.train import processes
+
+    given = args.coordinator, args.num_processes, args.process_id
+    if args.nodistributed or (given == (None, None, None) and not processes.started_by_a_launcher()):
+        return
+    processes.join(*given)
+    if not processes.first():
+        logging.getLogger("reid_jax").setLevel(logging.ERROR)
+
+
+def embed(args):
+    """Writes the file; what it says is said by the first process."""
     hardware.start()
-    from reid_jax.train import restore
+    from reid_jax.serve import shares
+    from reid_jax.train import processes, restore
 
     source, cameras = opened(args)
     run = restore.run(args.run, which=args.checkpoint, batch=args.batch)
-    features = run.features(source.splits, source.root, args.net, True, args.on_broken, source.name)
+    features = shares.features(run, source, args.output, args.net, args.on_broken, processes.first())
+    if features is None:
+        return
     store.save(args.output, features.replace(feature=unit(features.feature)) if args.unit else features)
+    shares.done(args.output)
     size = f"{len(features)} x {features.feature.shape[1]}"
     print(f"{args.output}: features {size} of {source.label} by step {run.step} of {args.run}")
     if cameras:
         print(f"cameras: {', '.join(f'{number} {name}' for name, number in cameras.items())}")
-    return 0
 
 
 def opened(args):
@@ -86,6 +124,7 @@ def parse(argv):
     )
     parser.add_argument("--unit", action="store_true", help="rows of unit length (default: as the run's)")
     cli.add_run_flags(parser, ("stop", "skip", "nan"))
+    cli.add_process_flags(parser)
     args = parser.parse_args(argv)
     if unknown := set(args.split) - set(SPLITS):
         parser.error(f"--split knows {', '.join(SPLITS)}, not {', '.join(sorted(unknown))}")

@@ -2,10 +2,12 @@
 
     python -m reid_jax export runs/a --output exported
     python -m reid_jax export runs/a --output exported --formats onnx --onnx-input uint8,nchw --pictures DIR
+    python -m reid_jax export runs/a --output exported --push hf://OWNER/NAME
 
 safetensors: the archive that reid_jax.load reads. stablehlo: for JAX without reid_jax, on CPUs, GPUs and
 TPUs. onnx: for ONNX Runtime and TensorRT; --onnx-input nchw for trackers. card.json and README.md say what
 the model is and from which similarity on a hit is to be believed; check.npz has 16 inputs and their features.
+Nothing leaves this machine without --push.
 """
 
 from reid_jax import cli, hardware, places
@@ -16,8 +18,10 @@ def main(argv=None):
     args = parse(argv)
     cli.prepare_jax()
     hardware.start()
-    from reid_jax.serve import export
+    from reid_jax.serve import export, hub
 
+    if args.push:
+        hub.address(args.push)  # before the work
     about = export.export(
         args.run,
         args.output,
@@ -33,6 +37,8 @@ def main(argv=None):
     print(
         f"{args.output}: {about['dim']} numbers a picture, model {about['hash'][:12]}, step {about['step']}"
     )
+    if args.push:
+        print(f"pushed: {hub.push(args.output, args.push, args.public)}")
     return 0
 
 
@@ -50,6 +56,8 @@ def parse(argv):
     add("--pictures", metavar="DIR", type=places.argument("--pictures"), help="compare on these too")
     add("--checkpoint", default="best", help="best (default), latest or a step")
     add("--net", default="auto", help="auto or a network of the method (default: auto)")
+    add("--push", metavar="hf://OWNER/NAME", help="upload the export to the Hugging Face hub, as private")
+    add("--public", action="store_true", help="with --push: for everybody to see")
     return parser.parse_args(argv)
 
 

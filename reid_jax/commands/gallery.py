@@ -58,8 +58,8 @@ def parse(argv):
     _search_flags(add["search"])
     _change_flags(add)
     merged = add["merge"].add_argument
-    merged("galleries", metavar="GALLERY", nargs="+", type=places.argument("GALLERY"))
-    merged("--output", required=True, metavar="FILE", type=places.argument("--output", places.written))
+    merged("galleries", metavar="GALLERY", nargs="+", type=place)
+    merged("--output", required=True, metavar="GALLERY", type=place, help="a new file, or an empty database")
     for name in ("search", "info", "log"):
         add[name].add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args(argv)
@@ -261,7 +261,7 @@ def merge_all(args):
     """several galleries of one model as one"""
     shifts = merge(args.galleries, args.output, arguments.user())
     for path, shift in zip(args.galleries, shifts, strict=True):
-        print(f"{path}: ids + {shift}")
+        print(f"{shown(path)}: ids + {shift}")
 
 
 ACTIONS = {

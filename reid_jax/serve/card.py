@@ -56,6 +56,9 @@ def of_net(net):
             "resize": "Pillow bicubic with antialiasing, turned as EXIF says",
             "mean": list(config["data"]["mean"]),
             "std": list(config["data"]["std"]),
+            "camera": "unknown: the mean of the cameras' embeddings"
+            if net.method.wants_camera
+            else "not used",
         },
         "output": f"float32 [N, {net.dim}], rows of unit length; compare by inner products (cosine)",
         "training": training(config, net.origin.info),

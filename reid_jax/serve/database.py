@@ -23,6 +23,7 @@ from reid_jax.errors import DataError
 SCHEMA = 1
 APPLICATION = 0x52654944  # in SQLite's header: the file is a gallery
 PRECISIONS = ("float16", "float32")
+_CHUNK = 1024  # rows at a time
 COLUMNS = ("person", "camera", "time", "tracklet", "source", "sha256", "box", "added")
 LOADED = ("id", "person", "camera", "time", "tracklet", "vector", "checksum")  # by readers
 _TABLES = """
@@ -230,6 +231,33 @@ class Database:
         self.changed(connection, rewritten=False)
         return list(ids)
 
+    # ---- whole galleries, for merging
+    def snapshot(self, connection):
+        """All that this transaction reads is of one moment; SQLite's always is."""
+
+    def chunks(self, connection):
+        """Yields lists of rows (id, *COLUMNS, vector's bytes) by id; DataError for a damaged one."""
+        names = ("id", *COLUMNS, "vector", "checksum")
+        cursor = connection.execute(f"SELECT {', '.join(names)} FROM entry ORDER BY id")
+        while rows := cursor.fetchmany(_CHUNK):
+            for row in rows:
+                if checksum(*row[:5], row[-2]) != row[-1]:
+                    raise DataError(
+                        f"{self.path} is damaged: entry {row[0]} does not fit its checksum; remove it first"
+                    )
+            yield [row[:-1] for row in rows]
+
+    def put(self, connection, rows):
+        """Inserts rows as `chunks` gives them, vectors in this gallery's type."""
+        marked = ((*row, checksum(*row[:5], row[-1])) for row in rows)
+        connection.executemany(f"INSERT INTO entry VALUES({','.join('?' * (len(COLUMNS) + 3))})", marked)
+
+    def set_last(self, connection, last):
+        """The last id that was given, to an entry that may be gone."""
+        connection.execute("DELETE FROM sqlite_sequence WHERE name = 'entry'")
+        connection.execute("INSERT INTO sqlite_sequence VALUES('entry', ?)", (last,))
+
+    # ---- single entries
     def relabel(self, connection, key, name):
         """Gives an entry a name or None; returns whether there is one of this id."""
         query = "SELECT camera, time, tracklet, vector FROM entry WHERE id = ?"

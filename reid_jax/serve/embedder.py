@@ -9,7 +9,6 @@ import concurrent.futures
 import itertools
 import json
 import os
-import re
 import threading
 
 import numpy as np
@@ -22,7 +21,6 @@ from reid_jax.serve.trackers import Trackers
 BACKENDS = ("auto", "jax", "onnx")
 ON_BROKEN = ("stop", "nan")
 CARD, ONNX_FILE = "card.json", "model.onnx"
-_HUB = re.compile(r"hf://(?P<name>[^/@]+/[^/@]+)(@(?P<revision>.+))?")
 
 
 def load(
@@ -68,7 +66,9 @@ def _folder(source):
     """The local folder of a source."""
     text = os.fspath(source)
     if text.startswith("hf://"):
-        return _downloaded(text)
+        from reid_jax.serve import hub
+
+        return hub.fetch(text)
     folder = places.local(text, "the model")
     if not os.path.isdir(folder):
         raise ConfigError(
@@ -76,21 +76,6 @@ def _folder(source):
             "hf://OWNER/NAME@REVISION"
         )
     return folder
-
-
-def _downloaded(text):
-    """Folder of a repository on the Hugging Face hub."""
-    match = _HUB.fullmatch(text)
-    if match is None:
-        raise ConfigError(f"{text} is no address of a model; it must be hf://OWNER/NAME or .../NAME@REVISION")
-    try:
-        import huggingface_hub
-    except ImportError as e:
-        raise ConfigError(f"{text} needs the package huggingface_hub: pip install 'reid_jax[hub]'") from e
-    try:
-        return huggingface_hub.snapshot_download(match["name"], revision=match["revision"])
-    except Exception as e:  # of the net, of the hub, of the disk
-        raise ConfigError(f"{text} cannot be fetched ({str(e)[:200]}); check the name and revision") from e
 
 
 def _suits_onnx(folder, device):

@@ -180,16 +180,15 @@ def write_onnx(folder, model, kind="uint8", opset=17):
 
     name, (height, width) = ONNX_INPUTS[kind], model.size
     metadata = {"hash": model.hash, "method": model.origin.config["method"]}
+    arrays = {path: jnp.asarray(array) for path, array in model.arrays.items()}  # NumPy's refuse a tracer
     with layers.form("plain"):
         if kind == "uint8":
             options = dict(name="image", output="feature", opset=opset, metadata=metadata)
-            made = onnx.export(
-                lambda x: model.features(model.arrays, x), (height, width, 3), jnp.uint8, **options
-            )
+            made = onnx.export(lambda x: model.features(arrays, x), (height, width, 3), jnp.uint8, **options)
         else:
             options = dict(name="images", output="output0", opset=opset, metadata=metadata)
             made = onnx.export(
-                lambda x: model.of_normalised(model.arrays, x),
+                lambda x: model.of_normalised(arrays, x),
                 (height, width, 3),
                 jnp.float32,
                 order=(0, 3, 1, 2),

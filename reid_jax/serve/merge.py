@@ -7,23 +7,23 @@ import os
 import numpy as np
 
 from reid_jax.errors import DataError
-from reid_jax.serve import database
-
-_COPIED = ("id", *database.COLUMNS, "vector", "checksum")
-_CHUNK = 1024
+from reid_jax.serve import database, gallery
 
 
 def merge(paths, output, actor="merge"):
-    """Writes the entries of some galleries to a new one; returns what was added to the ids of each.
+    """Writes the entries of some galleries, files or addresses of servers, to a new one, either too; returns
+    what was added to the ids of each.
 
     Their audits are kept as chains of their own. `output` appears whole or not at all. DataError: other
     models, damaged, `output` exists.
     """
-    if os.path.exists(output):
-        raise DataError(f"{output} exists; choose another name")
+    if gallery.exists(output):
+        raise DataError(f"{gallery.shown(output)} exists; choose another name")
     with contextlib.ExitStack() as stack:
-        parts = [stack.enter_context(contextlib.closing(database.Database(p, "r"))) for p in paths]
+        parts = [stack.enter_context(contextlib.closing(_opened(p))) for p in paths]
         meta = _common(parts)
+        if gallery.is_address(output):
+            return _to_server(parts, output, meta, actor)
         part = f"{output}.part"
         database.drop(part)
         stack.callback(database.drop, part)
@@ -35,6 +35,30 @@ def merge(paths, output, actor="merge"):
         except OSError as error:
             raise DataError(f"{output} cannot be written: {error}") from error
     return shifts
+
+
+def _opened(place):
+    """Database of a file or a server, for reading."""
+    if not gallery.is_address(place):
+        return database.Database(place, "r")
+    from reid_jax.serve import postgres
+
+    return postgres.Server(place, "r")
+
+
+def _to_server(parts, output, meta, actor):
+    from reid_jax.serve import postgres
+
+    try:
+        postgres.create(output, **meta)
+    except FileExistsError as error:
+        raise DataError(f"{gallery.shown(output)} exists; choose another database") from error
+    try:
+        with contextlib.closing(postgres.Server(output)) as out:
+            return _copy(parts, out, actor)
+    except BaseException:
+        postgres.drop(output)
+        raise
 
 
 def _common(parts):
@@ -57,6 +81,7 @@ def _copy(parts, out, actor):
     with out.writing() as target:
         for part in parts:
             with part.reading() as source:
+                part.snapshot(source)
                 shifts.append(out.next_id(target) - 1)
                 _copy_entries(part, source, out, target, shifts[-1])
                 chain = _copy_audit(part, source, target, chain)
@@ -69,30 +94,14 @@ def _copy(parts, out, actor):
 
 def _copy_entries(part, source, out, target, shift):
     last = part.next_id(source) - 1  # ids of deleted entries stay free too
-    cursor = source.execute(f"SELECT {', '.join(_COPIED)} FROM entry ORDER BY id")
-    marks = ",".join("?" * len(_COPIED))
-    while rows := cursor.fetchmany(_CHUNK):
-        target.executemany(
-            f"INSERT INTO entry VALUES({marks})", [_shifted(r, shift, part, out) for r in rows]
-        )
-    _set_last(target, shift + last)
+    for rows in part.chunks(source):
+        out.put(target, [(row[0] + shift, *row[1:-1], _typed(row[-1], part, out)) for row in rows])
+    out.set_last(target, shift + last)
 
 
-def _set_last(target, last):
-    """The last id that was given."""
-    target.execute("DELETE FROM sqlite_sequence WHERE name = 'entry'")
-    target.execute("INSERT INTO sqlite_sequence VALUES('entry', ?)", (last,))
-
-
-def _shifted(row, shift, part, out):
-    """A row under its new id, with its vector in the new file's type."""
-    key, person, camera, time, tracklet, *others, vector, mark = row
-    if database.checksum(key, person, camera, time, tracklet, vector) != mark:
-        raise DataError(f"{part.path} is damaged: entry {key} does not fit its checksum; remove it first")
-    if part.type != out.type:
-        vector = np.frombuffer(vector, part.type).astype(out.type).tobytes()
-    mark = database.checksum(key + shift, person, camera, time, tracklet, vector)
-    return (key + shift, person, camera, time, tracklet, *others, vector, mark)
+def _typed(vector, part, out):
+    """A vector's bytes in the new gallery's type."""
+    return vector if part.type == out.type else np.frombuffer(vector, part.type).astype(out.type).tobytes()
 
 
 def _copy_audit(part, source, target, chain):

@@ -48,11 +48,18 @@ class Net:
         self.origin, self.where, self.device = origin, where, find_device(device)
         self.info = methods.Info(**{**origin.info, "domains": tuple(origin.info["domains"])})
         self.config, self.method = stages.build(namespace(origin.config), origin.stage, self.info)
+        if self.config.eval.distance.startswith("ratio"):
+            raise ConfigError(
+                f"features of this run are compared by config.eval.distance={self.config.eval.distance}, "
+                "weights of parts that are seen, not by their cosine: write them with reid_jax embed and "
+                "compare them with reid_jax score"
+            )
         if origin.net == "all":
             raise ConfigError(f"net is 'all', but an Embedder is one network at a time: {self.method.nets}")
         (self.name,) = methods.choose_net(self.method, origin.net)
         data = self.config.data
         self.size, self.frames = (data.height, data.width), data.frames
+        self.mirrors = getattr(self.config.eval, "mirror", False)
         self.like = stages.state_shapes(self.method)
         self._paths, self._tree = _flat(self.like)
         self.used, self.dim = self._traced()
@@ -71,12 +78,20 @@ class Net:
         return self.of_state(self.state(leaves), image)
 
     def of_state(self, state, image, camid=None):
+        found = self.once(state, image, camid)
+        if self.mirrors:
+            found = found + self.once(state, image[..., ::-1, :], camid)
+        return unit(found)
+
+    def once(self, state, image, camid=None):
+        """f[n,D] of the pictures as they are, of any length."""
         if self.frames and image.ndim == 4:  # a net of clips sees a picture as a clip
             image = image[:, None]
             if not self.method.frames_apart:
                 image = jnp.repeat(image, self.frames, 1)
-        camid = jnp.zeros(image.shape[:1], jnp.int32) if camid is None else camid
-        return unit(self.method.embed_batch(state, {"image": image, "camid": camid}, self.name))
+        if camid is None and not self.method.wants_camera:  # else None: unknown, the mean of the embeddings
+            camid = jnp.zeros(image.shape[:1], jnp.int32)
+        return self.method.embed_batch(state, {"image": image, "camid": camid}, self.name)
 
     def of_normalised(self, leaves, image):
         """`features` of pictures f32[n,H,W,3] that are normalised already."""
@@ -87,7 +102,11 @@ class Net:
 
     def vectors(self, leaves, clip, real):
         """Sum f32[C] of the vectors of the real frames, bool[T], of a clip u8[T,H,W,3]."""
-        found = self.method.embed_frames(self.state(leaves), clip[None], self.name)[0].astype(jnp.float32)
+        state = self.state(leaves)
+        found = self.method.embed_frames(state, clip[None], self.name)[0].astype(jnp.float32)
+        if self.mirrors:
+            other = self.method.embed_frames(state, clip[None, ..., ::-1, :], self.name)[0]
+            found = (found + other.astype(jnp.float32)) / 2
         return jnp.where(real[:, None], found, 0).sum(0)
 
     def pooled(self, leaves, mean):
@@ -150,7 +169,7 @@ class Net:
                 f"features of this run depend on the label {e} of a picture too; write them with "
                 "reid_jax embed"
             ) from e
-        if by_camera:
+        if by_camera and not self.method.wants_camera:
             raise ConfigError(
                 "features of this run depend on the picture's camera too: write them with reid_jax embed, "
                 "which knows the cameras of a data set"

@@ -5,6 +5,8 @@ weights, in float64. Maps stay NCHW, see `serve.onnx_shapes`. The function is tr
 prime, by which axes that grow with the batch are known.
 """
 
+import hashlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,6 @@ from reid_jax.errors import ConfigError
 from reid_jax.serve.onnx_shapes import BATCH, Shapes, Value, constant_value, unsupported
 
 OPSETS = range(13, 23)
-_SMALL = 4096  # bytes of constants that are kept once
 _INNER = ("call_jaxpr", "jaxpr", "fun_jaxpr", "call")  # parameters that hold the jaxpr of a call
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2", "custom_jvp_call", "custom_lin")
 _CALLS += ("custom_vjp_call", "custom_vjp_call_jaxpr", "custom_vmap_call")
@@ -59,13 +60,9 @@ class Emitter(Shapes):
         return out
 
     def constant(self, array):
-        """The name of an initialiser."""
+        """The name of an initialiser; equal ones are kept once (nets that see the mirror image too)."""
         array = np.ascontiguousarray(array).reshape(np.shape(array))
-        key = (
-            array.dtype.str,
-            array.shape,
-            array.tobytes() if array.nbytes < _SMALL else len(self.constants),
-        )
+        key = array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).digest()
         if key not in self.kept:
             self.kept[key] = f"constant_{len(self.constants)}"
             self.constants[self.kept[key]] = array
@@ -240,6 +237,13 @@ class Emitter(Shapes):
 
     def on_log1p(self, eqn, x):
         return self.made("Log", [self.made("Add", [x, constant_value(np.float32(1))], x.shape)], x.shape)
+
+    def on_rem(self, eqn, x, y):
+        return self.made("Mod", [x, y], eqn.outvars[0].aval.shape, fmod=1)  # the sign of x, as in C
+
+    def on_ne(self, eqn, x, y):
+        same = self.made("Equal", [x, y], eqn.outvars[0].aval.shape)
+        return self.made("Not", [same], same.shape)
 
     def on_clamp(self, eqn, low, x, high):
         return self.made("Min", [self.made("Max", [x, low], x.shape), high], x.shape)

@@ -170,8 +170,10 @@ class Shapes:
     def on_gather(self, eqn, x, indices):
         numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
         gone, mapped = numbers.collapsed_slice_dims, numbers.start_index_map
-        if indices.const is None or getattr(numbers, "operand_batching_dims", ()):
-            raise unsupported("a gather whose places depend on the picture")
+        if getattr(numbers, "operand_batching_dims", ()):
+            raise unsupported("a gather within each picture")
+        if indices.const is None:
+            return self.picked(eqn, x, indices)
         shape, places = eqn.outvars[0].aval.shape, np.asarray(indices.const)
         if places.ndim == 1:  # one window
             starts = dict(zip(mapped, places.tolist(), strict=True))
@@ -193,6 +195,20 @@ class Shapes:
         flat = np.ravel_multi_index(columns, sizes, mode="clip")
         order = [a for a in range(len(shape)) if a not in numbers.offset_dims] + list(numbers.offset_dims)
         return Value(shape, self.node("Gather", [name, self.ints(flat)], axis=0), order=tuple(order))
+
+    def picked(self, eqn, x, indices):
+        """Whole entries along one axis, at places that depend on the picture and lie within the axis."""
+        numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+        gone, shape = numbers.collapsed_slice_dims, eqn.outvars[0].aval.shape
+        kept = [a for a in range(len(x.shape)) if a not in gone]
+        if gone != numbers.start_index_map or len(gone) != 1 or any(sizes[a] != x.shape[a] for a in kept):
+            raise unsupported("a gather whose places depend on the picture")
+        indices = self.full(indices)
+        places = self.named(indices, tuple(range(len(indices.shape))))
+        places = self.node("Squeeze", [places, self.ints([len(indices.shape) - 1])])
+        name = self.named(self.full(self.tensor(x)), (*gone, *kept))
+        order = [a for a in range(len(shape)) if a not in numbers.offset_dims] + list(numbers.offset_dims)
+        return Value(shape, self.node("Gather", [name, places], axis=0), order=tuple(order))
 
     def without(self, x, axes, shape):
         """x without axes of one entry."""

@@ -77,6 +77,12 @@ def create(place, *, dim, model, precision="float16", source=""):
         ) from error
 
 
+def drop(place):
+    """Deletes a gallery, for good."""
+    with contextlib.closing(connected(place)) as connection:
+        connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
+
+
 class _Connection:
     """psycopg's connection for the few statements that are shared with SQLite."""
 
@@ -161,18 +167,43 @@ class Server(database.Database):
         lock = "" if self.mode == "r" else " FOR UPDATE"
         return connection.execute(f"SELECT value FROM meta WHERE key = 'audit'{lock}").fetchone()[0]
 
+    def next_id(self, connection):
+        query = "SELECT GREATEST((SELECT MAX(id) FROM entry), (SELECT last_value FROM pg_sequences "
+        query += f"WHERE schemaname = '{SCHEMA}' AND sequencename = 'entry_id_seq'), 0)"
+        return connection.execute(query).fetchone()[0] + 1  # readers may not ask the sequence
+
+    def snapshot(self, connection):
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+
+    def chunks(self, connection):
+        names = ", ".join(("id", *database.COLUMNS, "vector"))
+        with connection.raw.cursor("chunks") as cursor:
+            cursor.execute(f"SELECT {names} FROM entry ORDER BY id")
+            while rows := cursor.fetchmany(1024):
+                yield [(*row[:-1], as_array(row[-1]).astype(self.type).tobytes()) for row in rows]
+
+    def put(self, connection, rows):
+        self._copy(connection, ((*row[:-1], np.frombuffer(row[-1], self.type)) for row in rows))
+
+    def set_last(self, connection, last):
+        connection.execute("SELECT setval('entry_id_seq', ?, ?)", (max(last, 1), last > 0))
+
     def insert(self, connection, vectors, columns):
         query = "SELECT nextval('entry_id_seq') FROM generate_series(1, ?)"
         ids = [row[0] for row in connection.execute(query, (len(vectors),))]
+        rows = zip(ids, *(columns[n] for n in database.COLUMNS), vectors.astype(self.type), strict=True)
+        self._copy(connection, rows)
+        self.changed(connection, rewritten=False)
+        return ids
+
+    def _copy(self, connection, rows):
+        """Rows (id, *COLUMNS, vector) into the table."""
         names = ", ".join(("id", *database.COLUMNS, "vector"))
         kind = "halfvec" if self.type == np.float16 else "vector"
-        rows = zip(ids, *(columns[n] for n in database.COLUMNS), vectors.astype(self.type), strict=True)
         with connection.raw.cursor().copy(f"COPY entry ({names}) FROM STDIN WITH (FORMAT BINARY)") as copy:
             copy.set_types([*_TYPES, kind])
             for row in rows:
                 copy.write_row(row)
-        self.changed(connection, rewritten=False)
-        return ids
 
     def relabel(self, connection, key, name):
         return connection.execute("UPDATE entry SET person = ? WHERE id = ?", (name, key)).rowcount

@@ -198,15 +198,22 @@ def embed_records(config, embedder, state, records, progress=False, trains=False
     records = embedder.seen(records, foreign)
     size = -(-config.eval.batch_size // embedder.multiple) * embedder.multiple
     if not config.data.frames and not any(r.frames for r in records):
-        with pipeline.eval_batches(records, config.data, size, trains=trains) as batches:
-            shown = tqdm(batches, total=-(-len(records) // size), unit="batch", disable=not progress)
-            return embed.embed(lambda batch: embedder.image(state, batch), shown)
+        return embed.joined(embed_images(config, embedder, state, records, progress, trains, foreign))
     if config.data.test_clip in tracklets.ONE_CLIP:
         with clip_batches(config, embedder, records, trains) as batches:
             shown = tqdm(batches, unit="batch", disable=not progress)
             return embed.embed(lambda batch: embedder.image(state, batch), shown)
     mean = mean_vectors(config, embedder, state, records, progress, trains)
     return embed.embed(lambda batch: embedder.pooled(state, batch["image"]), padded(mean, size))
+
+
+def embed_images(config, embedder, state, records, progress=False, trains=False, foreign=False):
+    """Yields f32[n,D] of pictures, batch by batch; see `embed_records`."""
+    records = embedder.seen(records, foreign)
+    size = -(-config.eval.batch_size // embedder.multiple) * embedder.multiple
+    with pipeline.eval_batches(records, config.data, size, trains=trains) as batches:
+        shown = tqdm(batches, total=-(-len(records) // size), unit="batch", disable=not progress)
+        yield from embed.each(lambda batch: embedder.image(state, batch), shown)
 
 
 def clip_batches(config, embedder, records, trains=False):

@@ -4,8 +4,6 @@ import contextlib
 import logging
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from reid_jax import methods, places
 from reid_jax.data import testable
 from reid_jax.errors import CheckpointError, ConfigError, PictureError
@@ -28,13 +26,10 @@ class Restored(NamedTuple):
     def features(self, splits, root, net="auto", progress=False, on_broken="stop", source=""):
         """FeatureSet of {split: records} by one network of the state; paths relative to root.
 
-        on_broken: "stop" raises PictureError for a picture that cannot be read, "skip" leaves it out, "nan"
-        makes its row NaN (that of a tracklet without a frame that can be read).
+        on_broken: "stop" raises PictureError for a picture that cannot be read, "skip" leaves it out.
         source: name of the public set that the records are of; cameras of another set than the run's own are
         unknown to it.
         """
-        if on_broken == "nan":
-            return self.features_or_nan(splits, root, net, progress, source)
         if on_broken == "skip":
             splits = self.readable(splits, progress)
         if net == "all":
@@ -48,20 +43,6 @@ class Restored(NamedTuple):
             )
         except PictureError as e:
             raise PictureError(f"{e}, or leave out what cannot be read with --on_broken=skip") from e
-
-    def features_or_nan(self, splits, root, net="auto", progress=False, source=""):
-        """`features` with a row for every record, NaN for those without a picture that can be read."""
-        gone = self.broken(splits, progress)
-        left = {split: [testable.without([r], gone) for r in records] for split, records in splits.items()}
-        kept = {split: tuple(r for part in parts for r in part) for split, parts in left.items()}
-        if not any(kept.values()):
-            raise PictureError("none of the pictures can be read")
-        some = {split: records for split, records in kept.items() if records}
-        found = self.features(some, root, net, progress, source=source)
-        rows = np.array([bool(part) for parts in left.values() for part in parts])
-        feature = np.full((len(rows), found.feature.shape[1]), np.nan, np.float32)
-        feature[rows] = found.feature
-        return evaluate.labelled(feature, splits, root)
 
     def broken(self, splits, progress=False):
         """Paths of the pictures that cannot be read; a warning names them."""

@@ -1,6 +1,7 @@
 """Galleries: what is added is found again; filters, groups, names, deletion, merging, and messages."""
 
 import datetime
+import importlib
 import json
 import os
 import sqlite3
@@ -455,6 +456,37 @@ def test_server_takes_several_writers(address):
 def add_often(gallery, features):
     for _ in range(5):
         gallery.add_features(features, person="anna")
+
+
+def test_merging_with_a_server(tmp_path, address, built, monkeypatch):
+    """From a server into a file and back: entries, ids that are never given again, audits; whole or not."""
+    gallery, paths = built
+    with Gallery(address, Stub()) as remote:
+        remote.add(paths[:4], camera="attic", person="zoe", time=1.78e9)
+        remote.remove(ids=4)
+        kept = remote.file.type
+    out = tmp_path / "c.sqlite"
+    assert merge([gallery.path, address], out) == [0, 18]
+    with Gallery(out, Stub()) as both:
+        assert list(both.rows().id) == [*range(1, 19), 19, 20, 21] and both.verify() == []
+        hit = both.search(paths[0], k=1, camera="attic")[0]
+        assert (hit.person, hit.time.timestamp(), hit.source) == ("zoe", 1.78e9, str(paths[0]))
+        assert both.file.type == (np.float16 if kept == np.float16 else np.float32)
+        assert [r["chain"] for r in both.history()] == [1, 2, 2, 0] and both.add(paths[0]) == [23]
+    with pytest.raises(DataError, match=r"postgresql://.* exists; choose another name"):
+        merge([out], address)
+    postgres = importlib.import_module("reid_jax.serve.postgres")
+    postgres.drop(address)
+    with monkeypatch.context() as patch:
+        patch.setattr(postgres.Server, "set_last", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            merge([out], address)
+    assert not postgres.exists(address)
+    assert merge([out], address) == [0]
+    with Gallery(out) as file, Gallery(address, Stub()) as remote:
+        pairs = [g.nearest(file.rows().vector[:5], 5) for g in (file, remote)]
+        np.testing.assert_array_equal(pairs[0][0], pairs[1][0])
+        assert remote.verify() == [] and len(remote) == 22 and remote.add(paths[1]) == [24]
 
 
 def test_server_index(address, monkeypatch):

@@ -1,11 +1,13 @@
 """The page in headless Chromium, where one is installed: what people do with it, by mouse and keyboard."""
 
+import io
 import socket
 import threading
 
 import chromium
 import pytest
 from gallery_stub import Stub, folder, jpeg, picture
+from PIL import Image
 
 pytest.importorskip("starlette")
 uvicorn = pytest.importorskip("uvicorn")
@@ -118,6 +120,24 @@ def test_page(served, tmp_path):
         lines = browser.run("saved.text()").split("\r\n")
         assert lines[0] == "id,score,unknown,person,camera,time,tracklet,source" and len(lines) == 19
         assert lines[1].split(",", 3)[3].startswith(""""'=1+""a"",b",""")
+
+        # pictures that are dragged onto the page, anywhere, and one out of the clipboard
+        pasted, dragged = pictures / "yard" / "person03_0.png", pictures / "door" / "person01_0.png"
+        browser.drop(400, 400, dragged, let_go=False)
+        browser.until("document.getElementById('drop').classList.contains('over')")
+        browser.drop(400, 400, dragged)
+        browser.until("document.querySelector('#hits .who').textContent == 'person01'")
+        assert not browser.run("document.getElementById('drop').classList.contains('over')")
+        assert ids(browser) == [h.id for h in gallery.search(dragged, k=17)]
+        contents = io.BytesIO()
+        Image.open(pasted).save(contents, "PNG")
+        browser.paste(contents.getvalue(), address.rstrip("/"))
+        browser.until("document.querySelector('#hits .who').textContent == 'person03'")
+        assert ids(browser) == [h.id for h in gallery.search(pasted, k=17)]
+        (tmp_path / "words.txt").write_text("no picture")
+        browser.drop(400, 400, tmp_path / "words.txt")
+        browser.until("document.getElementById('status').textContent == 'That is no picture.'")
+        assert browser.run("location.pathname") == "/"  # a file that is dropped is not opened
 
         # several pictures, and what is none
         (tmp_path / "one.png").write_bytes(jpeg(picture(4)))

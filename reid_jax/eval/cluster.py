@@ -1,8 +1,8 @@
 """Pseudo labels: Jaccard distances of a set with itself, sparse, and clusterings of them.
 
 The distances are those of SpCL and cluster-contrast: lists of k1 entries with the image itself, weights
-softmax(-(2 - 2 cos)) over the expanded k-reciprocal set. They are computed once and clustered as often as
-wanted.
+softmax(-(2 - 2 cos)) over the expanded k-reciprocal set; or torchreid's: lists of k1 + 1, and distances over
+the largest of their row. They are computed once and clustered as often as wanted.
 """
 
 import dataclasses
@@ -17,11 +17,13 @@ from sklearn.cluster import DBSCAN
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from tqdm import tqdm
 
+from reid_jax.config import choice
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval import neighbours, reciprocal
 
 log = logging.getLogger(__name__)
 
+FORMS = ("spcl", "torchreid")
 MOST_TO_AGGLOMERATE = 40_000  # images; their distances take 6.4 GB, twice while they are linked
 
 
@@ -43,22 +45,31 @@ class Jaccard:
         return out
 
 
-def jaccard(features, *, k1=30, k2=6, limit=1.0, tile=2048, progress=False) -> Jaccard:
+def jaccard(features, *, k1=30, k2=6, limit=1.0, form="spcl", tile=2048, progress=False) -> Jaccard:
     """Jaccard distances of features f[N,D], which are brought to unit length.
 
     k1: length of the neighbour lists, k2: images a set is averaged over. limit: larger distances are not
-    kept; a limit just above the largest eps of a DBSCAN saves most of the memory.
+    kept; a limit just above the largest eps of a DBSCAN saves most of the memory. form: of FORMS, see above.
     Raises DataError for unusable features, ConfigError for unusable settings.
     """
     neighbours.at_least_one("k1", k1)
     neighbours.at_least_one("k2", k2)
     if not 0 < limit <= 1:
         raise ConfigError(f"limit is {limit}; it must lie above 0 and not above 1")
-    rows = neighbours.Features(features, tile=tile)
-    index = rows.search(max(k1, k2), progress=progress).index
-    v = reciprocal.vectors(index, k1, reciprocal.half_depth(k1), k2, rows.pairs)
-    del rows
+    v = _weights(neighbours.Features(features, tile=tile), k1, k2, form, progress)
     return Jaccard(_graph(v, limit, progress), limit)
+
+
+def _weights(rows, k1, k2, form, progress):
+    """The weights V of the k-reciprocal sets of `neighbours.Features`, see `reciprocal.vectors`."""
+    depth = k1 + (choice("form", form, FORMS) == "torchreid")
+    near = rows.search(max(depth, k2), progress=progress)
+
+    def scaled(i, j):
+        return rows.pairs(i, j) / near.farthest[i]
+
+    distances = rows.pairs if form == "spcl" else scaled
+    return reciprocal.vectors(near.index, depth, reciprocal.half_depth(k1), k2, distances)
 
 
 def _graph(v, limit, progress):
@@ -83,11 +94,12 @@ def _graph(v, limit, progress):
 
 
 def _with_diagonal(graph):
-    """Stores a distance of 1 to itself for every image without any entry: it is in no list, not even its own.
+    """Stores a distance of 1 to itself for every image without one: it is in no list, not even its own.
 
     Left out, scikit-learn would take it for 0.
     """
-    empty = np.flatnonzero(np.diff(graph.indptr) == 0)
+    rows = _rows(graph)
+    empty = np.setdiff1d(np.arange(graph.shape[0]), rows[rows == graph.indices])
     if not len(empty):
         return graph
     data = np.insert(graph.data, graph.indptr[empty], 1)
@@ -116,6 +128,43 @@ def dbscan(distances: Jaccard, eps, min_samples=4) -> np.ndarray:
     within = sparse.csr_matrix((graph.data[near], graph.indices[near], indptr), shape=graph.shape)
     model = DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed")
     return model.fit(_with_diagonal(within)).labels_
+
+
+def mean_of_smallest(distances: Jaccard, share, zero=1e-6) -> float:
+    """An eps for `dbscan` (MMT's code): the mean of the smallest round(share M) of the M distances not 0.
+
+    Those above the diagonal count; below `zero` they are 0 but for rounding. Pairs that are not stored are at
+    1, which a Jaccard of limit 1 means. Raises DataError when the share is of no pair or all are 0.
+    """
+    graph, count = distances.graph, distances.graph.shape[0]
+    above = _rows(graph) < graph.indices
+    stored = graph.data[above]
+    found = np.sort(stored[stored >= zero]).astype(np.float64)
+    wanted = round(share * (count * (count - 1) // 2 - (len(stored) - len(found))))
+    if not wanted:
+        raise DataError(f"a share of {share} of the distances of {count} images is none of them; give an eps")
+    if wanted > len(found) and distances.limit < 1:
+        raise DataError(f"a share of {share} of the distances is more than are known; give an eps")
+    return float((found[:wanted].sum() + max(wanted - len(found), 0)) / wanted)
+
+
+def source_distance(features, source):
+    """f[N]: how far features f[N,D] lie from their nearest of source f[S,D], over the largest (MMT's code).
+
+    1 - exp(-squared distance) of rows at unit length.
+    """
+    d = 1 - np.exp(-neighbours.search(features, 1, gallery=source).distance[:, 0].astype(np.float64))
+    return d / max(d.max(), 1e-12)
+
+
+def with_source(distances: Jaccard, d, lambda_value) -> Jaccard:
+    """(1 - L) J + L (d_i + d_j) with `source_distance` d f[N]; an image is then at 2 L d_i from itself.
+
+    Pairs without common neighbours stay out: they are farther than the result's limit.
+    """
+    graph = distances.graph.copy()
+    graph.data = (1 - lambda_value) * graph.data + lambda_value * (d[_rows(graph)] + d[graph.indices])
+    return Jaccard(graph, (1 - lambda_value) * distances.limit + 2 * lambda_value * float(d.min()))
 
 
 def agglomerate(distances, *, clusters=None, threshold=None) -> np.ndarray:

@@ -230,3 +230,33 @@ def test_labels_of_people_whom_nobody_knows():
     assert cluster.quality(mixed, pid)["ari"] == 100.0 and cluster.quality(mixed, pid)["clusters"] == 2
     assert cluster.quality(labels, np.full(12, -1)) == {"clusters": 3, "labelled": 100.0}
     assert cluster.quality(labels, pid, np.arange(12) % 2)["clusters"] == 6
+
+
+def test_distances_to_a_source_join():
+    """(1 - L) J + L (d_i + d_j), an image being away from itself too; DBSCAN counts it as that."""
+    rng, people = np.random.default_rng(0), np.arange(20) // 5
+    centres = rng.normal(size=(5, 6))
+    features, source = centres[people] + 0.1 * rng.normal(size=(20, 6)), rng.normal(size=(7, 6))
+    x, y = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (features, source))
+    d = np.min(1 - np.exp(-(2 - 2 * x @ y.T)), 1)
+    d /= d.max()
+    np.testing.assert_allclose(cluster.source_distance(features, source), d, atol=1e-5)
+    plain = cluster.jaccard(features, k1=6, k2=2, form="torchreid")
+    mixed = cluster.with_source(plain, d, 0.2)
+    want = 0.8 * plain.dense() + 0.2 * (d[:, None] + d)
+    np.fill_diagonal(want, 0.4 * d)
+    stored = mixed.graph.toarray()
+    np.testing.assert_allclose(stored[stored > 0], want[stored > 0], atol=1e-5)
+    assert (want[(stored == 0) & (plain.dense() == 1)] > mixed.limit - 1e-6).all()
+    labels = DBSCAN(eps=0.3, min_samples=4, metric="precomputed").fit(want).labels_
+    assert np.array_equal(cluster.dbscan(mixed, 0.3, 4), labels) and len(set(labels)) > 2
+
+
+def test_a_share_of_the_smallest_distances():
+    graph = cluster.jaccard(np.eye(6) + 0.3 * np.eye(6)[[1, 0, 3, 2, 5, 4]], k1=2, k2=1)
+    dense = graph.dense()[np.triu_indices(6, 1)]
+    found = np.sort(dense[dense > 1e-6])
+    assert cluster.mean_of_smallest(graph, 1.0) == pytest.approx(found.mean(), rel=1e-6)
+    assert cluster.mean_of_smallest(graph, 0.2) == pytest.approx(found[: round(0.2 * len(found))].mean())
+    with pytest.raises(DataError, match="a share of 0.001"):
+        cluster.mean_of_smallest(graph, 0.001)

@@ -1,14 +1,16 @@
 """MMT (Ge, Chen, Li, ICLR 2020), unsupervised domain adaptation, with the published code's settings.
 
-Variants: duke2market, market2duke (256x128, 16 groups x 4 images; two networks on the source, then 40 rounds
-of 400 steps on k-means clusters of the target); synthetic (two synthetic sets, small net, minutes on a CPU
-core); smoke (seconds). Start the full-size ones from ImageNet weights (config.init.weights). Any field can be
-changed on the command line: --config.mmt.cluster=dbscan.
+Variants: duke2market, market2duke, market2msmt17, duke2msmt17 (256x128, 16 groups x 4 images; two networks on
+the source, then 40 rounds of 400 steps on k-means clusters of the target); synthetic (two synthetic sets,
+small net, minutes on a CPU core); smoke (seconds). VARIANT-ROW changes the networks or the labels, see ROWS:
+duke2market-meb is MEB-Net. Start the full-size ones from ImageNet weights (config.init.weights). Any field
+can be changed on the command line: --config.mmt.clusters=700.
 """
 
 from ml_collections import ConfigDict
 
 from reid_jax import presets
+from reid_jax.fields import split_row
 
 
 def strong(t):
@@ -16,6 +18,7 @@ def strong(t):
     t["model"].update(neck="bnneck")
     t["loss"].update(feature="before_bn", triplet="softmax", margin=0.0, label_smooth=0.1)
     t["stages"]["source2"] = dict(seed=t["seed"] + 1)
+    t["train"].update(skip=("source3",))
     t["stages"]["adapt"] = dict(optim=dict(schedule="step", milestones=(), warmup_steps=0))
 
 
@@ -40,6 +43,19 @@ def duke2market(t):
     t["data"].update(name="dukemtmc+market1501", target="market1501")
     t["optim"].update(milestones=(93, 163))
     t["mmt"].update(clusters=500)
+
+
+def market2msmt17(t):
+    """Market-1501 to MSMT17."""
+    market2duke(t)
+    t["data"].update(name="market1501+msmt17", target="msmt17")
+    t["mmt"].update(clusters=500)
+
+
+def duke2msmt17(t):
+    """DukeMTMC-reID to MSMT17."""
+    duke2market(t)
+    t["data"].update(name="dukemtmc+msmt17", target="msmt17")
 
 
 def synthetic(t):
@@ -67,11 +83,50 @@ def smoke(t):
 VARIANTS = {
     "duke2market": duke2market,
     "market2duke": market2duke,
+    "market2msmt17": market2msmt17,
+    "duke2msmt17": duke2msmt17,
     "synthetic": synthetic,
     "smoke": smoke,
 }
 
 
+def baseline(t):
+    """One network without a teacher: clustering and training again (MMT's base_train)."""
+    t["mmt"].update(backbones=("",), teachers=False)
+    t["train"].update(skip=("source2", "source3"))
+
+
+def two_baselines(t):
+    """Two networks that only share their clusters: the paper's baseline of MMT."""
+    t["mmt"].update(soft_ce=0.0, soft_triplet=0.0, alpha=0.0, ema_ramp=False)
+
+
+def dbscan(t):
+    """MMT's code with DBSCAN: torchreid's Jaccard distance, a radius found in the first round."""
+    t["mmt"].update(cluster="dbscan", jaccard="torchreid", k1=t["mmt"]["k1"] * 2 // 3, rho=0.0016)
+    t["mmt"].update(clusters=max(2000, t["mmt"]["clusters"]))
+
+
+def meb(t):
+    """MEB-Net (Zhai et al., ECCV 2020): three networks, rounds of 800 steps, teachers weighed by scatter."""
+    small = t["model"]["backbone"] == "narrow"
+    backbones = ("", "", "") if small else MEB
+    t["mmt"].update(backbones=backbones, authority="minibatch", steps=t["mmt"]["steps"] * 2)
+    t["stages"]["source3"] = dict(seed=t["seed"] + 2)
+    t["train"].update(skip=())
+    if not small:
+        t["train"].update(steps=2 * t["train"]["steps"])
+        t["optim"].update(milestones=tuple(2 * m for m in t["optim"]["milestones"]), warmup_steps=2000)
+
+
+ROWS = {"baseline": baseline, "two_baselines": two_baselines, "dbscan": dbscan, "meb": meb}
+MEB = ("resnet50", "resnet50_ibn_a", "resnest50")  # ours; the paper has DenseNet-121 and Inception-v3
+
+
 def get_config(variant="duke2market"):
-    """ConfigDict of one variant; ConfigError for an unknown one."""
-    return ConfigDict(presets.tree("mmt", variant, VARIANTS))
+    """ConfigDict of one variant, or of VARIANT-ROW; ConfigError for an unknown one."""
+    name, row = split_row("mmt", variant, VARIANTS, ROWS)
+    tree = presets.tree("mmt", name, VARIANTS)
+    if row:
+        ROWS[row](tree)
+    return ConfigDict(tree)

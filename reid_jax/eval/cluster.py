@@ -143,7 +143,7 @@ def mean_of_smallest(distances: Jaccard, share, zero=1e-6) -> float:
     wanted = round(share * (count * (count - 1) // 2 - (len(stored) - len(found))))
     if not wanted:
         raise DataError(f"a share of {share} of the distances of {count} images is none of them; give an eps")
-    if wanted > len(found) and distances.limit < 1:
+    if distances.limit < 1 and (wanted > len(found) or found[wanted - 1] > distances.limit):
         raise DataError(f"a share of {share} of the distances is more than are known; give an eps")
     return float((found[:wanted].sum() + max(wanted - len(found), 0)) / wanted)
 

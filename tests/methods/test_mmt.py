@@ -10,8 +10,10 @@ from reid_jax import methods
 from reid_jax.data.records import Dataset, Record
 from reid_jax.data.rows import hide
 from reid_jax.errors import ConfigError, DataError
+from reid_jax.eval import cluster
 from reid_jax.fields import namespace
 from reid_jax.methods import mmt
+from reid_jax.methods.mmt import labels as labelling
 from reid_jax.models.heads import Branches
 from reid_jax.train.run import info_of
 
@@ -50,8 +52,9 @@ def adapt():
     method = mmt.Adapt(settings(), INFO)
     state = drawn(method)
     others = drawn(method, seed=1).nets  # teachers that are no copies
-    nets = state.nets | {teacher: others[student] for student, teacher in mmt.PAIRS}
-    return method, state._replace(nets=nets, step=jnp.int32(4), memory=state.memory | {"used": jnp.int32(4)})
+    nets = state.nets | {teacher: others[student] for student, teacher in method.pairs}
+    memory = state.memory | {"used": jnp.int32(4), "authority": jnp.ones(2)}
+    return method, state._replace(nets=nets, step=jnp.int32(4), memory=memory)
 
 
 def statistics(method):
@@ -63,10 +66,10 @@ def test_students_by_gradient_teachers_by_their_average(adapt):
     method, state = adapt
     batch = {"target": random_batch(size=8) | {"pid": np.arange(8, dtype=np.int32) // 2}}
     new, metrics = jax.jit(method.step)(state, batch)
-    assert new.opt.keys() == set(mmt.STUDENTS) and int(new.step) == 5
+    assert new.opt.keys() == set(method.students) and int(new.step) == 5
     assert all(np.isfinite(v) for v in metrics.values())
     views, after_pass = [method.view(batch["target"], i) for i in range(2)], statistics(method)
-    for (student, teacher), view in zip(mmt.PAIRS, views, strict=True):
+    for (student, teacher), view in zip(method.pairs, views, strict=True):
         old, moved = state.nets[teacher], new.nets[teacher]
         mean = jax.tree.map(lambda t, s: 0.8 * t + 0.2 * s, old["params"], new.nets[student]["params"])
         assert difference(mean, moved["params"]) < 1e-6  # 1 - 1 / (4 + 1)
@@ -81,13 +84,13 @@ def test_no_gradient_reaches_a_teacher(adapt):
 
     def loss(params):
         nets = {n: {**v, "params": params[n]} for n, v in state.nets.items()}
-        taught, _ = method.forward(nets, mmt.TEACHERS, views, 4)
-        return method.loss(nets, taught, views, pid, 4)[0]
+        taught, _ = method.forward(nets, method.teachers, views, 4)
+        return method.loss(nets, taught, views, pid, state.memory)[0]
 
     grads = jax.jit(jax.grad(loss))({n: v["params"] for n, v in state.nets.items()})
     for name, grad in grads.items():
         largest = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grad))
-        assert (largest > 0) == (name in mmt.STUDENTS), name
+        assert (largest > 0) == (name in method.students), name
     unused = grads["student1"]["classifier"]["kernel"][:, 4:]
     assert unused.shape == (8, 1) and not unused.any()
 
@@ -102,7 +105,9 @@ def test_terms_are_the_loops(adapt):
     def branches(logits, feature):
         return Branches((jnp.float32(logits),), (jnp.float32(feature),), (jnp.zeros((6, 4)),), None)
 
-    got = method.terms(branches(x, f), branches(y, g), jnp.asarray(pid))
+    out, teacher, pid_ = branches(x, f), branches(y, g), jnp.asarray(pid)
+    hard_, said = method.hard(out, pid_), method.soft([out, out], [teacher, teacher], pid_)
+    assert not said[0, 0].any() and not said[1, 1].any() and np.array_equal(said[0, 1], said[1, 0])
     p, q = (np.exp(z) / np.exp(z).sum(1, keepdims=True) for z in (x[:, :3], y[:, :3]))
     ce = np.mean([-0.9 * np.log(p[i, pid[i]]) - 0.1 * np.log(p[i]).mean() for i in range(6)])
     soft_ce, hard, soft = -(q * np.log(p)).sum(1).mean(), [], []
@@ -113,7 +118,85 @@ def test_terms_are_the_loops(adapt):
         target = np.exp(aims[pair])
         hard.append(-log_p[1])
         soft.append(-(target / target.sum() * log_p).sum())
-    np.testing.assert_allclose(got, [ce, np.mean(hard), soft_ce, np.mean(soft)], rtol=1e-4)
+    np.testing.assert_allclose(hard_, [ce, np.mean(hard)], rtol=1e-4)
+    np.testing.assert_allclose(said[0, 1], [soft_ce, np.mean(soft)], rtol=1e-4)
+
+
+def test_the_loss_weighs_every_pair_by_its_teacher():
+    """Three networks: what a teacher says counts by its authority, halved; nothing to its own student."""
+    method, rng = mmt.Adapt(settings(backbones=("",) * 3, authority="kmeans"), INFO), np.random.default_rng(0)
+    assert method.nets == ("mean", *method.teachers, *method.students) and len(method.students) == 3
+    assert method.part(0).features == method.teachers
+    hard, soft = jnp.float32(rng.random((3, 2))), jnp.float32(rng.random((3, 3, 2)))
+    outs = Branches((jnp.zeros((2, 5)),), (), (), None)
+    method.forward = lambda *given: ({f"student{i}": outs for i in range(3)}, {})
+    turn = iter(hard)
+    method.hard, method.soft = lambda *given: next(turn), lambda *given: soft
+    memory = {"used": 5, "authority": jnp.float32([0.5, 1, 1.5])}
+    total, _, metrics, _ = method.loss({}, {}, None, jnp.zeros(2, int), memory)
+    said = sum(w / 2 * soft[i].sum(0) for i, w in enumerate((0.5, 1, 1.5)))
+    want = 0.5 * hard[:, 0].sum() + 0.2 * hard[:, 1].sum() + 0.5 * said[0] + 0.8 * said[1]
+    np.testing.assert_allclose([total, metrics["soft_ce"]], [want, said[0]], rtol=1e-5)
+
+
+def test_one_network_without_a_teacher():
+    """The baseline: one student, its loss that of the labels alone, and it is what is tested."""
+    method = mmt.Adapt(settings(backbones=("",), teachers=False), INFO)
+    assert method.nets == ("mean", "student1") and method.shares == (0, 0) and not method.pairs
+    assert len(method.streams(methods.State(0, {}, {}, {"labels": ORDER}), 0)["target"].views) == 1
+    state = drawn(method)
+    assert state.nets.keys() == {"student1"}
+    soft = method.soft([Branches((jnp.zeros((2, 5)),), (), (), None)], [], None)
+    assert soft.shape == (1, 1, 2) and not soft.any()
+    assert not mmt.Adapt(settings(backbones=("",)), INFO).shares[0]  # a teacher of its own says nothing
+
+
+@pytest.mark.slow
+def test_the_student_is_tested_where_there_is_no_teacher():
+    method = mmt.Adapt(settings(backbones=("",), teachers=False), INFO)
+    state = drawn(method)
+    image = np.random.default_rng(0).integers(0, 256, (2, 16, 8, 3), np.uint8)
+    mean, own = (method.embed(state, image, net) for net in method.nets)
+    np.testing.assert_allclose(mean, unit(np.asarray(own)), rtol=1e-5)
+
+
+def test_centres_of_networks_whose_features_have_other_lengths():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(4, 3)), rng.normal(size=(4, 2))
+    assert np.array_equal(labelling.joined([a, b]), np.concatenate([a, b], 1))
+    assert np.array_equal(labelling.joined([a, a]), 2 * a)
+    own = labelling.apart_by([3, 2], np.concatenate([a, b], 1))
+    for got, want in zip(own, (a, b), strict=True):
+        np.testing.assert_allclose(got, unit(want), rtol=1e-5)
+    assert labelling.apart_by([3, 3], a)[1] is a
+
+
+def test_the_radius_is_kept_after_the_first_round():
+    rng, people = np.random.default_rng(0), np.arange(40) // 4
+    features = np.float32(3 * rng.normal(size=(10, 8))[people] + 0.3 * rng.normal(size=(40, 8)))
+    fields = settings(cluster="dbscan", jaccard="torchreid", rho=0.05, clusters=12).mmt
+    _, centres, eps = labelling.find_labels(features, fields, 0)
+    dense = cluster.jaccard(features, k1=6, k2=2, form="torchreid").dense()
+    upper = np.sort(dense[np.triu_indices(40, 1)])
+    upper = upper[upper > 1e-6]
+    assert centres.shape[1] == 8 and 0 < eps < 1
+    np.testing.assert_allclose(eps, upper[: round(0.05 * len(upper))].mean(), rtol=1e-5)
+    assert labelling.find_labels(features, fields, 0, eps=0.3)[2] == 0.3
+
+
+def test_teachers_are_weighed_by_the_scatter_of_their_clusters():
+    rng, people = np.random.default_rng(0), np.arange(40) // 8
+    centres = rng.normal(size=(5, 6))
+    near, far = (np.float32(centres[people] + s * rng.normal(size=(40, 6))) for s in (0.05, 0.2))
+    got = labelling.weighed([near, far], settings(authority="kmeans").mmt, 0)
+    assert got[0] > 1 > got[1] > 0 and abs(got.sum() - 2) < 1e-6
+    labels, total, within = people - 1, 0, 0  # the first eight count for nothing
+    means = [near[labels == k].mean(0) for k in range(4)]
+    for k in range(4):
+        total += 8 * ((means[k] - np.mean(means, 0)) ** 2).sum()
+        within += ((near[labels == k] - means[k]) ** 2).sum()
+    np.testing.assert_allclose(labelling.scatter(near, labels), total / within, rtol=1e-4)
+    assert labelling.scatter(near, np.full(40, -1)) == 0
 
 
 @pytest.mark.parametrize("cluster", ["kmeans", "dbscan"])
@@ -144,7 +227,7 @@ def test_networks_of_the_source_stages(adapt):
     method, state = adapt
     nets = {f"source{i}": jax.tree.map(np.asarray, state.nets[f"teacher{i}"]) for i in (1, 2)}
     new = method.inherit(state, lambda stage, net: nets[stage], None)
-    for i, pair in enumerate(mmt.PAIRS, 1):
+    for i, pair in enumerate(method.pairs, 1):
         for name in pair:
             got, want = new.nets[name], nets[f"source{i}"]
             for module in ("base", "neck"):
@@ -195,12 +278,20 @@ def test_identities_of_the_target_are_never_read():
 def test_what_cannot_be():
     with pytest.raises(ConfigError, match="config.data.target=TARGET"):
         mmt.Source(settings(), INFO._replace(labelled=None))
-    with pytest.raises(ConfigError, match="mmt.cluster is 'spectral'"):
-        mmt.Adapt(settings(cluster="spectral"), INFO)
+    with pytest.raises(ConfigError, match=r"train.skip=\('source3',\)"):
+        mmt.Source3(settings(), INFO)
+    for fields, message in (
+        (dict(cluster="spectral"), "mmt.cluster is 'spectral'"),
+        (dict(backbones=("",) * 4), "mmt.backbones has 4 names"),
+        (dict(teachers=False, authority="kmeans"), "set authority=''"),
+        (dict(jaccard="cosine"), "mmt.jaccard is 'cosine'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            mmt.Adapt(settings(**fields), INFO)
     with pytest.raises(ConfigError, match="mmt.clusters is 5; the target has 3 images"):
-        mmt.find_labels(np.eye(3), settings().mmt, 0)
+        labelling.find_labels(np.eye(3), settings().mmt, 0)
     method = mmt.Adapt(settings(cluster="dbscan", min_samples=25), INFO)
-    labels, centres = mmt.find_labels(np.eye(24), method.config.mmt, 0)  # outliers only
+    labels, centres, _ = labelling.find_labels(np.eye(24), method.config.mmt, 0)  # outliers only
     assert set(labels.tolist()) == {-1} and centres.shape == (0, 24)
     with pytest.raises(DataError):
         method.part(0).streams(methods.State(0, {}, {}, {"labels": labels}))

@@ -1,7 +1,9 @@
-"""MMT: mutual mean teaching for unsupervised domain adaptation (Ge, Chen, Li, ICLR 2020), by its code.
+"""MMT and MEB-Net, unsupervised domain adaptation by K networks that teach each other, by their codes.
 
-Two networks learn from the labelled source, each in a stage. Then they adapt to the target: its images are
-clustered in rounds, and two students learn from the clusters and from each other's teacher, a moving average.
+K is the length of config.mmt.backbones: 1 is the baseline of clustering and training again, 2 MMT (Ge, Chen,
+Li, ICLR 2020), 3 with authority MEB-Net (Zhai et al., ECCV 2020). Every network learns from the labelled
+source, in a stage of its own. Then they adapt to the target: its images are clustered in rounds, and students
+learn from the clusters and from the others' teachers, moving averages.
 """
 
 import functools
@@ -11,24 +13,31 @@ import jax.numpy as jnp
 import numpy as np
 
 from reid_jax.errors import ConfigError
-from reid_jax.fields import choice, within
-from reid_jax.losses import contrast, distill, identity, triplet
+from reid_jax.fields import choice, namespace, overlay, plain, within
+from reid_jax.losses import distill, identity, triplet
 from reid_jax.methods import Method, Part, _steps
 from reid_jax.methods.baseline import Baseline
+from reid_jax.methods.mmt import labels as labelling
 from reid_jax.models import heads
 
 TITLE = "MMT"
 FIELDS = dict(
+    backbones=("", ""),  # of the networks, 1 to 3; "": config.model.backbone
     source_sees_target=True,  # images of the target move the running statistics of the source stages
     rounds=40,  # of clustering and training
     steps=400,  # of a round
-    cluster="kmeans",  # kmeans | dbscan: how the target is labelled
+    cluster="kmeans",  # kmeans | minibatch (k-means) | dbscan: how the target is labelled
     clusters=500,  # kmeans: their number; dbscan: places in the classifiers, the largest clusters are kept
     restarts=10,  # kmeans: times it is begun anew
-    k1=30,  # dbscan on Jaccard distances: length of the neighbour lists,
+    jaccard="spcl",  # dbscan on Jaccard distances: their form, spcl | torchreid (as MMT's code),
+    k1=30,  # length of the neighbour lists (torchreid: less 1; 20 there),
     k2=6,  # images a set is averaged over,
     eps=0.6,  # radius,
+    rho=0.0,  # > 0: the radius is the mean of this share of the distances, the smallest, in the first round,
     min_samples=4,  # images within it, itself included, that make a core
+    teachers=True,  # False: each student learns from the clusters alone
+    authority="",  # kmeans | minibatch | dbscan: how each teacher's features are clustered to weigh it by
+    # their scatter (MEB-Net); "": all weigh the same
     soft_ce=0.5,  # a: weight of the teachers' predictions, against 1 - a of the labels
     soft_triplet=0.8,  # b: the same for the triplets
     alpha=0.999,  # EMA decay of the teachers
@@ -37,18 +46,36 @@ FIELDS = dict(
 TERMS = {
     "ce": "Cross entropy on labels",
     "triplet": "Softmax triplet",
-    "soft_ce": "Cross entropy to the other teacher",
-    "soft_triplet": "Triplet to the other teacher",
+    "soft_ce": "Cross entropy to the others' teachers",
+    "soft_triplet": "Triplet to the others' teachers",
 }
 METRICS = TERMS | {"accuracy": "Accuracy on labels"}
 LABELS = "source"
-PAIRS = (("student1", "teacher1"), ("student2", "teacher2"))
-STUDENTS, TEACHERS = zip(*PAIRS, strict=True)
+MOST = 3  # networks, and stages on the source
 _NEVER = -1e4  # logit of a place without a cluster: probability 0, but a finite logarithm
 
 
+def with_backbone(config, i):
+    """config with the backbone of network i, counted from 0, of config.mmt.backbones."""
+    names = tuple(config.mmt.backbones)
+    name = names[i] if i < len(names) else ""
+    return namespace(overlay(plain(config), {"model": {"backbone": name}})) if name else config
+
+
 class Source(Baseline):
-    """Stages "source1" and "source2": the baseline on the source, without erasing."""
+    """Stages "source1", ...: the baseline on the source, without erasing; `number` of the network from 0."""
+
+    number = 0
+
+    def __init__(self, config, info):
+        count = len(config.mmt.backbones)
+        if self.number >= count:
+            left = tuple(f"source{i + 1}" for i in range(count, MOST))
+            raise ConfigError(
+                f"config.mmt.backbones names {count} networks, and this stage trains another one: leave it "
+                f"out with config.train.skip={left}"
+            )
+        super().__init__(with_backbone(config, self.number), info)
 
     def streams(self, state):
         """Groups of the source's identities; every image of the target once an epoch."""
@@ -72,30 +99,76 @@ class Source(Baseline):
         return new._replace(nets={"net": net}), metrics
 
 
-class Adapt(Method):
-    """Stage "adapt": a part in each round. Network "mean" is the sum of the teachers' unit features."""
+class Source2(Source):
+    number = 1
 
-    nets = ("mean", *TEACHERS, *STUDENTS)
+
+class Source3(Source):
+    number = 2
+
+
+class Adapt(Method):
+    """Stage "adapt": a part in each round. Network "mean" is the sum of the teachers' unit features.
+
+    Where these have different lengths they are joined. Without teachers the students stand for them.
+    """
+
     warm_start = None
 
     def __init__(self, config, info):
-        self.rounds = config.mmt.rounds
+        fields, self.rounds = config.mmt, config.mmt.rounds
+        self.count = len(fields.backbones)
+        numbers = range(1, self.count + 1)
+        self.students = tuple(f"student{i}" for i in numbers)
+        self.teachers = tuple(f"teacher{i}" for i in numbers if fields.teachers)
+        self.speakers = self.teachers or self.students
+        self.nets = ("mean", *self.teachers, *self.students)
         super().__init__(config, info)
+        self.check_networks()
         self.check_labels()
-        choice("model.neck", config.model.neck, ("bnneck",))  # classifiers become centres, without bias
-        self.network = heads.build(config.model, config.mmt.clusters, info.axis_name)
-        self.encoder = heads.encoder(self.network)
-        self.tx = {s: _steps.optimiser(config.optim, self.info, self.network) for s in STUDENTS}
+        configs = [with_backbone(config, i) for i in range(self.count)]
+        networks = [heads.build(c.model, fields.clusters, info.axis_name) for c in configs]
+        self.encoders = [heads.encoder(network) for network in networks]
+        self.network, self.encoder = networks[0], self.encoders[0]
+        self.tx = {
+            s: _steps.optimiser(config.optim, self.info, network)
+            for s, network in zip(self.students, networks, strict=True)
+        }
         self.rate = _steps.schedule(config.optim, self.info, config.optim.lr)
+
+    @property
+    def pairs(self):
+        """(student, teacher) names."""
+        return tuple(zip(self.students, self.teachers, strict=False))
+
+    @property
+    def shares(self):
+        """(a, b): how much of the losses comes from other networks."""
+        alone = self.count == 1 or not self.teachers
+        return (0.0, 0.0) if alone else (self.config.mmt.soft_ce, self.config.mmt.soft_triplet)
+
+    def check_networks(self):
+        """ConfigError for networks that cannot be."""
+        choice("model.neck", self.config.model.neck, ("bnneck",))  # classifiers become centres, without bias
+        fields = self.config.mmt
+        if not 1 <= self.count <= MOST:
+            raise ConfigError(f"config.mmt.backbones has {self.count} names; it must have 1 to {MOST}")
+        choice("mmt.authority", fields.authority, ("", *labelling.CLUSTERINGS))
+        if fields.authority and not self.teachers:
+            raise ConfigError(
+                "config.mmt.authority weighs teachers and config.mmt.teachers is False: set authority=''"
+            )
 
     def check_labels(self):
         """ConfigError for fields of which no labels can be made."""
         fields = self.config.mmt
-        choice("mmt.cluster", fields.cluster, ("kmeans", "dbscan"))
+        choice("mmt.cluster", fields.cluster, labelling.CLUSTERINGS)
+        choice("mmt.jaccard", fields.jaccard, ("spcl", "torchreid"))
         within("mmt", fields, rounds=(1, None), steps=(1, None), restarts=(1, None), clusters=(1, None))
+        within("mmt", fields, rho=(0, 1))
         _steps.check_dbscan("mmt", fields)
         if self.info.unlabelled is not None:
-            check_clusters(fields, self.info.num_images)
+            labelling.check_clusters(fields, self.info.num_images)
 
     def measured(self, info):
         """The schedule is that of a round, which each begins anew."""
@@ -103,51 +176,67 @@ class Adapt(Method):
 
     def init(self, key):
         nets = {}
-        for (student, teacher), k in zip(PAIRS, jax.random.split(key), strict=True):
-            nets[student] = self.encoder.init(k, self.blank())
-            nets[teacher] = jax.tree.map(jnp.copy, nets[student])
+        for i, (student, k) in enumerate(zip(self.students, jax.random.split(key, self.count), strict=True)):
+            nets[student] = self.encoders[i].init(k, self.blank())
+        nets |= {teacher: jax.tree.map(jnp.copy, nets[student]) for student, teacher in self.pairs}
         memory = {"labels": jnp.full(self.info.num_images, -1, jnp.int32), "used": jnp.int32(0)}
+        memory |= {"eps": jnp.float32(0), "authority": jnp.ones(self.count)}
         return self.fresh(nets, self.tx, memory)
 
     def inherit(self, state, load, extract):
         """Students and teachers are the networks of the source stages, without their classifiers."""
         nets = dict(state.nets)
-        for i, (student, teacher) in enumerate(PAIRS, 1):
+        for i, student in enumerate(self.students, 1):
             trained, fresh = load(f"source{i}", "net"), nets[student]["params"]["classifier"]
             nets[student] = {**trained, "params": {**trained["params"], "classifier": fresh}}
-            nets[teacher] = jax.tree.map(jnp.copy, nets[student])
+        nets |= {teacher: jax.tree.map(jnp.copy, nets[student]) for student, teacher in self.pairs}
         return state._replace(nets=nets)
 
     def part(self, i):
+        if i >= self.rounds:
+            return None
         streams, steps = functools.partial(self.streams, i=i), self.config.mmt.steps
-        part = Part("train", self.step, streams, steps, begin=self.begin, round=i + 1)
-        return part if i < self.rounds else None
+        seen = self.teachers if self.config.mmt.authority else ()
+        return Part("train", self.step, streams, steps, begin=self.begin, features=seen, round=i + 1)
 
     def streams(self, state, i):
-        """Groups of the clusters of round i."""
+        """Groups of the clusters of round i; every network has a view of its own."""
         from reid_jax.data import streams
 
         seed, labels = _steps.part_seed(self.config.seed, i), state.memory["labels"]
-        return {"target": streams.gallery(self.info.unlabelled, self.config.data, seed, labels=labels)}
+        rest = dict(labels=labels, views=("strong",) * self.count)
+        return {"target": streams.gallery(self.info.unlabelled, self.config.data, seed, **rest)}
 
     def begin(self, state, features):
-        """New clusters; all four classifiers hold their centres, and the optimisers begin anew."""
-        labels, centres = find_labels(features, self.config.mmt, self.config.seed)
+        """New clusters; all classifiers hold their centres, and the optimisers begin anew.
+
+        features: those of "mean", or of each teacher, which are then weighed.
+        """
+        fields, seed, authority = self.config.mmt, self.config.seed, state.memory["authority"]
+        if isinstance(features, dict):
+            apart = [np.asarray(_steps.unit(f)) for f in features.values()]
+            authority, features = labelling.weighed(apart, fields, seed), labelling.joined(apart)
+        labels, centres, eps = labelling.find_labels(features, fields, seed, eps=float(state.memory["eps"]))
         nets = jax.tree.map(np.array, state.nets)
-        for net in nets.values():
-            net["params"]["classifier"]["kernel"][:, : len(centres)] = centres.T
+        own = labelling.apart_by(
+            [nets[s]["params"]["classifier"]["kernel"].shape[0] for s in self.students], centres
+        )
+        for names in (self.students, self.teachers):
+            for name, rows in zip(names, own, strict=False):
+                nets[name]["params"]["classifier"]["kernel"][:, : len(rows)] = rows.T
         memory = {"labels": labels, "used": np.int32(len(centres))}
+        memory |= {"eps": np.float32(eps), "authority": np.asarray(authority, np.float32)}
         return self.fresh(nets, self.tx, memory)._replace(step=state.step)
 
     def step(self, state, batch):
         """One training step; pid i32[B]: clusters from 0 on. Student and teacher i see view i."""
-        batch, used, fields = batch["target"], state.memory["used"], self.config.mmt
-        views, pid = (self.view(batch, 0), self.view(batch, 1)), batch["pid"]
-        taught, stats = self.forward(state.nets, TEACHERS, views, used)
-        loss = functools.partial(self.loss, taught=taught, views=views, pid=pid, used=used)
+        batch, memory, fields = batch["target"], state.memory, self.config.mmt
+        views, pid = tuple(self.view(batch, i) for i in range(self.count)), batch["pid"]
+        taught, stats = self.forward(state.nets, self.teachers, views, memory["used"])
+        loss = functools.partial(self.loss, taught=taught, views=views, pid=pid, memory=memory)
         new, metrics, _ = _steps.descend(loss, state, self.tx, self.axis)
         decay = _steps.ema_decay(state.step, fields.alpha, fields.ema_ramp)
-        for student, teacher in PAIRS:
+        for student, teacher in self.pairs:
             mean = _steps.ema(state.nets[teacher]["params"], new.nets[student]["params"], decay)
             new.nets[teacher] = {"params": mean, "batch_stats": _steps.pmean(stats[teacher], self.axis)}
         return new, metrics | {"lr": self.rate(state.step % fields.steps)}
@@ -155,59 +244,53 @@ class Adapt(Method):
     def forward(self, nets, names, views, used):
         """({name: Branches}, {name: batch_stats}) in training; places not in use have no probability."""
         outs, stats, place = {}, {}, jnp.arange(self.config.mmt.clusters)
-        for name, view in zip(names, views, strict=True):
-            out, stats[name] = self.encoder.apply(nets[name], view, True)
+        for i, name in enumerate(names):
+            out, stats[name] = self.encoders[i].apply(nets[name], views[i], True)
             outs[name] = out._replace(logits=(jnp.where(place < used, out.logits[0], _NEVER),))
         return outs, stats
 
-    def loss(self, nets, taught, views, pid, used):
-        """(loss, {student: batch_stats}, metrics, the students' four terms f[2,4])."""
-        outs, stats = self.forward(nets, STUDENTS, views, used)
-        others = zip(outs.values(), reversed(taught.values()), strict=True)
-        terms = jnp.stack([self.terms(out, teacher, pid) for out, teacher in others])
-        a, b = self.config.mmt.soft_ce, self.config.mmt.soft_triplet
-        total = terms.sum(0) @ jnp.array([1 - a, 1 - b, a, b], terms.dtype)
-        metrics = dict(zip(TERMS, terms.sum(0), strict=True)) | {"loss": total}
+    def loss(self, nets, taught, views, pid, memory):
+        """(loss, {student: batch_stats}, metrics, the terms: (`hard` of each f[K,2], `soft` f[K,K,2]))."""
+        outs, stats = self.forward(nets, self.students, views, memory["used"])
+        hard = jnp.stack([self.hard(out, pid) for out in outs.values()])
+        soft = self.soft([*outs.values()], [*taught.values()], pid)
+        said = jnp.einsum("i,ijt->t", memory["authority"].astype(soft.dtype), soft) / max(self.count - 1, 1)
+        (a, b), terms = self.shares, jnp.concatenate([hard.sum(0), said])
+        total = terms @ jnp.array([1 - a, 1 - b, a, b], terms.dtype)
+        metrics = dict(zip(TERMS, terms, strict=True)) | {"loss": total}
         metrics["accuracy"] = sum(_steps.accuracy(out, pid) for out in outs.values()) / len(outs)
-        return total, stats, metrics, terms
+        return total, stats, metrics, (hard, soft)
 
-    def terms(self, out, teacher, pid):
-        """f[4] of a student, see TERMS; teacher: the other one's Branches."""
+    def hard(self, out, pid):
+        """f[2] of a student's Branches: cross entropy, smoothed over the places in use, and triplet."""
         smooth, (logits,) = self.config.loss.label_smooth, out.logits
-        f, g = (_steps.select_feature(self.config.loss, branches) for branches in (out, teacher))
-        uniform = jnp.where(logits > _NEVER, 0, _NEVER)  # over the places in use
+        uniform = jnp.where(logits > _NEVER, 0, _NEVER)
         ce = (1 - smooth) * identity.cross_entropy(logits, pid)
         ce += smooth * distill.soft_cross_entropy(uniform, logits)
-        hard, _ = triplet.batch_hard(f, pid, distance="softmax", margin=0.0, axis_name=self.axis)
-        soft_ce = distill.soft_cross_entropy(teacher.logits[0], logits)
-        return jnp.stack([ce, hard, soft_ce, triplet.softmax_soft(f, g, pid, axis_name=self.axis)])
+        f = _steps.select_feature(self.config.loss, out)
+        return jnp.stack(
+            [ce, triplet.batch_hard(f, pid, distance="softmax", margin=0.0, axis_name=self.axis)[0]]
+        )
+
+    def soft(self, outs, taught, pid):
+        """f[K,K,2]: what each teacher i says to each student j, cross entropy and triplet; 0 to its own."""
+        none = jnp.zeros(2, outs[0].logits[0].dtype)
+
+        def said(i, j):
+            if i == j or not taught:
+                return none
+            f, g = (_steps.select_feature(self.config.loss, x) for x in (outs[j], taught[i]))
+            ce = distill.soft_cross_entropy(taught[i].logits[0], outs[j].logits[0])
+            return jnp.stack([ce, triplet.softmax_soft(f, g, pid, axis_name=self.axis)])
+
+        numbers = range(self.count)
+        return jnp.stack([jnp.stack([said(i, j) for j in numbers]) for i in numbers])
 
     def embed(self, state, image, net):
         if net == "mean":
-            return sum(_steps.unit(self.embed(state, image, teacher)) for teacher in TEACHERS)
-        return super().embed(state, image, net)
+            return labelling.joined([_steps.unit(self.embed(state, image, name)) for name in self.speakers])
+        encoder = self.encoders[int(net[-1]) - 1]
+        return encoder.apply(state.nets[net], self.plain(image), False)[0].test
 
 
-def check_clusters(fields, images):
-    """ConfigError when so many images cannot be so many clusters."""
-    if fields.cluster == "kmeans" and not 1 <= fields.clusters <= images:
-        raise ConfigError(f"config.mmt.clusters is {fields.clusters}; the target has {images} images")
-
-
-def find_labels(features, fields, seed):
-    """(labels i32[N], -1: none; unit centres f32[M,D]) of the target's features f[N,D], on the host."""
-    from sklearn.cluster import KMeans
-
-    from reid_jax.eval import cluster
-
-    if fields.cluster == "dbscan":
-        distances = cluster.jaccard(features, k1=fields.k1, k2=fields.k2)
-        labels = cluster.dbscan(distances, fields.eps, fields.min_samples)
-        labels = cluster.largest(labels, fields.clusters, "config.mmt.clusters").astype(np.int32)
-        return labels, contrast.centroids(features, labels, labels.max() + 1)
-    check_clusters(fields, len(features))
-    model = KMeans(fields.clusters, n_init=fields.restarts, random_state=seed % 2**32).fit(features)
-    return model.labels_, np.asarray(_steps.unit(model.cluster_centers_))
-
-
-STAGES = {"source1": Source, "source2": Source, "adapt": Adapt}
+STAGES = {"source1": Source, "source2": Source2, "source3": Source3, "adapt": Adapt}

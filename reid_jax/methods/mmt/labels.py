@@ -1,0 +1,83 @@
+"""Labels of MMT and MEB-Net, on the host: clusters of the target, and how well each teacher has them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reid_jax.errors import ConfigError
+from reid_jax.losses import contrast
+from reid_jax.methods import _steps
+
+CLUSTERINGS = ("kmeans", "minibatch", "dbscan")
+
+
+def joined(features):
+    """The sum of features f[N,D] of several networks, or all numbers beside each other where D differs."""
+    if len({f.shape[1] for f in features}) == 1:
+        return sum(features)
+    array = jnp if isinstance(features[0], jax.Array) else np
+    return array.concatenate(features, 1)
+
+
+def apart_by(sizes, centres):
+    """Centres f[M,D] of `joined` features for networks of these sizes: [f[M,D_i]] of unit length."""
+    if len(set(sizes)) == 1:
+        return [centres] * len(sizes)
+    return [np.asarray(_steps.unit(x)) for x in np.split(centres, np.cumsum(sizes)[:-1], 1)]
+
+
+def weighed(features, fields, seed):
+    """Authority f[K] of teachers with unit features [f[N,D_i]]: their scatter over its mean (MEB-Net)."""
+    found = [find_labels(f, fields, seed, fields.authority)[0] for f in features]
+    scatters = np.array([scatter(f, labels) for f, labels in zip(features, found, strict=True)])
+    mean = scatters.mean()
+    return scatters / mean if np.isfinite(mean) and mean > 0 else np.ones(len(scatters))
+
+
+def scatter(features, labels):
+    """How far clusters lie apart over how wide they are; features f[N,D], labels i[N] (-1: left out)."""
+    kept = labels >= 0
+    f, (names, labels) = features[kept].astype(np.float64), np.unique(labels[kept], return_inverse=True)
+    if len(names) < 2:
+        return 0.0
+    count, centres = np.bincount(labels)[:, None], np.zeros((len(names), f.shape[1]))
+    np.add.at(centres, labels, f)
+    centres /= count
+    between = (count * (centres - centres.mean(0)) ** 2).sum()
+    return float(between / ((f - centres[labels]) ** 2).sum())
+
+
+def check_clusters(fields, images):
+    """ConfigError when so many images cannot be so many clusters."""
+    if "dbscan" not in (fields.cluster, fields.authority) and not 1 <= fields.clusters <= images:
+        raise ConfigError(f"config.mmt.clusters is {fields.clusters}; the target has {images} images")
+
+
+def find_labels(features, fields, seed, how="", eps=0.0):
+    """(labels i32[N], -1: none; unit centres f32[M,D]; eps) of the target's features f[N,D], on the host.
+
+    how: of CLUSTERINGS, "": fields.cluster. eps: DBSCAN's radius where a round before has found it, or 0.
+    """
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+
+    if (how or fields.cluster) == "dbscan":
+        return by_density(features, fields, eps)
+    check_clusters(fields, len(features))
+    options = dict(n_init=fields.restarts, random_state=seed % 2**32)
+    kind = MiniBatchKMeans if (how or fields.cluster) == "minibatch" else KMeans
+    model = kind(fields.clusters, **options).fit(features)
+    return model.labels_.astype(np.int32), np.asarray(_steps.unit(model.cluster_centers_)), eps
+
+
+def by_density(features, fields, eps):
+    """`find_labels` by DBSCAN."""
+    from reid_jax.eval import cluster
+
+    distances = cluster.jaccard(features, k1=fields.k1, k2=fields.k2, form=fields.jaccard)
+    if not fields.rho:
+        eps = fields.eps
+    elif not eps:
+        eps = cluster.mean_of_smallest(distances, fields.rho)
+    labels = cluster.dbscan(distances, eps, fields.min_samples)
+    labels = cluster.largest(labels, fields.clusters, "config.mmt.clusters").astype(np.int32)
+    return labels, contrast.centroids(features, labels, labels.max() + 1), eps

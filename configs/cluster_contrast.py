@@ -2,12 +2,14 @@
 
 Variants: market, duke, msmt17 (256x128, 16 clusters x 16 images, 50 rounds of 200 steps, MSMT17 400);
 synthetic (small net, the data set of configs/adl.py's, minutes on a CPU core); smoke (seconds). Any field can
-be changed on the command line: --config.cluster_contrast.hard=True.
+be changed on the command line: --config.cluster_contrast.hard=True. market-ise and the like: with ISE's
+support samples.
 """
 
 from ml_collections import ConfigDict
 
 from reid_jax import presets
+from reid_jax.fields import split_row
 
 
 def market(t):
@@ -59,6 +61,23 @@ def smoke(t):
 VARIANTS = {"market": market, "duke": duke, "msmt17": msmt17, "synthetic": synthetic, "smoke": smoke}
 
 
+def ise(t):
+    """ISE (Zhang et al., CVPR 2022): support samples; its code's settings for Market and for MSMT17."""
+    own, large = t["cluster_contrast"], t["data"]["name"] == "msmt17"
+    own.update(support=True)
+    if t["model"]["backbone"] != "narrow":
+        own.update(steps=400, rounds=50 if large else 70, hard=not large, momentum=0.1 if large else 0.2)
+        own.update(eps=0.7 if large else 0.4, support_weight=0.01 if large else 0.1)
+        t["optim"].update(milestones=(20, 40) if large else (30, 60))
+
+
+ROWS = {"ise": ise}
+
+
 def get_config(variant="market"):
-    """ConfigDict of one variant; ConfigError for an unknown one."""
-    return ConfigDict(presets.tree("cluster_contrast", variant, VARIANTS))
+    """ConfigDict of one variant, or of VARIANT-ROW; ConfigError for an unknown one."""
+    name, row = split_row("cluster_contrast", variant, VARIANTS, ROWS)
+    tree = presets.tree("cluster_contrast", name, VARIANTS)
+    if row:
+        ROWS[row](tree)
+    return ConfigDict(tree)

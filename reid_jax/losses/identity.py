@@ -23,6 +23,24 @@ def cross_entropy(logits, labels, *, label_smooth=0.0, mask=None, axis_name=None
     return batch.mean(values, mask, axis_name)
 
 
+def cross_entropy_used(logits, labels, used, *, label_smooth=0.0):
+    """`cross_entropy` among the first `used` of the K classes, i32[]; the others have no share."""
+    target = smooth_target(logits, labels, used, label_smooth)
+    return -(target * log_softmax_used(logits, used)).sum(-1).mean()
+
+
+def smooth_target(logits, labels, used, label_smooth):
+    """(1 - e) onehot + e / used over the classes in use, 0 elsewhere: f[B,K]."""
+    onehot = jax.nn.one_hot(labels, logits.shape[-1], dtype=batch.wide(logits).dtype)
+    return (1 - label_smooth) * onehot + label_smooth * (jnp.arange(logits.shape[-1]) < used) / used
+
+
+def log_softmax_used(logits, used):
+    """Logarithms of the probabilities of the first `used` classes, 0 for the others: f[B,K]."""
+    place = jnp.arange(logits.shape[-1]) < used
+    return jnp.where(place, jax.nn.log_softmax(jnp.where(place, batch.wide(logits), -jnp.inf)), 0)
+
+
 def cross_entropy_others(logits, labels, *, label_smooth=0.0, adaptive=0.2, mask=None, axis_name=None):
     """fast-reid's cross entropy: smoothed over the other classes, mean over the losses that are not 0.
 

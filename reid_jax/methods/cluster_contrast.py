@@ -14,7 +14,7 @@ from jax import lax
 from reid_jax.errors import ConfigError
 from reid_jax.fields import choice, within
 from reid_jax.losses import batch as batches
-from reid_jax.losses import contrast, identity
+from reid_jax.losses import contrast, identity, support
 from reid_jax.methods import Method, Part, _steps
 from reid_jax.models import heads
 
@@ -33,8 +33,12 @@ FIELDS = dict(
     momentum=0.1,  # m of c <- m c + (1 - m) q
     temperature=0.05,
     hard=False,  # only the query least like its centroid moves it
+    support=False,  # ISE (Zhang et al., CVPR 2022): support samples on the way to other clusters join,
+    support_base=1.0,  # lambda: how far they go at the end of training
+    support_weight=0.1,  # of the label-preserving loss,
+    support_temperature=0.6,  # its temperature
 )
-METRICS = {"accuracy": "Accuracy on pseudo labels"}
+METRICS = {"accuracy": "Accuracy on pseudo labels", "preserve": "Label-preserving loss of supports"}
 LABELS = "none"
 _TRIES = 4  # radii tried when the one asked for finds less than two clusters
 
@@ -53,6 +57,11 @@ class ClusterContrast(Method):
             )
         choice("cluster_contrast.sampler", fields.sampler, ("gallery", "pk"))
         within("cluster_contrast", fields, rounds=(1, None), steps=(1, None), max_clusters=(1, None))
+        if fields.support and fields.support_temperature <= 0:
+            raise ConfigError(
+                f"config.cluster_contrast.support_temperature is {fields.support_temperature}; it must lie "
+                "above 0"
+            )
         _steps.check_dbscan("cluster_contrast", fields)
         self.network = heads.build(config.model, 0, info.axis_name)
         self.encoder = heads.encoder(self.network)
@@ -110,16 +119,30 @@ class ClusterContrast(Method):
 
         def loss(nets):
             out, stats = self.encoder.apply(nets["net"], image, True, self.key(state))
-            scores = logits(out.test, memory, fields.temperature)
-            value = identity.cross_entropy(scores, pid)
-            metrics = {"loss": value, "accuracy": jnp.mean(scores.argmax(-1) == pid)}
-            return value, {"net": stats}, metrics, out.test
+            seen = self.queries(out.test, pid, state)
+            scores = logits(jnp.concatenate(seen), memory, fields.temperature)
+            value = identity.cross_entropy(scores, jnp.tile(pid, len(seen)))
+            metrics = {"accuracy": jnp.mean(scores[: len(pid)].argmax(-1) == pid)}
+            if fields.support:
+                options = (pid, self.config.data.instances, fields.support_temperature, self.axis)
+                metrics["preserve"] = support.preserving(*seen, *options)
+                value += fields.support_weight * metrics["preserve"]
+            return value, {"net": stats}, metrics | {"loss": value}, seen
 
-        new, metrics, f = _steps.descend(loss, state, self.tx, self.axis)
-        f, pid = (batches.gather(x, self.axis) for x in (f, pid))
+        new, metrics, seen = _steps.descend(loss, state, self.tx, self.axis)
+        f = jnp.concatenate([batches.gather(x, self.axis) for x in seen])
+        pid = jnp.tile(batches.gather(pid, self.axis), len(seen))
         centroids = contrast.moved(memory["centroids"], f, pid, fields.momentum, fields.hard)
         new = new._replace(memory={**memory, "centroids": centroids})
         return new, metrics | {"lr": self.rate(state.step)}
+
+    def queries(self, f, pid, state):
+        """What is trained and moves the centroids: unit features f [B,D], and with ISE their supports."""
+        fields, memory = self.config.cluster_contrast, state.memory
+        if not fields.support:
+            return [f]
+        weight = support.progress(state.step / self.info.total_steps, fields.support_base)
+        return [f, support.supports(f, pid, memory["centroids"], weight, memory["used"])]
 
 
 def logits(f, memory, temperature):

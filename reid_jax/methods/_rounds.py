@@ -1,0 +1,32 @@
+"""What methods of rounds share on the host: clusters by density, a camera's proxies of each."""
+
+import numpy as np
+
+from reid_jax.losses import contrast
+
+
+def clusters(features, fields, name) -> np.ndarray:
+    """Labels i32[N] of features f[N,D]: DBSCAN on the Jaccard distance; -1: outlier.
+
+    fields: config.NAME with k1, k2, eps, min_samples and max_clusters, of which the largest are kept.
+    """
+    from reid_jax.eval import cluster  # scikit-learn is not needed for the steps
+
+    distances = cluster.jaccard(features, k1=fields.k1, k2=fields.k2, progress=True)
+    labels = cluster.dbscan(distances, fields.eps, fields.min_samples)
+    return cluster.largest(labels, fields.max_clusters, f"config.{name}.max_clusters").astype(np.int32)
+
+
+def proxies(features, labels, camid, places):
+    """Unit means of what every camera shows of every cluster, see `CAP`; host arrays, -1: unused place.
+
+    features f[N,D], labels i[N] (-1: none), camid i[N] -> {"proxies": f32[places,D], "proxy_cluster",
+    "proxy_camera": i32[places]}. ValueError when there are more than places.
+    """
+    kept, cameras = labels >= 0, camid.max(initial=0) + 1
+    keys, found = np.unique(labels[kept] * cameras + camid[kept], return_inverse=True)
+    place, unused = np.full(len(labels), -1), (0, places - len(keys))
+    place[kept] = found
+    sides = [np.pad(x.astype(np.int32), unused, constant_values=-1) for x in np.divmod(keys, cameras)]
+    names = ("proxies", "proxy_cluster", "proxy_camera")
+    return dict(zip(names, (contrast.centroids(features, place, places), *sides), strict=True))

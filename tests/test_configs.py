@@ -180,6 +180,58 @@ def test_cluster_contrast_has_the_published_settings():
     assert get("cluster_contrast", "msmt17").cluster_contrast.steps == 400
 
 
+def test_ise_is_cluster_contrast_with_supports():
+    market, msmt17 = (get("cluster_contrast", f"{name}-ise") for name in ("market", "msmt17"))
+    found = [
+        (t.cluster_contrast.support, t.cluster_contrast.support_weight, t.cluster_contrast.eps)
+        + (t.cluster_contrast.steps, t.cluster_contrast.rounds, t.cluster_contrast.momentum)
+        + (t.cluster_contrast.hard, t.optim.milestones)
+        for t in (market, msmt17)
+    ]
+    assert found[0] == (True, 0.1, 0.4, 400, 70, 0.2, True, (30, 60))
+    assert found[1] == (True, 0.01, 0.7, 400, 50, 0.1, False, (20, 40))
+
+
+def test_mmt_has_the_published_settings():
+    t = get("mmt", "duke2market")
+    assert (t.data.name, t.data.target, t.mmt.clusters) == ("dukemtmc+market1501", "market1501", 500)
+    assert (t.data.ids, t.data.instances, t.data.pad_crop, t.optim.lr) == (16, 4, 10, 3.5e-4)
+    assert (t.mmt.rounds, t.mmt.steps, t.mmt.soft_ce, t.mmt.soft_triplet, t.mmt.alpha) == (
+        40,
+        400,
+        0.5,
+        0.8,
+        0.999,
+    )
+    assert (t.model.stem_relu, t.train.steps, t.train.skip) == (False, 8000, ("source3",))
+    assert get("mmt", "market2duke").mmt.clusters == 700
+    assert get("mmt", "market2msmt17").data.target == "msmt17"
+    meb, alone = get("mmt", "duke2market-meb"), get("mmt", "duke2market-baseline")
+    assert (len(meb.mmt.backbones), meb.mmt.authority, meb.mmt.steps) == (3, "minibatch", 800)
+    assert meb.train.skip == () and meb.train.steps == 16000
+    assert (len(alone.mmt.backbones), alone.mmt.teachers) == (1, False)
+    dbscan = get("mmt", "duke2market-dbscan").mmt
+    assert (dbscan.cluster, dbscan.jaccard, dbscan.k1, dbscan.rho) == ("dbscan", "torchreid", 20, 0.0016)
+
+
+def test_ice_and_pplr_have_the_published_settings():
+    t = get("ice", "market")
+    assert (t.data.ids, t.data.instances, t.data.erase) == (8, 4, 0.6)
+    assert (t.ice.rounds, t.ice.steps, t.ice.eps, t.ice.alpha) == (40, 400, 0.55, 0.999)
+    rate = _optim.schedule(t.optim, methods.Info(2, 2, steps_per_epoch=400, total_steps=16000), 1.0)
+    np.testing.assert_allclose(
+        [rate(0), rate(400 * 5), rate(4000), rate(15999)], [0.1, 0.55, 1, 1], rtol=1e-5
+    )
+    t = get("pplr", "market-cameras")
+    assert (t.data.height, t.data.ids, t.data.instances, t.model.head) == (384, 16, 4, "necks")
+    assert (t.pplr.cameras, t.pplr.eps, t.pplr.rounds, t.pplr.steps) == (True, 0.4, 50, 400)
+    assert (t.optim.milestones, get("pplr", "duke").pplr.eps, get("pplr", "msmt17").data.name) == (
+        (20, 40),
+        0.5,
+        "msmt17",
+    )
+
+
 def test_agw_has_the_published_settings():
     t = get("agw", "market")
     assert (t.method, t.data.ids, t.data.instances, t.data.pad_crop) == ("baseline", 16, 4, 10)

@@ -13,6 +13,7 @@ from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval import cluster
 from reid_jax.fields import namespace
 from reid_jax.methods import mmt
+from reid_jax.methods.mmt import adapt as adapting
 from reid_jax.methods.mmt import labels as labelling
 from reid_jax.models.heads import Branches
 from reid_jax.train.run import info_of
@@ -100,7 +101,7 @@ def test_terms_are_the_loops(adapt):
     method, rng = adapt[0], np.random.default_rng(0)
     pid, f, g = np.repeat(np.arange(3), 2), rng.normal(size=(6, 4)), rng.normal(size=(6, 4))
     x, y = rng.normal(size=(6, 5)), rng.normal(size=(6, 5))
-    x[:, 3:] = y[:, 3:] = mmt._NEVER
+    x[:, 3:] = y[:, 3:] = adapting._NEVER
 
     def branches(logits, feature):
         return Branches((jnp.float32(logits),), (jnp.float32(feature),), (jnp.zeros((6, 4)),), None)
@@ -249,6 +250,33 @@ def test_the_target_moves_running_statistics_alone():
     before = drawn(method).nets["net"] | {"batch_stats": without["batch_stats"]}
     want = statistics(method)(before, method.view(batch["target"]))
     assert difference(want, seen["batch_stats"]) < 1e-5 < difference(without["batch_stats"], want)
+
+
+def test_joint_rows_are_the_sources_and_then_the_targets():
+    """Classes of the source come first; clusters of a round after them, with their centres."""
+    method = mmt.Joint(settings(joint=True), INFO)
+    assert method.sources == 5 and method.inherit is None
+    source, target = random_batch(size=8), random_batch(1, size=8)
+    views, pid = method.rows({"source": source, "target": target})
+    assert pid.tolist() == [*source["pid"].tolist(), *(5 + target["pid"]).tolist()]
+    for i, view in enumerate(views):
+        assert np.array_equal(view[:8], method.view(source, i))
+        assert np.array_equal(view[8:], method.view(target, i))
+    state = jax.tree.map(np.asarray, drawn(method))
+    features = np.float32(np.random.default_rng(0).normal(size=(24, 8)))
+    new = method.begin(state, features)
+    kernel, old = (x.nets["student1"]["params"]["classifier"]["kernel"] for x in (new, state))
+    assert kernel.shape == (8, 10) and np.array_equal(kernel[:, :5], old[:, :5])
+    for k in range(5):
+        mean = features[new.memory["labels"] == k].mean(0)
+        np.testing.assert_allclose(kernel[:, 5 + k], unit(mean), atol=1e-5)
+    scale = new.nets["teacher1"]["params"]["neck"]["scale"]
+    assert scale.shape == (2, 8)  # norms by domain
+    streams = method.streams(methods.State(0, {}, {}, {"labels": new.memory["labels"]}), 0)
+    assert streams.keys() == {"source", "target"}
+    assert mmt.Joint(settings(joint=True), INFO._replace(num_pids=0)).streams(new, 0).keys() == {"target"}
+    with pytest.raises(ConfigError, match=r"config.train.skip=\('source1', 'source2', 'source3'\)"):
+        mmt.Source(settings(joint=True), INFO)
 
 
 def what_is_seen(data):

@@ -1,8 +1,12 @@
 """What methods of rounds share on the host: clusters by density, a camera's proxies of each."""
 
+import logging
+
 import numpy as np
 
 from reid_jax.losses import contrast
+
+log = logging.getLogger(__name__)
 
 
 def clusters(features, fields, name) -> np.ndarray:
@@ -17,16 +21,22 @@ def clusters(features, fields, name) -> np.ndarray:
     return cluster.largest(labels, fields.max_clusters, f"config.{name}.max_clusters").astype(np.int32)
 
 
-def proxies(features, labels, camid, places):
+def proxies(features, labels, camid, places, name):
     """Unit means of what every camera shows of every cluster, see `CAP`; host arrays, -1: unused place.
 
     features f[N,D], labels i[N] (-1: none), camid i[N] -> {"proxies": f32[places,D], "proxy_cluster",
-    "proxy_camera": i32[places]}. ValueError when there are more than places.
+    "proxy_camera": i32[places]}. Of more than places those of the largest clusters are kept, with a warning
+    that names config.NAME.
     """
     kept, cameras = labels >= 0, camid.max(initial=0) + 1
     keys, found = np.unique(labels[kept] * cameras + camid[kept], return_inverse=True)
-    place, unused = np.full(len(labels), -1), (0, places - len(keys))
-    place[kept] = found
+    if len(keys) > places:
+        log.warning("%d proxies, of which %d are kept (config.%s.max_proxies)", len(keys), places, name)
+    order = np.argsort(-np.bincount(labels[kept])[keys // cameras], kind="stable")[:places]
+    chosen, number, place = np.sort(order), np.full(len(keys), -1), np.full(len(labels), -1)
+    number[chosen] = np.arange(len(chosen))
+    place[kept], keys = number[found], keys[chosen]
+    unused = (0, places - len(keys))
     sides = [np.pad(x.astype(np.int32), unused, constant_values=-1) for x in np.divmod(keys, cameras)]
     names = ("proxies", "proxy_cluster", "proxy_camera")
     return dict(zip(names, (contrast.centroids(features, place, places), *sides), strict=True))

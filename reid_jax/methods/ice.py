@@ -113,7 +113,7 @@ class Ice(Method):
         np.add.at(centres, labels[labels >= 0], f[labels >= 0])
         memory = {"labels": labels, "used": np.int32(labels.max(initial=-1) + 1)}
         memory |= {"centres": centres / np.maximum(count, 1)[:, None].astype(np.float32)}
-        memory |= _rounds.proxies(f, labels, self.info.unlabelled.camid, self.proxies)
+        memory |= _rounds.proxies(f, labels, self.info.unlabelled.camid, self.proxies, "ice")
         return state._replace(memory=memory)
 
     def step(self, state, batch):

@@ -107,7 +107,7 @@ class Pplr(Method):
         memory = {"labels": labels, "used": np.int32(used), "round": np.int32(i)}
         memory["agreement"] = agreement(apart[0], apart[1:], fields.neighbours)
         if self.places:
-            found = [_rounds.proxies(f, labels, camid, self.places) for f in apart]
+            found = [_rounds.proxies(f, labels, camid, self.places, "pplr") for f in apart]
             memory |= found[0] | {"proxies": np.stack([x["proxies"] for x in found])}
         return state._replace(nets=nets, memory=memory)
 

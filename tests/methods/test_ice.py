@@ -10,7 +10,7 @@ from reid_jax import methods
 from reid_jax.data.rows import Rows
 from reid_jax.errors import ConfigError
 from reid_jax.fields import namespace
-from reid_jax.methods import ice
+from reid_jax.methods import _rounds, ice
 from reid_jax.models.heads import Branches
 
 
@@ -78,6 +78,16 @@ def test_a_round_begins_with_means_and_proxies_by_camera():
             mean = unit(unit(features[(labels == k) & (CAMID == camera)]).mean(0))
             np.testing.assert_allclose(memory["proxies"][own][0], mean, atol=1e-5)
     assert (memory["proxy_cluster"] >= 0).sum() == 12 and not memory["centres"][4:].any()
+
+
+def test_proxies_of_the_largest_clusters_find_a_place(caplog):
+    labels, camid = np.array([0, 1, 1, 1, -1, 2, 2, 1]), np.array([0, 0, 1, 2, 0, 1, 1, 0])
+    found = _rounds.proxies(np.float32(RNG.normal(size=(8, 3))), labels, camid, 4, "ice")
+    assert found["proxy_cluster"].tolist() == [1, 1, 1, 2]  # not that of cluster 0, of one image
+    assert found["proxy_camera"].tolist() == [0, 1, 2, 1]
+    assert "5 proxies, of which 4 are kept (config.ice.max_proxies)" in caplog.text
+    nothing = _rounds.proxies(np.ones((2, 3)), np.array([-1, -1]), np.zeros(2, int), 2, "ice")
+    assert (nothing["proxy_cluster"] == -1).all() and not nothing["proxies"].any()
 
 
 def test_proxies_of_the_cluster_attract_those_of_others_repel():

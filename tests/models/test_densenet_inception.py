@@ -25,6 +25,7 @@ def shapes_of(net, height=256, width=128):
     return jax.eval_shape(heads.encoder(net).init, jax.random.key(0), image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "backbone, count, channels, size",
     [  # torchvision's 7,978,856 and 23,834,568 (without the auxiliary head), less their classifiers
@@ -43,6 +44,7 @@ def test_sizes_are_torchvisions(backbone, count, channels, size):
     assert found.shape == (1, *size, channels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layout, keys",
     [

@@ -75,9 +75,9 @@ def test_cameras_alone_are_the_positives():
     proxies, f = unit(RNG.normal(size=(5, 4))), unit(RNG.normal(size=(2, 4)))
     memory = dict(proxies=proxies, proxy_cluster=np.array([0, 0, 1, -1, 1]))
     memory |= dict(proxy_camera=np.array([0, 1, 0, -1, 0]))
-    fields = config(hard=1).pplr
+    fields = config(hard=1, camera_temperature=0.5).pplr
     got = pplr.cameras(jnp.float32(f), memory, np.array([0, 1]), np.array([0, 0]), fields)
-    s = f[0] @ proxies.T / 0.07
+    s = f[0] @ proxies.T / 0.5
     want = np.log(np.exp([s[1], max(s[2], s[4])]).sum()) - s[1]  # the second row has no other camera
     np.testing.assert_allclose(got, want / 2, rtol=1e-4)
 

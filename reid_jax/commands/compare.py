@@ -259,7 +259,7 @@ def gains(runs, others):
 
 
 def write(results, workdir, seeds=0, gaps=None):
-    """table.md, table.csv, table.json in workdir; returns its Markdown. seeds: see `table`; gaps: of `differences`."""
+    """table.md, .csv, .json in workdir; returns the first. seeds: see `table`, gaps: see `differences`."""
     first = next(iter(results))
     text = table(results, first, seeds) + (f"\n{difference_table(gaps, first)}" if gaps else "")
     if gaps:

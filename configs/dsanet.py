@@ -2,8 +2,8 @@
 
 Variants: mars, duke_video, ls_vid (paper: 256x128, 8 identities x 4 clips x 8 frames, 200 epochs); synthetic
 (small net, walking tracklets, minutes on 2 CPU cores); smoke (seconds). The rows of the paper's Table 2
-stand behind a dash: ls_vid-baseline, synthetic-tlm, ..., see ROWS. Any field can be changed on the command
-line: --config.dsanet.lam=0.05.
+stand behind a dash: ls_vid-baseline, synthetic-tlm, ..., see ROWS and MORE. Any field can be
+changed on the command line: --config.dsanet.lam=0.05.
 """
 
 from ml_collections import ConfigDict
@@ -22,6 +22,11 @@ ROWS = {  # the paper's Table 2; every row but the baseline disentangles
     "tlm_fwg_no_ic": dict(APART, tlm=True, loss_lr=True, fwg=True, loss_w=True, intra_class=False),
     "tlm_fwg": dict(APART, tlm=True, loss_lr=True, fwg=True, loss_w=True),
     "full": {},
+}
+MORE = {  # beside the paper's: other forms of what L_dis and the triplet compare
+    "cel_relu": dict(cel_relu=True),
+    "center": dict(center=True),
+    "raw_triplet": dict(raw_triplet=200),  # steps before it
 }
 
 
@@ -76,7 +81,7 @@ VARIANTS = {"mars": mars, "duke_video": duke_video, "ls_vid": ls_vid, "synthetic
 
 def get_config(variant="mars"):
     """ConfigDict of one variant, or of VARIANT-ROW; ConfigError for an unknown one."""
-    name, row = split_row("dsanet", variant, VARIANTS, ROWS)
+    name, row = split_row("dsanet", variant, VARIANTS, ROWS | MORE)
     tree = presets.tree("dsanet", name, VARIANTS)
-    tree["dsanet"].update(ROWS[row or "full"])
+    tree["dsanet"].update((ROWS | MORE)[row or "full"])
     return ConfigDict(tree)

@@ -208,6 +208,8 @@ def defaults():
             accumulate=1,  # parts of a device's batch that go through a network in turn, where a method can
             profile="",  # START:STOP, steps of a stage that are traced into WORKDIR/profile
             log_every=20,  # steps
+            # the norm of every logged loss' own gradient too, "gradient/LOSS" (a backward pass each, so slow)
+            log_gradients=False,
             eval_every=20,  # epochs; 0 = only at the end
             checkpoint_every=1,  # epochs
         ),
@@ -225,6 +227,9 @@ def defaults():
             # "LABEL=NAME:ROOT:SPLITS,...", e.g. "viper:/data/VIPeR:0-9,cuhk03/labeled:/data/cuhk03". LABEL=
             # (the name), /VARIANT and :SPLITS (0; 3 | 0-9 | 0+2+5) may be left out.
             also="",
+            # none | camera: the mean of each camera's test pictures is taken off, of queries and gallery
+            # apart. It needs many unlabelled test pictures of each: a diagnosis
+            center="none",
             swap=0,  # drawn sets: people whose bodies are tested on another camera's background too
             # Same person or not: shares of pairs of two persons that may pass for one. Thresholds for them,
             # and the share of true pairs that each finds, are given after training
@@ -237,7 +242,8 @@ def defaults():
             baseline="",  # workdir of a finished run to compare strips with
         ),
         init=dict(
-            # .pth, .pt, .safetensors or .npz with weights (see python -m reid_jax.convert), FILE or FILE:KEY
+            # .pth, .pt, .safetensors or .npz with weights (see python -m reid_jax.convert), FILE or FILE:KEY;
+            # or mobilenet_v2, ImageNet weights in an installed package (extra `pretrained`)
             weights="",
             run="",  # or the workdir of a finished run: all but its classifiers
             stages="",  # methods with several stages: finished ones of other runs, "STAGE=WORKDIR,..."

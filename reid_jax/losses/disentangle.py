@@ -7,9 +7,13 @@ from reid_jax.losses import batch
 
 def cosine_hinge(a, b):
     """max(0, cosine similarity) of the rows of a, b f[B,D]: f[B] (L_dis); norms are at least 1e-12."""
+    return jnp.maximum(cosine(a, b), 0)
+
+
+def cosine(a, b):
+    """Cosine similarity of the rows of a, b f[B,D]: f[B]; norms are at least 1e-12."""
     a, b = batch.wide(a), batch.wide(b)
-    norm = _norm(a) * _norm(b)
-    return jnp.maximum((a * b).sum(-1) / norm, 0)
+    return (a * b).sum(-1) / (_norm(a) * _norm(b))
 
 
 def _norm(x):

@@ -1,5 +1,6 @@
 """What steps of several methods share: views, optimisers, one descent, the moving average."""
 
+import contextlib
 import functools
 
 import jax
@@ -94,6 +95,44 @@ def pmean(tree, axis_name):
     return tree if axis_name is None else lax.pmean(tree, axis_name)
 
 
+_NORMS = False
+
+
+@contextlib.contextmanager
+def gradient_norms(wanted):
+    """While steps are traced: whether `gradient` also gives the gradient's norm of every metric."""
+    global _NORMS
+    before, _NORMS = _NORMS, wanted
+    try:
+        yield
+    finally:
+        _NORMS = before
+
+
+def norms_of(metrics_of, params, axis_name):
+    """{"gradient/METRIC": f[]}, the norm over all parameters, of a function params -> {metric: f[]}.
+
+    A backward pass for each metric; those without a gradient (accuracies) have 0.
+    """
+    values, back = jax.vjp(metrics_of, params)
+    found = {}
+    for name in values:
+        chosen = {n: jnp.full_like(v, float(n == name)) for n, v in values.items()}
+        found[f"gradient/{name}"] = norm(pmean(back(chosen)[0], axis_name))
+    return found
+
+
+def norm(tree):
+    """L2 norm of all leaves together, f[]."""
+    return jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(tree)))
+
+
+def variance(x, axis_name=None):
+    """Variance f[D] of features f[N,D] of the global batch."""
+    mean, square = pmean((x.mean(0), jnp.square(x).mean(0)), axis_name)
+    return jnp.maximum(square - jnp.square(mean), 0)
+
+
 def gradient(loss, nets, names, axis_name):
     """Gradient of a loss by the parameters of networks `names`, averaged over the devices.
 
@@ -107,6 +146,8 @@ def gradient(loss, nets, names, axis_name):
 
     params = {n: nets[n]["params"] for n in names}
     grads, (stats, metrics, extra) = jax.grad(value, has_aux=True)(params)
+    if _NORMS:
+        metrics = metrics | norms_of(lambda p: value(p)[1][1], params, axis_name)
     return *pmean((grads, stats, metrics), axis_name), extra
 
 

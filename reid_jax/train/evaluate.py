@@ -87,7 +87,9 @@ class Evaluator:
         """{(test, net): Result} of `state` as the compiled step returns it; "" is the run's own test."""
         state = self.devices.local_state(state)
         results = {
-            (name, net): score(self.config, self.features(embedder, state, test), test.protocol)
+            (name, net): score(
+                self.config, centred(self.config, self.features(embedder, state, test)), test.protocol
+            )
             for name, test in self.tests.items()
             for net, embedder in self.embedders.items()
         }
@@ -99,6 +101,27 @@ class Evaluator:
         return feature_set(
             self.config, embedder, state, splits, test.root, shared=True, foreign=bool(test.name)
         )
+
+
+def centred(config, features):
+    """The FeatureSet that is scored: config.eval.center "camera" takes means of cameras off.
+
+    Of query and gallery apart, of features at unit length where the distance is the cosine.
+    """
+    if choice("eval.center", getattr(config.eval, "center", "none"), ("none", "camera")) == "none":
+        return features
+    if config.eval.distance not in ranking.DISTANCES:
+        raise ConfigError(
+            f"config.eval.center does not go with config.eval.distance {config.eval.distance!r}"
+        )
+    f = features.feature
+    if config.eval.distance == "cosine":
+        f = f / np.maximum(np.linalg.norm(f, axis=1, keepdims=True), 1e-12)
+    group = np.unique(np.stack([features.camid, features.split == "query"]), axis=1, return_inverse=True)[1]
+    count = np.bincount(group.ravel())
+    total = np.zeros((len(count), f.shape[1]), f.dtype)
+    np.add.at(total, group.ravel(), f)
+    return features.replace(feature=f - (total / count[:, None])[group.ravel()].astype(f.dtype))
 
 
 class Embedder:

@@ -13,6 +13,7 @@ from reid_jax.data import marks, pipeline, prefetch, rows
 from reid_jax.errors import CheckpointError, DataError, TrainingError
 from reid_jax.eval import cluster, embed, store
 from reid_jax.fields import plain
+from reid_jax.methods import _steps
 from reid_jax.train import (
     checkpoint,
     evaluate,
@@ -119,7 +120,8 @@ class Run:
                 length, streams = self.length(part, state, at)
                 if at.taken < length:
                     step = self.devices.compile(part.step)
-                    with self.batches(streams, at.taken) as batches, self.bar(part, at, length) as bar:
+                    norms = _steps.gradient_norms(self.config.train.log_gradients)
+                    with self.batches(streams, at.taken) as batches, self.bar(part, at, length) as bar, norms:
                         self.trace.between(at.step)
                         while at.taken < length:
                             state, metrics = step(state, next(batches))

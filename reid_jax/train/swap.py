@@ -35,6 +35,8 @@ def check(config, dataset):
         bodies.Bodies(dataset.root)
     except ConfigError as e:
         raise ConfigError(f"config.eval.swap needs a drawn set: {e}; {hint}") from e
+    if not evaluate.split_records(config, dataset)[0]:
+        raise ConfigError(f"config.eval.swap needs people to test on, and {dataset.name} has none; {hint}")
     protocol = evaluate.choose_protocol(config, dataset.protocol)
     if protocol not in ("market", "all-pairs"):
         raise ConfigError(f"config.eval.swap does not go with config.eval.protocol {protocol!r}; {hint}")

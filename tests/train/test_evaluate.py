@@ -156,3 +156,23 @@ def test_mirrored_pictures_are_added():
         method.config.eval.mirror = mirror
         embedder = evaluate.Embedder(method, "net", Devices(jax.devices()[:1]))
         np.testing.assert_array_equal(embedder.image({}, {"image": image}), want)
+
+
+def test_centred_features():
+    """Means of each camera's queries and of its gallery pictures are taken off, of unit rows."""
+    rng = np.random.default_rng(0)
+    feature, camid = rng.normal(size=(40, 5)).astype(np.float32) + 1, np.arange(40) % 3
+    split = np.where(np.arange(40) < 15, "query", "gallery")
+    features = store.FeatureSet(feature, np.arange(40), camid, split.copy(), split)
+    config = SimpleNamespace(eval=SimpleNamespace(center="camera", distance="cosine"))
+    got = evaluate.centred(config, features).feature
+    unit = feature / np.linalg.norm(feature, axis=1, keepdims=True)
+    for side in ("query", "gallery"):
+        for c in range(3):
+            rows = (split == side) & (camid == c)
+            np.testing.assert_allclose(got[rows], unit[rows] - unit[rows].mean(0), atol=1e-6)
+    config.eval.center = "none"
+    assert evaluate.centred(config, features) is features
+    config.eval.center, config.eval.distance = "camera", "ratio2"
+    with pytest.raises(ConfigError, match="eval.center"):
+        evaluate.centred(config, features)

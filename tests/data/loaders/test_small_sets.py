@@ -30,6 +30,19 @@ def test_viper_pairs_by_identity(tmp_path):
     assert load("viper", root, seed=1).drawn != d.drawn or load("viper", root, seed=2).drawn != d.drawn
 
 
+def test_pku_reid_tests_every_picture_of_the_other_half(tmp_path):
+    for person in ("001", "003", "004", "102"):
+        for name in ("01_1.png", "01_8.png", "02_3.png"):
+            picture(tmp_path / "pku_reid_74", person, name)
+    picture(tmp_path / "pku_reid_74", "001", "back.png")
+    d = load("pku_reid", tmp_path)
+    assert d.query == d.gallery and len(d.query) == len(d.train) == 6 and d.protocol == "market"
+    assert set(d.drawn["train_ids"]) | {r.pid for r in d.query} == {1, 3, 4, 102}
+    assert sorted(labels(d.train)) == [(p, c) for p in (0, 1) for c in (0, 0, 1)]
+    draws = {tuple(load("pku_reid", tmp_path, split=s).drawn["train_ids"]) for s in range(5)}
+    assert len(draws) > 1
+
+
 def test_viper_validation_searches_the_other_camera(tmp_path):
     """One picture in each camera: all of them are gallery, and evaluation leaves out a query's own."""
     d = datasets.hold_out(load("viper", viper(tmp_path / "VIPeR")), 2)

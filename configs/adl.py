@@ -2,8 +2,8 @@
 
 Variants: market, duke, msmt17 (paper: 256x128, 8 images of each camera, then 16 clusters x 4 images, 40
 rounds); synthetic (small net and data set, minutes on a CPU core); smoke (seconds). The rows of the paper's
-Table 4 stand behind a dash: market-baseline, synthetic-frifm, ..., see ROWS. Any field can be changed on the
-command line: --config.adl.mode=threshold.
+Table 4 stand behind a dash: market-baseline, synthetic-frifm, ..., see ROWS and MORE. Any field can
+be changed on the command line: --config.adl.mode=threshold.
 """
 
 from ml_collections import ConfigDict
@@ -16,6 +16,13 @@ ROWS = {  # the paper's Table 4
     "frifm": dict(adversarial_stages=()),
     "adl": dict(frifm_stages=()),
     "full": {},
+}
+MORE = {  # beside the paper's: what may keep the game from doing its work
+    "aibn": dict(aibn_lr=1e-3),  # the paper's; at 20 times that, AIBN's weight runs away
+    "inter_only": dict(adversarial_stages=("inter",)),  # the phase within cameras shows less of the camera
+    "no_hiding": dict(encoder_plays=False),
+    "critic": dict(critic_optim="adam", critic_lr=1e-3, critic_steps=5, held_out=256),
+    "frifm_late": dict(frifm_from=2),  # not on the labels of the start
 }
 
 
@@ -79,7 +86,7 @@ VARIANTS = {"market": market, "duke": duke, "msmt17": msmt17, "synthetic": synth
 
 def get_config(variant="market"):
     """ConfigDict of one variant, or of VARIANT-ROW; ConfigError for an unknown one."""
-    name, row = split_row("adl", variant, VARIANTS, ROWS)
+    name, row = split_row("adl", variant, VARIANTS, ROWS | MORE)
     tree = presets.tree("adl", name, VARIANTS)
-    tree["adl"].update(ROWS[row or "full"])
+    tree["adl"].update((ROWS | MORE)[row or "full"])
     return ConfigDict(tree)

@@ -18,6 +18,10 @@ ROWS = {  # of the paper's Table 3; f_sen and f_inv alone are networks of every 
     "no_multi_scale": dict(direid=dict(multi_scale=False)),
     "no_attention": dict(direid=dict(attention_input="none")),
     "full": {},
+    # beside the paper's
+    "stem_gradient": dict(direid=dict(stem_gradient=True)),
+    "sen_before": dict(direid=dict(sen_loss="before")),
+    "neck": dict(direid=dict(sen_loss="before", attention_on="neck", attention_norm=True)),
 }
 
 

@@ -410,7 +410,7 @@ def adl_objective(case):
 
         def loss(params, f, method=method, variables=variables):
             permutation = case.input("permutation")
-            total, _, metrics = method.game(_with_params(variables, params), f, camid, permutation)
+            total, _, metrics, _ = method.game(_with_params(variables, params), f, camid, permutation)
             return total, metrics
 
         (total, metrics), (grads, grad_f) = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, f)

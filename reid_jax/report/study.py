@@ -192,16 +192,30 @@ def maps(arrays, words):
         "columns": list(map(str, columns)) if isinstance(columns, list) else [],
         "people": [
             [{"title": "picture", "frames": [look.uri(frame) for frame in frames]}]
-            + [{"title": titles.get(n, n), "frames": overlaid(frames, heats[n][i])} for n in names]
+            + [
+                {"title": titles.get(n, n), "frames": overlaid(frames, heats[n][i], *centres(arrays, n))}
+                for n in names
+            ]
             for i, frames in enumerate(image)
         ],
     }
 
 
-def overlaid(frames, heat):
-    """Data URIs of frames u8[K,H,W,3] under heat maps f[K,h,w] of one scale."""
+def centres(arrays, name):
+    """(rows f[h], columns f[w]) of the cells of map/NAME, (None, None) where they are not there or not so."""
+    places = arrays.get(f"rows/{name}"), arrays.get(f"columns/{name}")
+    right = all(
+        p is not None and finite(p, 1) and len(p) == n and (np.diff(p) > 0).all()
+        for p, n in zip(places, arrays[f"map/{name}"].shape[2:], strict=True)
+    )
+    return places if right else (None, None)
+
+
+def overlaid(frames, heat, rows=None, columns=None):
+    """Data URIs of frames u8[K,H,W,3] under heat maps f[K,h,w] of one scale; rows, columns: `centres`."""
     heat = (heat - heat.min()) / max(np.ptp(heat), 1e-12)
-    return [look.uri(look.overlay(frame, m)) for frame, m in zip(frames, heat, strict=True)]
+    pairs = zip(frames, heat, strict=True)
+    return [look.uri(look.overlay(frame, m, rows, columns)) for frame, m in pairs]
 
 
 # ---- plots

@@ -136,6 +136,7 @@ def game(**fields):
         (dict(lam=0.0, lam_cam=0.0), {"critic"}),
         (dict(lam=0.0, lam_cam=0.1, encoder_input="live"), {"features", "encoder", "camera", "critic"}),
         (dict(lam=0.5, lam_cam=0.0, transform="linear"), {"features", "encoder", "critic"}),
+        (dict(lam=0.5, lam_cam=0.0, encoder_plays=False), {"features", "critic"}),
     ],
 )
 def test_where_the_games_gradients_go(fields, moved):
@@ -471,3 +472,64 @@ def test_labels_refuse_broken_features():
     x[3, 1] = np.nan
     with pytest.raises(DataError, match="row 3"):
         labels.intra(x, camid, settings())
+
+
+# ---- what keeps the game and the refinement in bounds
+
+
+def test_more_steps_of_the_critic_raise_its_omega():
+    m, (f, camid, variables) = method(critic_steps=6, critic_optim="adam", critic_lr=0.01), players()
+    del camid
+    z = jnp.concatenate([f, f**2], -1)[:, :5] * jnp.asarray([1.0, -1, 2, 1, 1])
+    tx = {"critic": m.tx["inter"]["critic"]}
+    nets = {"critic": variables["critic"]}
+    state = State(jnp.int32(3), nets, {"critic": tx["critic"].init(nets["critic"]["params"])}, {})
+
+    def omega(nets):
+        return float(m.omega(nets["critic"], f, z, jnp.arange(12)[::-1]))
+
+    after = m.more_of_the_critic(state, state, (f, z), tx)
+    assert omega(after.nets) > omega(nets) + 1e-3 and after.step == 3
+
+
+def test_refinement_rests_before_its_round():
+    m = method(frifm_from=2)
+    shapes = jax.eval_shape(m.init, jax.random.key(0))
+    assert shapes.memory["frifm"].shape == ()
+    params = {"base": {"frifm1": {"gamma": jnp.ones(2)}, "conv1": jnp.ones(2)}}
+    old = State(0, {"net": {"params": params}}, {}, {"frifm": 0.0})
+    moved = old._replace(nets={"net": {"params": jax.tree.map(lambda x: x + 1, params)}})
+    kept = m.without_frifm(old, moved).nets["net"]["params"]["base"]
+    assert kept["frifm1"]["gamma"][0] == 1 and kept["conv1"][0] == 2
+    freed = m.without_frifm(old._replace(memory={"frifm": 1.0}), moved).nets["net"]["params"]["base"]
+    assert freed["frifm1"]["gamma"][0] == 2
+    state = m.relabelled(2, zeros(m), np.zeros(6, int))
+    assert state.memory["frifm"] == 1 and m.relabelled(1, zeros(m), np.zeros(6, int)).memory["frifm"] == 0
+
+
+def test_rates_of_their_own():
+    """AIBN's weights, FRIFM and the critic move by the rates that the fields say."""
+    m = method(aibn_lr=1e-3, frifm_lr=1e-4, critic_optim="adam", critic_lr=1e-5)
+    params = {"adaptive_weight": jnp.ones(1), "frifm1": {"gamma": jnp.ones(1)}, "conv": jnp.ones(1)}
+    for tx, tree, want in (
+        (m.tx["inter"]["net"], params, {"adaptive_weight": 1e-3, "frifm1": {"gamma": 1e-4}, "conv": 0.02}),
+        (m.tx["inter"]["critic"], {"w": jnp.ones(1)}, {"w": 1e-5}),
+    ):
+        delta, _ = tx.update(jax.tree.map(jnp.ones_like, tree), tx.init(tree), tree)
+        got = jax.tree.map(lambda x: float(-x[0]), delta)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), got, want)
+    mixed = adl.mixing(
+        {"a": {"adaptive_weight": jnp.array([0.2])}, "b": {"adaptive_weight": jnp.array([0.4])}}
+    )
+    assert mixed["aibn"] == pytest.approx(0.3) and mixed["aibn_most"] == pytest.approx(0.4)
+    assert adl.mixing({"conv": jnp.ones(1)}) == {}
+
+
+def test_a_critic_at_its_floor_is_said(caplog):
+    from reid_jax.methods.adl import critic
+
+    good = critic.summary(np.full(8, 5.0), np.full(8, -5.0))
+    assert -0.02 < good["omega_held_out"] < 0 and good["bound"] > 0.68 and not caplog.text
+    found = critic.summary(np.zeros(8), np.zeros(8))
+    assert found["omega_held_out"] == pytest.approx(-1.3863, abs=1e-3) and "tells nothing" in caplog.text
+    assert method(held_out=4).study is not None and method().study is None

@@ -8,6 +8,7 @@ from flax import traverse_util
 from methods.direid_small import SIZE, config, info, triples
 from small import difference
 
+from reid_jax.errors import ConfigError
 from reid_jax.methods.direid import dfen, nets
 
 PID = np.array([0, 0, 1, 1], np.int32)
@@ -128,3 +129,48 @@ def test_codes_for_the_bank():
     code = jax.jit(lambda x: module.apply(variables, x[None])[0])
     want = [(code(v) + code(v[:, ::-1])) / 2 for v in x]
     np.testing.assert_allclose(got, jnp.stack(want), rtol=1e-4, atol=1e-6)
+
+
+ATTENDED = [("feature", "before"), ("neck", "before")]
+
+
+@pytest.mark.parametrize("where, seen", ATTENDED)
+def test_where_the_attention_acts(where, seen):
+    """Shapes of weights, of what is fused and compared; L_sen sees f_sen without weights."""
+    fields = dict(attention_on=where, sen_loss=seen, attention_norm=True, attention_input="score")
+    m = dfen.Dfen(config(**fields), info())
+    state = jax.eval_shape(m.init, jax.random.key(0))
+    x = jax.ShapeDtypeStruct((4, SIZE, SIZE, 3), jnp.float32)
+    out, stats = jax.eval_shape(lambda s, x: m.forward(s.nets, x, True, jax.random.key(0)), state, x)
+    d = m.config.direid
+    width = d.neck_dim if where == "neck" else out.f_sen.shape[1]
+    assert out.weights.shape == (4, width)
+    assert out.f_fuse.shape[1] == (2 * d.neck_dim if where == "neck" else 2 * width)
+    assert out.neck_sen.shape == out.neck_inv.shape == (4, d.neck_dim)
+    assert "moments" in stats["A_deg"]
+
+
+def test_attention_that_cannot_be():
+    with pytest.raises(ConfigError, match="needs sen_loss 'before'"):
+        dfen.Dfen(config(attention_on="neck", attention_input="score"), info())
+    with pytest.raises(ConfigError, match="attention_norm"):
+        fields = dict(attention_norm=True, attention_form="guided", attention_input="self")
+        dfen.Dfen(config(**fields), info())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where, seen", ATTENDED)
+def test_the_weights_touch_what_they_should(where, seen):
+    """L_sen sees no weights; the test feature is that of the weighted feature or neck."""
+    fields = dict(attention_on=where, sen_loss=seen, attention_input="score")
+    m, plain = dfen.Dfen(config(**fields), info()), dfen.Dfen(config(attention_input="none"), info())
+    x = triples()["x_i"]
+    nets_ = filled(jax.eval_shape(m.init, jax.random.key(0))).nets
+    got = jax.jit(lambda n: m.forward(n, x, False)[0])(nets_)
+    C = filled(jax.eval_shape(plain.init, jax.random.key(0))).nets["C"]
+    without = jax.jit(lambda n: plain.forward({**n, "C": C}, x, False)[0])(nets_)
+    np.testing.assert_allclose(got.p_sen, without.p_sen, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(got.neck_inv, without.neck_inv, rtol=1e-5, atol=1e-5)
+    assert np.abs(got.neck_sen - without.neck_sen).max() > 1e-3
+    if where == "neck":
+        np.testing.assert_allclose(got.neck_sen, without.neck_sen * got.weights, rtol=1e-4, atol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 
 from reid_jax import config as c
 from reid_jax.errors import ConfigError
-from reid_jax.models import heads, weights
+from reid_jax.models import heads, norms, weights
 from reid_jax.models.norms import aibn
 
 
@@ -124,3 +124,23 @@ def test_what_cannot_be():
         build(norm="aibn", backbone="resnet50_ibn_a")
     with pytest.raises(ConfigError, match="more than one pixel"):
         shapes(build(norm="aibn", backbone="slim"), 16)
+
+
+def test_a_clipped_weight_can_come_back():
+    """aibn_clip "straight": the numbers of "hard", and beyond 1 the gradient of the clipped value."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5, 3, 2)), jnp.float32)
+    found = {}
+    for straight in (False, True):
+        layer = aibn.AdaptiveNorm(straight=straight)
+        variables = layer.init(jax.random.key(0), x, True, jnp.float32(0.5))
+
+        def total(alpha, layer=layer, variables=variables):
+            return (layer.apply(variables, x, True, alpha, mutable=["batch_stats"])[0] ** 3).sum()
+
+        found[straight] = [jax.value_and_grad(total)(jnp.float32(a)) for a in (0.3, 1.4)]
+    assert found[False][1][1] == 0 != found[True][1][1]
+    np.testing.assert_allclose(*([v for v, _ in found[s]] for s in (False, True)), rtol=1e-5)
+    np.testing.assert_allclose(found[True][0][1], found[False][0][1], rtol=1e-5)
+    model = c.namespace(c.defaults()["model"] | {"norm": "aibn", "aibn_clip": "straight"})
+    assert norms.build(model).straight
+    assert not norms.build(c.namespace(c.defaults()["model"] | {"norm": "aibn"})).straight

@@ -164,3 +164,13 @@ def test_damaged_arrays_leave_the_pictures_out(run):
             assert found["maps"] is None
         else:
             assert [len(rows) for rows in found["maps"]["people"]] == [missing.get("rows", 3)] * 2, name
+
+
+def test_centres_of_cells_are_used_where_they_fit():
+    arrays = {"map/a": np.ones((1, 2, 3, 2), np.float32), "rows/a": np.float32([0, 8, 16])}
+    assert study.centres(arrays, "a") == (None, None)
+    arrays["columns/a"] = np.float32([0, 8])
+    rows, columns = study.centres(arrays, "a")
+    assert rows is arrays["rows/a"] and columns is arrays["columns/a"]
+    for wrong in (np.float32([8, 0]), np.float32([0, np.nan]), np.float32([0]), np.array(["x", "y"])):
+        assert study.centres(arrays | {"columns/a": wrong}, "a") == (None, None)

@@ -28,7 +28,7 @@ from reid_jax.fields import choice, within
 from reid_jax.losses import adversarial, identity, triplet
 from reid_jax.losses import batch as batches
 from reid_jax.methods import Method, Part, _steps
-from reid_jax.methods.adl import nets
+from reid_jax.methods.adl import critic, nets
 from reid_jax.models import heads, layers, pooling
 
 TITLE = "ADL"
@@ -69,6 +69,14 @@ FIELDS = dict(
     critic_input_norm="layer",  # layer | none
     schedule="simultaneous",  # simultaneous | blocks: critic and all others move in turn
     block=10,  # steps of a turn
+    encoder_plays=True,  # False: E gets no gradient of L_ADL, and cannot win by hiding the camera
+    critic_optim="sgd",  # sgd | adam: of the critic
+    critic_lr=0.0,  # 0: head_lr
+    critic_steps=1,  # of the critic in a step of all players, on the same features with other partners
+    held_out=0,  # test pictures by which the critic's omega is measured at every evaluation; 0 = none
+    aibn_lr=0.0,  # of AIBN's mixing weights; 0: that of the backbone
+    frifm_lr=0.0,  # of the FRIFMs; 0: head_lr
+    frifm_from=1,  # round from which on they train
 )
 METRICS = {
     "loss_stage": "Loss on pseudo labels",
@@ -79,6 +87,18 @@ METRICS = {
     "omega": "Critic's value omega",
     "cam_ce": "Camera cross entropy",
     "cam_accuracy": "Camera accuracy",
+    "aibn": "Weight of batch statistics in AIBN, mean",
+    "aibn_most": "Weight of batch statistics in AIBN, largest",
+}
+STUDY = {
+    "title": "The critic on people that were not trained on",
+    "link": "Critic",
+    "lead": "omega of pairs of features and camera features that belong together, and of shuffled ones: from "
+    "-1.386 (the critic tells nothing) to 0. A critic at the floor has nothing to teach the features.",
+    "figures": {
+        "omega_held_out": ("omega", "of test pictures"),
+        "bound": ("bound", "of the Jensen-Shannon divergence by it: 0 at the floor, at most 0.69"),
+    },
 }
 LABELS = "none"
 ROWS = {  # of the paper's Table 4: (FRIFM, adversarial game)
@@ -115,7 +135,11 @@ class Adl(Method):
         choice("adl.transform", adl.transform, adversarial.TRANSFORMS)
         choice("adl.critic_input_norm", adl.critic_input_norm, adversarial.FORMS)
         self.live = choice("adl.encoder_input", adl.encoder_input, ("detached", "live")) == "live"
+        choice("adl.critic_optim", adl.critic_optim, ("sgd", "adam"))
+        within("adl", adl, critic_steps=(1, None), held_out=(0, None), frifm_from=(1, None))
         self.modules = self.networks()
+        if self.players and adl.held_out:
+            self.study = critic.study(self)
         self.tx = {phase: self.optimisers(phase) for phase in PHASES}
 
     def networks(self):
@@ -155,14 +179,22 @@ class Adl(Method):
             return _steps.sgd(rate, momentum=adl.momentum, weight_decay=self.config.optim.weight_decay)
 
         def label(path, _):
-            return "new" if any(str(k.key).startswith("frifm") for k in path) else "backbone"
+            names = [str(k.key) for k in path]
+            if adl.aibn_lr and names[-1] == "adaptive_weight":
+                return "aibn"
+            return "new" if any(n.startswith("frifm") for n in names) else "backbone"
 
         def labels(params):
             return jax.tree_util.tree_map_with_path(label, params)
 
-        net = optax.partition({"backbone": sgd(rates.lr), "new": sgd(rates.head_lr)}, labels)
+        chains = {"backbone": sgd(rates.lr), "new": sgd(adl.frifm_lr or rates.head_lr)}
+        net = optax.partition(chains | ({"aibn": sgd(adl.aibn_lr)} if adl.aibn_lr else {}), labels)
         players = PLAYERS if phase in adl.adversarial_stages else ()
-        return {"net": net} | {name: sgd(rates.head_lr) for name in (PHASES[phase], *players)}
+        chains = {"net": net} | {name: sgd(rates.head_lr) for name in (PHASES[phase], *players)}
+        if players:
+            rate = adl.critic_lr or rates.head_lr
+            chains["critic"] = optax.adam(rate) if adl.critic_optim == "adam" else sgd(rate)
+        return chains
 
     def measured(self, info):
         """info as it is: no rate depends on the number of steps."""
@@ -184,6 +216,8 @@ class Adl(Method):
             variables[name] = self.modules[name].init(keys[name], *inputs[name])
         variables = {n: {k: v for k, v in x.items() if k != "intermediates"} for n, x in variables.items()}
         memory = {"labels": jnp.full(self.info.num_images, -1, jnp.int32)}
+        if self.config.adl.frifm_from > 1:
+            memory["frifm"] = jnp.float32(0)  # whether they train
         return self.fresh(variables, self.tx["intra"] | self.tx["inter"], memory)
 
     def to_every_head(self, f):
@@ -239,6 +273,8 @@ class Adl(Method):
         used = jnp.asarray(self.class_counts(i, labels), jnp.int32)
         variables = {**state.nets, name: {**classifier, "classes": {"used": used}}}
         memory = {**state.memory, "labels": np.asarray(labels, np.int32)}
+        if "frifm" in memory:
+            memory["frifm"] = np.float32(i // 2 + 1 >= self.config.adl.frifm_from)
         new = self.fresh(variables, self.tx["intra"] | self.tx["inter"], memory)
         return new._replace(step=state.step)
 
@@ -317,14 +353,14 @@ class Adl(Method):
         z, encoder_stats = apply("encoder", f if self.live else stop(f))
         logits, camera_stats = apply("camera", z)
         loss_camera = identity.cross_entropy(logits, camid)
-        value = self.omega(stop(variables["critic"]), f, z, partners)
+        value = self.omega(stop(variables["critic"]), f, z if adl.encoder_plays else stop(z), partners)
         loss_adl = adversarial.pull(value, adl.transform, adl.temperature)
         loss_critic = -self.omega(variables["critic"], stop(f), stop(z), partners)
         total = adl.lam * loss_adl + adl.lam_cam * loss_camera + loss_critic
         metrics = {"omega": value, "adl": loss_adl, "cam_ce": loss_camera}
         metrics["cam_accuracy"] = jnp.mean(logits.argmax(-1) == camid)
         stats = {"encoder": encoder_stats["batch_stats"], "camera": camera_stats["batch_stats"]}
-        return total, stats, metrics
+        return total, stats, metrics, (stop(f), stop(z))
 
     def omega(self, critic, f, z, partners):
         """omega of the critic with these variables, f[]: its own z against the z of the row's partner."""
@@ -389,17 +425,46 @@ class Adl(Method):
 
         def loss(variables):
             total, f, stats, metrics = stage_loss(variables)
-            metrics["loss_stage"] = total
+            metrics, pair = metrics | {"loss_stage": total} | mixing(variables["net"]["params"]), None
             if "critic" in variables:
                 partners = _steps.partners(self.key(state), len(f), self.axis)
                 game = self.game(variables, f, batch["camid"], partners)
                 total, stats, metrics = total + game[0], stats | game[1], metrics | game[2]
-            return total, stats, {"loss": total, **metrics}, None
+                pair = game[3]
+            return total, stats, {"loss": total, **metrics}, pair
 
-        new, metrics, _ = _steps.descend(loss, state, self.tx[phase], self.axis)
+        new, metrics, pair = _steps.descend(loss, state, self.tx[phase], self.axis)
+        if "frifm" in state.memory:
+            new = self.without_frifm(state, new)
+        if pair is not None and self.config.adl.critic_steps > 1:
+            new = self.more_of_the_critic(state, new, pair, self.tx[phase])
         if self.config.adl.schedule == "blocks" and "critic" in self.tx[phase]:
             new = self.in_turn(state, new, self.tx[phase])
         return new, metrics | {"lr": jnp.float32(getattr(self.config.adl, phase).lr)}
+
+    def without_frifm(self, old, new):
+        """`new` with the FRIFMs of `old` where state.memory["frifm"] is 0."""
+
+        def chosen(path, before, after):
+            mine = any(str(k.key).startswith("frifm") for k in path)
+            return jnp.where(old.memory["frifm"] > 0, after, before) if mine else after
+
+        params = jax.tree_util.tree_map_with_path(
+            chosen, old.nets["net"]["params"], new.nets["net"]["params"]
+        )
+        return new._replace(nets={**new.nets, "net": {**new.nets["net"], "params": params}})
+
+    def more_of_the_critic(self, old, new, pair, tx):
+        """`new` after the other steps of adl.critic_steps, on a pair (f, z) with partners of their own."""
+        for i in range(1, self.config.adl.critic_steps):
+            partners = _steps.partners(jax.random.fold_in(self.key(old), i), len(pair[0]), self.axis)
+
+            def loss(variables, partners=partners):
+                return -self.omega(variables["critic"], *pair, partners), {}, {}, None
+
+            grads, stats, _, _ = _steps.gradient(loss, new.nets, ("critic",), self.axis)
+            new = _steps.moved(new, tx, grads, stats)
+        return new
 
     def in_turn(self, old, new, names):
         """`new` without the moves of the networks that rest; the critic's block of steps comes first."""
@@ -419,6 +484,13 @@ class Adl(Method):
         both = jnp.concatenate([image, image[:, :, ::-1]])
         f = self.modules["net"].apply(state.nets["net"], both, False).reshape(2, image.shape[0], -1).mean(0)
         return self.modules["encoder"].apply(state.nets["encoder"], f, False) if net == "camera" else f
+
+
+def mixing(params):
+    """{"aibn", "aibn_most": f[]} of AIBN's weights in a tree of parameters; {} without."""
+    leaves = jax.tree_util.tree_leaves_with_path(lax.stop_gradient(params))
+    found = [x.mean() for path, x in leaves if str(path[-1].key) == "adaptive_weight"]
+    return {"aibn": jnp.stack(found).mean(), "aibn_most": jnp.stack(found).max()} if found else {}
 
 
 def intra_loss(logits, pid):

@@ -22,6 +22,7 @@ FIELDS = dict(
     share_degradation_trunk=False,  # E_d and E'_d have one trunk
     one_degradation_encoder=False,  # E'_d is E_d itself
     multi_scale=True,  # content encoder on all of the stem's maps, else on the last one
+    stem_gradient=False,  # stage gan: gradients reach E_con's stem; the authors' later code: they do not
     content_dim=128,
     content_scale_dim=64,  # channels of each scale before they are joined
     aspp_dim=128,
@@ -61,6 +62,11 @@ FIELDS = dict(
     attention_input="score",  # score | feature (of D_d) | code (of E_d) | self (f_sen) | none
     attention_form="sigmoid",  # sigmoid | softmax | guided
     attention_dim=256,
+    # feature: A_deg weighs f_sen's channels | neck: the neck's outputs, which the test compares and C then
+    # fuses. Behind a neck on a weighted f_sen, what is suppressed becomes a constant
+    attention_on="feature",
+    sen_loss="after",  # L_sen sees f_sen after | before the attention; after: closing it is punished
+    attention_norm=False,  # what A_deg reads is standardised by running moments first
     w_fuse=1.0,
     w_inv_reid=0.5,
     w_sen_reid=0.5,
@@ -100,6 +106,8 @@ METRICS = {
     "fuse": "Identity, fused feature",
     "inv": "Identity, f_inv",
     "sen": "Identity, f_sen",
+    "attention": "Attention, mean",
+    "attention_spread": "Attention, deviation over pictures",
     "smooth": "Disagreement on replayed pictures",
 }
 LABELS = "all"

@@ -9,7 +9,7 @@ from reid_jax.config import choice
 from reid_jax.errors import ConfigError
 from reid_jax.methods.direid import nets as networks
 from reid_jax.models.gan import LinearBlock, Mlp
-from reid_jax.models.layers import kernel_uniform, uniform, wide
+from reid_jax.models.layers import RunningMoments, kernel_uniform, uniform, wide
 
 INPUTS = ("score", "feature", "code", "self", "none")
 FORMS = ("sigmoid", "softmax", "guided")
@@ -24,12 +24,17 @@ class Attention(nn.Module):
     features: int = 2048
     hidden: int = 256
     pairs: bool = False
+    standard: bool = False  # f is standardised first: batch moments in training, running ones in a test
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x, train):
         widths = (self.hidden,) * 3 + (self.features * (2 if self.pairs else 1),)
-        x = Mlp(widths, True, nn.relu, True, self.axis_name, name="mlp")(lax.stop_gradient(wide(x)), train)
+        x = lax.stop_gradient(wide(x))
+        if self.standard:
+            mean, var = RunningMoments(axis_name=self.axis_name, name="moments").moments(x, train)
+            x = (x - mean) * lax.rsqrt(var + 1e-5)
+        x = Mlp(widths, True, nn.relu, True, self.axis_name, name="mlp")(x, train)
         if self.pairs:
             first, second = jnp.split(x, 2, -1)
             return jax.nn.sigmoid(first - second)
@@ -78,6 +83,11 @@ def modules(config, info):
             "config.direid.attention_form 'guided' works on degradation codes or f_sen: set attention_input "
             "to 'code' or 'self'"
         )
+    if d.attention_form == "guided" and d.attention_norm:
+        raise ConfigError(
+            "config.direid.attention_norm is for the forms sigmoid and softmax; form 'guided' has norms of "
+            "its own"
+        )
     made = {"A_deg": attention(config, info)}
     if source in ("score", "feature"):
         made["D_deg"] = networks.degradation_discriminator(config)
@@ -88,11 +98,12 @@ def modules(config, info):
 
 def attention(config, info):
     """A_deg of a config."""
-    d, features = config.direid, channels(config, info)
+    d = config.direid
+    features = d.neck_dim if d.attention_on == "neck" else channels(config, info)
     fields = dict(hidden=d.attention_dim, axis_name=networks.norm_axis(config, info))
     if d.attention_form == "guided":
         return GuidedAttention(features, latent=d.code_dim, **fields)
-    return Attention(features, pairs=d.attention_form == "softmax", **fields)
+    return Attention(features, pairs=d.attention_form == "softmax", standard=d.attention_norm, **fields)
 
 
 def channels(config, info):

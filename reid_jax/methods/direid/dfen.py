@@ -27,14 +27,15 @@ REPLAYED = ("E_con", "G", "E_deg")  # of the stage gan, here under old_NAME
 class Outputs(NamedTuple):
     """Features and logits of a batch, at least float32."""
 
-    f_fuse: jax.Array  # [B,2D] f_sen (after attention), then f_inv
+    f_fuse: jax.Array  # [B,2D] f_sen (after attention), then f_inv; attention_on "neck": of both necks
     f_inv: jax.Array  # [B,D]
-    f_sen: jax.Array  # [B,D] after attention
+    f_sen: jax.Array  # [B,D] as L_sen sees it: after attention, or before
     p_fuse: jax.Array  # [B,K] logits
     p_inv: jax.Array
     p_sen: jax.Array
     neck_inv: jax.Array  # [B,N] test features
     neck_sen: jax.Array
+    weights: jax.Array | None = None  # [B,D or N] of the attention, None without
 
     def test(self):
         """Test features by name: fuse [B,2N] (sen, then inv), inv and sen [B,N]."""
@@ -52,6 +53,12 @@ class Dfen(Stage):
         d = config.direid
         self.shared = choice("direid.dfen", d.dfen, ("dual", "shared")) == "shared"
         self.replays = choice("direid.replay", d.replay, REPLAYS)
+        self.on_neck = choice("direid.attention_on", d.attention_on, ("feature", "neck")) == "neck"
+        self.before = choice("direid.sen_loss", d.sen_loss, ("after", "before")) == "before"
+        if self.on_neck and not self.before:
+            raise ConfigError(
+                "config.direid.attention_on 'neck' needs sen_loss 'before': E_id's classifier sees no weights"
+            )
         self.modules = {
             "E_con": networks.content_encoder(config, info),
             "E_id": networks.identity_encoder(config, info, self.shared),
@@ -88,7 +95,8 @@ class Dfen(Stage):
         x = last if self.shared else image
         nets["E_id"] = networks.init(self.modules["E_id"], keys["E_id"], x)
         f_sen = self.apply(nets, "E_id", x, False)
-        nets["C"] = dict(self.modules["C"].init(keys["C"], jnp.concatenate([f_sen, f_inv], -1), False))
+        size = 2 * self.config.direid.neck_dim if self.on_neck else f_sen.shape[-1] + f_inv.shape[-1]
+        nets["C"] = dict(self.modules["C"].init(keys["C"], jnp.zeros((len(f_sen), size), f_sen.dtype), False))
         for name in ("D_deg", "E_deg"):
             if name in self.modules:
                 nets[name] = networks.init(self.modules[name], keys["A_deg"], image)
@@ -135,13 +143,22 @@ class Dfen(Stage):
 
         f_inv, last = moving("E_con", x, method="shared")
         f_sen = moving("E_id", last if self.shared else x)
+        weights = None
         if "A_deg" in self.modules:
-            f_sen = f_sen * moving("A_deg", *self.described(nets, x, f_sen, train, keys[3]))
+            weights = moving("A_deg", *self.described(nets, x, f_sen, train, keys[3]))
+        weighted = f_sen if weights is None or self.on_neck else f_sen * weights
+        seen = f_sen if self.before else weighted
         neck_inv, p_inv = moving("E_con", f_inv, method="classify", key=keys[0])
-        neck_sen, p_sen = moving("E_id", f_sen, method="classify", key=keys[1])
-        f_fuse = jnp.concatenate([f_sen, f_inv], -1)
+        neck_sen, p_sen = moving("E_id", seen, method="classify", key=keys[1])
+        if self.on_neck:
+            neck_sen = neck_sen if weights is None else neck_sen * weights
+            f_fuse = jnp.concatenate([neck_sen, neck_inv], -1)
+        else:
+            f_fuse = jnp.concatenate([weighted, f_inv], -1)
+            if self.before and not train:  # the test compares what the fusion sees
+                neck_sen = moving("E_id", weighted, method="classify")[0]
         _, p_fuse = moving("C", f_fuse, key=keys[2])
-        return Outputs(f_fuse, f_inv, f_sen, p_fuse, p_inv, p_sen, neck_inv, neck_sen), stats
+        return Outputs(f_fuse, f_inv, seen, p_fuse, p_inv, p_sen, neck_inv, neck_sen, weights), stats
 
     def described(self, nets, x, f_sen, train, key):
         """A_deg's arguments: a description f[B,C] of the degradation of x, for the form "guided" f_sen too.
@@ -185,10 +202,21 @@ class Dfen(Stage):
             values = self.losses(out, pid, replayed)
             total = sum(values.values())
             accuracy = jnp.mean(out.p_fuse.argmax(-1) == pid)
-            return total, stats, {"loss": total, **values, "accuracy": accuracy}, None
+            watched = self.watched(out.weights)
+            return total, stats, {"loss": total, **values, "accuracy": accuracy, **watched}, None
 
         new, metrics, _ = _steps.descend(loss, state, self.tx, self.axis)
         return new, metrics
+
+    def watched(self, weights):
+        """{"attention", "attention_spread": f[]} of weights f[B,D], {} of None; no gradient."""
+        if weights is None:
+            return {}
+        level = lax.stop_gradient(weights).mean(-1, keepdims=True)
+        return {
+            "attention": level.mean(),
+            "attention_spread": jnp.sqrt(_steps.variance(level, self.axis)[0]),
+        }
 
     def losses(self, out, pid, replayed=None):
         """Weighted losses of Outputs (eq. 14), {"fuse", "inv", "sen"[, "smooth"]: f[]}, of labels i32[B].

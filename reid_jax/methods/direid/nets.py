@@ -80,12 +80,14 @@ class Head(nn.Module):
 class ContentEncoder(nn.Module):
     """E_c: stem `base` (a trunk, all stages but its last), `head` and `classifier` on f_inv.
 
-    The stem gets gradients through `identity` and `shared` only; its statistics move in any training call.
+    The stem gets gradients through `identity` and `shared`, with stem_gradient through all; its statistics
+    move in any training call.
     """
 
     base: nn.Module
     head: nn.Module
     classifier: nn.Module
+    stem_gradient: bool = False  # the content's gradients reach the stem too
 
     def __call__(self, x, train):
         """(f_inv [B,D], content [B,H/4,W/4,C]), nothing of it reaching the stem."""
@@ -114,7 +116,8 @@ class ContentEncoder(nn.Module):
         return self.classify(f, train), c
 
     def detached(self, x, train):
-        return jax.lax.stop_gradient(self.base.maps(x, train, 0, self.base.depth - 1))
+        maps = self.base.maps(x, train, 0, self.base.depth - 1)
+        return maps if self.stem_gradient else jax.lax.stop_gradient(maps)
 
 
 class IdentityEncoder(nn.Module):
@@ -246,7 +249,7 @@ def content_encoder(config, info):
     widths = (d.aspp_dim, d.content_scale_dim)
     fields = (d.content_dim, d.feature_dim, widths, d.multi_scale)
     head = Head(*fields, dtype=base.dtype, axis_name=norm_axis(config, info))
-    return ContentEncoder(base, head, class_block(config, info))
+    return ContentEncoder(base, head, class_block(config, info), d.stem_gradient)
 
 
 def identity_encoder(config, info, shared=False):

@@ -30,6 +30,7 @@ from sklearn.metrics import roc_auc_score
 from reid_jax.data import decode, degrade, images
 from reid_jax.methods._study import one_each, picture
 from reid_jax.methods.direid import judges
+from reid_jax.models import cells
 
 STUDY = {
     "title": "What stage {stage} learned of degradation",
@@ -112,12 +113,33 @@ def of(method):
             }
             arrays |= {n: a[pictures.shown] for n, a in found.items() if n.startswith("map/")}
             arrays["map/image"] = np.stack([pictures.x, pictures.poor], 1)[pictures.shown]
+            arrays |= places(method, state, pictures.x[:1], arrays)
             return figures, arrays | pictures.grids(state, coded_swap)
 
         coded_swap = over(lambda state, content, donor: swap(state, content, donor, method))
         return study
 
     return prepare
+
+
+def maps_of(method, nets, image):
+    """{name: maps [B,h,w,C]} that are shown, of images u8[B,H,W,3]."""
+    x = method.plain(image)
+    found = {"content": content(method, nets, x)}
+    if "E_id" in nets:
+        found["teacher"] = method.call(nets, "E_id", x, train=False, method="map")[0]
+    return found
+
+
+def places(method, state, image, arrays):
+    """{"rows/NAME" f[h], "columns/NAME" f[w]}: where the cells of arrays map/NAME are centred, in pixels."""
+    found = {}
+    for name in ("content", "teacher"):
+        if f"map/{name}" in arrays:
+            read = cells.windows(lambda nets, x, n=name: maps_of(method, nets, x)[n], state.nets, image)
+            centres = cells.centres(read, image.shape[1:3], arrays[f"map/{name}"].shape[2:])
+            found[f"rows/{name}"], found[f"columns/{name}"] = (np.float32(c) for c in centres)
+    return found
 
 
 def measurable(dataset):

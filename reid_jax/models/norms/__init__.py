@@ -27,6 +27,11 @@ class Norms:
     by_domain = True  # whether it can have statistics and parameters for each of several domains
     bounds = ()  # ((pattern of parameters' paths, least, most), ...): clipped after every step
 
+    @classmethod
+    def given(cls, model):
+        """{field: value} that a norm takes of config.model beside the common ones."""
+        return {}
+
     def batch(self, **fields):
         """A plain batch norm."""
         by_domain = dict(domains=self.domains, test_domain=self.test_domain)
@@ -92,5 +97,5 @@ def build(model, axis_name=None, implied=None, domains=1, test_domain=0):
             f"config.model.norm {name!r} has no form with norms by domain: use norm batch, or train without "
             "them"
         )
-    by_domain = dict(domains=domains, test_domain=test_domain)
-    return norms(axis_name, model.bn_rows, *([tuple(model.norm_stages)] if staged else []), **by_domain)
+    fields = norms.given(model) | dict(domains=domains, test_domain=test_domain)
+    return norms(axis_name, model.bn_rows, *([tuple(model.norm_stages)] if staged else []), **fields)

@@ -1,14 +1,20 @@
 """AIBN (IICS, Xuan and Zhang, CVPR 2021): instance and batch norm, mixed by one weight of a block."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
+from reid_jax.config import choice
 from reid_jax.errors import ConfigError
 from reid_jax.models.layers import affine
 from reid_jax.models.norms import StagedNorms
+
+# hard: AIBN's weight is clipped, and beyond 0 and 1 gets no gradient (IICS) | straight: it gets that of the
+# clipped value, and can come back
+FIELDS = dict(aibn_clip="hard")
 
 
 class AdaptiveNorm(nn.Module):
@@ -25,6 +31,7 @@ class AdaptiveNorm(nn.Module):
     momentum: float = 0.9  # of the old value
     epsilon: float = 1e-5
     axis_name: str | None = None
+    straight: bool = False  # gradients pass the clip as if it were not there
 
     @nn.compact
     def __call__(self, x, train, alpha):
@@ -43,6 +50,8 @@ class AdaptiveNorm(nn.Module):
         else:
             batch_mean, batch_var = mean.value, var.value
         a = jnp.clip(alpha, 0, 1)
+        if self.straight:
+            a = alpha + lax.stop_gradient(a - alpha)
         mixed = (1 - a) * own_mean + a * batch_mean, (1 - a) * own_var + a * batch_var
         return affine(x, *mixed, scale, bias, self.epsilon)
 
@@ -69,10 +78,16 @@ class AdaptiveNorm(nn.Module):
         return batch_mean, mean(own_var + jnp.square(own_mean - batch_mean))
 
 
+@dataclasses.dataclass(frozen=True)
 class Adaptive(StagedNorms):
     """Every norm of the blocks of some stages, the shortcut's too; they share one mixing weight."""
 
     by_domain = False
+    straight: bool = False
+
+    @classmethod
+    def given(cls, model):
+        return {"straight": choice("model.aibn_clip", model.aibn_clip, ("hard", "straight")) == "straight"}
 
     def usual(self, stages):
         return (stages - 1, stages)
@@ -83,7 +98,8 @@ class Adaptive(StagedNorms):
         alpha = block.param("adaptive_weight", nn.initializers.constant(0.1), (1,), jnp.float32)
 
         def norm(name):
-            return functools.partial(AdaptiveNorm(axis_name=self.axis_name, name=name), alpha=alpha)
+            layer = AdaptiveNorm(axis_name=self.axis_name, straight=self.straight, name=name)
+            return functools.partial(layer, alpha=alpha)
 
         return norm
 

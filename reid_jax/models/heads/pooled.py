@@ -120,7 +120,7 @@ def _contrast(model, num_classes, axis_name, num_features):
     if num_features:
         raise ConfigError("config.model.head 'contrast' has no embedding before its neck; use head 'global'")
     axis = group_axis(model, axis_name)
-    return ContrastHead(pooling.build(model), axis, model.bn_rows, model.contrast_bias)
+    return ContrastHead(pooling.build(model), axis, model.bn_rows, bias=model.contrast_bias)
 
 
 NAMES = {"global": _global, "contrast": _contrast}

@@ -56,7 +56,7 @@ def test_rows_say_which_seeds_are_missing(tmp_path):
     results = {"a": {0: figures(50.0), 1: figures(60.0)}, "b": {1: figures(61.0)}, "c": {}}
     first, second, third = (cells(line) for line in compare.write(results, tmp_path, 2).splitlines()[2:])
     assert first[-3] == "2" and second[-3] == "1 of 2" and third[-3] == "0 of 2"
-    assert second[6] == "1.0 (up in 1 of 1)" and third[1:7] == ["-"] * 6 and third[-1] == "-"
+    assert second[6] == "0.5 (up in 1 of 1)" and third[1:7] == ["-"] * 6 and third[-1] == "-"
 
 
 def test_show_trains_nothing(tmp_path, monkeypatch):
@@ -160,7 +160,7 @@ def test_differences_are_named_where_they_decide_nothing(tmp_path):
     gaps = compare.differences({"a": base, "b": noisy, "c": better, "d": {0: base[0], 1: None}})
     assert list(gaps) == ["b", "c"] and gaps["c"]["mAP"].ahead == 2
     results = {label: {0: figures(50.0)} for label in "abc"}
-    text = compare.write(results, tmp_path, gaps)
+    text = compare.write(results, tmp_path, 1, gaps)
     assert "over 40 people and 2 training seeds" in text
     assert ["minus a", "mAP", "rank-1"] in [cells(line)[:3] for line in text.splitlines()]
     row = next(line for line in text.splitlines() if line.startswith("| c ") and "[" in line)

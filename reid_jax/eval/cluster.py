@@ -23,7 +23,7 @@ from reid_jax.eval import neighbours, reciprocal
 
 log = logging.getLogger(__name__)
 
-FORMS = ("spcl", "torchreid")
+FORMS = ("plain", "torchreid")
 MOST_TO_AGGLOMERATE = 40_000  # images; their distances take 6.4 GB, twice while they are linked
 
 
@@ -45,7 +45,7 @@ class Jaccard:
         return out
 
 
-def jaccard(features, *, k1=30, k2=6, limit=1.0, form="spcl", tile=2048, progress=False) -> Jaccard:
+def jaccard(features, *, k1=30, k2=6, limit=1.0, form="plain", tile=2048, progress=False) -> Jaccard:
     """Jaccard distances of features f[N,D], which are brought to unit length.
 
     k1: length of the neighbour lists, k2: images a set is averaged over. limit: larger distances are not
@@ -68,7 +68,7 @@ def _weights(rows, k1, k2, form, progress):
     def scaled(i, j):
         return rows.pairs(i, j) / near.farthest[i]
 
-    distances = rows.pairs if form == "spcl" else scaled
+    distances = rows.pairs if form == "plain" else scaled
     return reciprocal.vectors(near.index, depth, reciprocal.half_depth(k1), k2, distances)
 
 

@@ -2,7 +2,7 @@
 
     pictures = ray.data.read_binary_files("pictures/", include_paths=True)
     features = pictures.map_batches(
-        Embed, fn_constructor_args=("runs/efl",), batch_size=64, num_gpus=1, concurrency=4
+        Embed, fn_constructor_args=("runs/mine",), batch_size=64, num_gpus=1, concurrency=4
     )
     features.write_parquet("features/")
 

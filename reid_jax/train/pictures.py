@@ -105,7 +105,8 @@ def heat_maps(config, method, state, devices, records):
 def pointing(config, method, state, devices, dataset):
     """{"pointing/TITLE": correlation of the method's maps with the bodies} of a drawn set of tracklets.
 
-    Over the pixels of all frames of a clip, the mean over MANY query tracklets. {} for others.
+    Over the pixels of all frames of a clip, the mean over MANY query tracklets. {} for others. state: as the
+    devices' compiled step returns it.
     """
     query, _ = evaluate.split_records(config, dataset)
     if method.look is None or not config.data.frames or not query:
@@ -115,7 +116,7 @@ def pointing(config, method, state, devices, dataset):
     except ConfigError:
         return {}
     records = spread_over(query, MANY)
-    image, maps = heat_maps(config, method, state, devices, records)
+    image, maps = heat_maps(config, method, devices.local_state(state), devices, records)
     shown = np.stack([silhouettes(known, r, config.data, dataset.root) for r in records])
     figures = {}
     for title in (n.removeprefix("map/") for n in maps if n.startswith("map/")):

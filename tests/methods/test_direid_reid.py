@@ -145,7 +145,8 @@ def test_where_the_attention_acts(where, seen):
     d = m.config.direid
     width = d.neck_dim if where == "neck" else out.f_sen.shape[1]
     assert out.weights.shape == (4, width)
-    assert out.f_fuse.shape[1] == (2 * d.neck_dim if where == "neck" else 2 * width)
+    joined = out.f_sen.shape[1] + out.f_inv.shape[1]
+    assert out.f_fuse.shape[1] == (2 * d.neck_dim if where == "neck" else joined)
     assert out.neck_sen.shape == out.neck_inv.shape == (4, d.neck_dim)
     assert "moments" in stats["A_deg"]
 

@@ -15,6 +15,15 @@ INPUTS = ("score", "feature", "code", "self", "none")
 FORMS = ("sigmoid", "softmax", "guided")
 
 
+class Standardised(RunningMoments):
+    """f[B,C] by the moments of the batch in training, by the running ones in a test."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        mean, var = self.moments(x, train)
+        return (x - mean) * lax.rsqrt(var + self.epsilon)
+
+
 class Attention(nn.Module):
     """Weights of f_sen's channels from a description of the degradation: f[B,C] -> [B,features] in 0..1.
 
@@ -32,8 +41,7 @@ class Attention(nn.Module):
         widths = (self.hidden,) * 3 + (self.features * (2 if self.pairs else 1),)
         x = lax.stop_gradient(wide(x))
         if self.standard:
-            mean, var = RunningMoments(axis_name=self.axis_name, name="moments").moments(x, train)
-            x = (x - mean) * lax.rsqrt(var + 1e-5)
+            x = Standardised(axis_name=self.axis_name, name="moments")(x, train)
         x = Mlp(widths, True, nn.relu, True, self.axis_name, name="mlp")(x, train)
         if self.pairs:
             first, second = jnp.split(x, 2, -1)

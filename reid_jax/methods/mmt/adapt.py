@@ -91,7 +91,7 @@ class Adapt(Method):
         """ConfigError for fields of which no labels can be made."""
         fields = self.config.mmt
         choice("mmt.cluster", fields.cluster, labelling.CLUSTERINGS)
-        choice("mmt.jaccard", fields.jaccard, ("spcl", "torchreid"))
+        choice("mmt.jaccard", fields.jaccard, ("plain", "torchreid"))
         within("mmt", fields, rounds=(1, None), steps=(1, None), restarts=(1, None), clusters=(1, None))
         within("mmt", fields, rho=(0, 1))
         _steps.check_dbscan("mmt", fields)

@@ -25,6 +25,8 @@ SLOW = {
     ("camstyle", "styles"),
     ("camstyle", "reid"),
     ("m3l", "train"),
+    ("ice", "train"),
+    ("pplr", "train"),
 }  # long to compile, or much like the baseline
 UNUSED = {("mmt", "source3")}  # by its smoke config, of two networks
 ON_DEVICES = {"baseline", "cluster_contrast", "efl"}  # on several, by default; the others take long

@@ -39,6 +39,7 @@ def call(trained, folder, output, *flags):
     return output.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_stopped_command_goes_on(trained, many, tmp_path, monkeypatch):
     monkeypatch.setattr(shares, "BATCHES", 1)
     whole = call(trained, many, tmp_path / "a.npz", "--on-broken=nan")

@@ -59,8 +59,8 @@ def defaults():
             ids=16,  # P: identities in a global batch
             instances=4,  # K: images of each
             distinct_ids=True,  # False: an identity may appear twice in a batch
-            # pk | shuffled (every image once an epoch, ids * instances in a batch), for the methods whose
-            # only stream is of labelled images
+            # pk | shuffled (every image once an epoch, ids * instances in a batch) | domains (ids * instances
+            # of every domain), for the methods whose only stream is of labelled images
             batches="pk",
             flip=0.5,  # probability
             pad_crop=0,  # pixels padded on each side before a random crop; 0 = off

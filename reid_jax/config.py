@@ -128,7 +128,8 @@ def defaults():
             meta_ids=0,  # P and K of a stream for meta steps; 0 = ids, instances
             meta_instances=0,
             synthetic=dict(  # used when name is "synthetic"
-                kind="image",  # image | video (walking tracklets) | lowres | caviar | lowlight
+                kind="image",  # image | video (walking tracklets) | lowres | caviar | lowlight | infrared |
+                # occluded (half hidden queries)
                 train_ids=100,
                 test_ids=100,
                 cameras=6,
@@ -149,7 +150,8 @@ def defaults():
         model=models.fields(),  # reid_jax/models/__init__.py and the modules of its packages
         loss=dict(
             feature="after_bn",  # after_bn | before_bn: what the triplet and the MI see
-            # cosine (minus the cosine) | euclidean | unit (2 - 2 cos) | softmax (MMT's; margin 0: soft one)
+            # cosine (minus the cosine) | euclidean | unit (2 - 2 cos) | softplus (log(1 + exp), AKA's) |
+            # softmax (MMT's; margin 0: soft one)
             triplet="cosine",
             margin=0.3,
             soft_margin=False,  # log(1 + exp(difference)) in place of the hinge, without a margin

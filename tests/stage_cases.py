@@ -16,6 +16,8 @@ def rows(config, start, pids, cams, hidden=False):
     camid = (np.arange(count) % cams).astype(np.int32)
     sets = max(3, len(config.data.name.split("+")))
     domain = camid if config.data.domains == "camera" else (pid * sets // pids).astype(np.int32)
+    if config.data.domains == "modality":
+        domain = np.isin(camid, config.model.second_stem).astype(np.int32)
     return Rows(start, np.full(count, -1, np.int32) if hidden else pid, camid, domain, labels(config, count))
 
 
@@ -42,6 +44,8 @@ def facts(config, pids=48, cams=6, axis_name=AXIS):
     """methods.Info of made-up rows, as the method's LABELS has them."""
     labels = methods.find(config.method).LABELS
     cams = max(cams, 5) if config.data.domains == "camera" else cams  # for methods that split the domains
+    if config.data.domains == "modality":
+        cams = 1 + max(config.model.second_stem)
     labelled = None if labels == "none" else rows(config, 0, pids, cams)
     unlabelled = None if labels == "all" else rows(config, pids * IMAGES if labelled else 0, pids, cams, True)
     return methods.Info(

@@ -232,6 +232,21 @@ def test_ice_and_pplr_have_the_published_settings():
     )
 
 
+def test_agw_for_infrared_has_the_published_settings():
+    t = get("agw_infrared", "sysu")
+    assert (t.data.height, t.data.width, t.data.ids, t.data.instances, t.data.erase) == (288, 144, 8, 4, 0.0)
+    assert t.model.second_stem == (2, 5) and t.model.nl_blocks == (0, 2, 3, 0) and t.model.nl_inner == 1
+    assert (
+        t.model.stem_relu and t.model.last_stride == 1 and t.loss.label_smooth == 0 and t.train.epochs == 81
+    )
+    optim = namespace(plain(t)["optim"])
+    rate = _optim.schedule(optim, methods.Info(2, 2, steps_per_epoch=1, total_steps=81), optim.lr)
+    expected = [0.01, 0.05, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+    np.testing.assert_allclose([rate(e) for e in (0, 4, 9, 10, 19, 20, 49, 50, 80)], expected, rtol=1e-5)
+    assert get("agw_infrared", "regdb").model.second_stem == (1,)
+    assert get("agw_infrared", "regdb-base").loss.mining == "hard"
+
+
 def test_agw_has_the_published_settings():
     t = get("agw", "market")
     assert (t.method, t.data.ids, t.data.instances, t.data.pad_crop) == ("baseline", 16, 4, 10)

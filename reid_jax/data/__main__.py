@@ -57,7 +57,8 @@ def _save(path, page, **options):
 
 # ---- synthesize -----------------------------------------------------------------------------------------
 _HELP = dict(
-    kind="image (Market-1501's layout), video (tracklets, MARS's), lowres, caviar or lowlight (DI-REID's)",
+    kind="image (Market-1501's layout), video (tracklets, MARS's), "
+    "lowres, caviar or lowlight (DI-REID's), infrared (SYSU-MM01's), occluded (queries half hidden)",
     tracklets="video: tracklets per identity and camera; the first one of a test identity is the query",
     frames="video: of the shortest and the longest tracklet",
     train_ids="training identities",

@@ -13,7 +13,7 @@ from jax import lax
 from reid_jax.config import choice
 from reid_jax.losses import batch
 
-DISTANCES = ("cosine", "euclidean", "softmax", "unit")
+DISTANCES = ("cosine", "euclidean", "softmax", "softplus", "unit")
 MINING = ("hard", "weighted")
 _TINY = 1e-12  # clamp of squared distances
 
@@ -30,8 +30,9 @@ def batch_hard(features, labels, *, distance, margin, soft=False, mask=None, axi
     """Mean batch-hard triplet loss of features [B,D] with labels i32[B]: (loss, aux).
 
     distance: "cosine" (minus the cosine similarity), "euclidean" and "unit" (the squared distance of unit
-      vectors, 2 - 2 cos, as fast-reid) give the hinge max(0, d_ap - d_an + margin), with `soft` the soft
-      margin log(1 + exp(d_ap - d_an)); "softmax" gives MMT's -m log p_ap - (1 - m) log p_an with
+      vectors, 2 - 2 cos, as fast-reid) and "softplus" (log(1 + exp d) of a Euclidean d, AKA) give the hinge
+      max(0, d_ap - d_an + margin), with `soft` the soft margin log(1 + exp(d_ap - d_an)); "softmax" gives
+      MMT's -m log p_ap - (1 - m) log p_an with
       p = softmax([d_ap, d_an]) on Euclidean distances and m = margin in [0, 1); m = 0 is the soft margin.
     The hardest positive may be the anchor itself. Anchors without any negative are left out of the
     mean; with no anchor left, loss and gradient are 0. Ties: the first index.
@@ -81,6 +82,8 @@ def _weights(x, among, guard):
 
 def _distances(features, distance, axis_name):
     """`pairwise` [B,N] of a name of DISTANCES."""
+    if distance == "softplus":
+        return jax.nn.softplus(pairwise(features, metric="euclidean", axis_name=axis_name))
     if distance == "unit":
         return 2 + 2 * pairwise(features, metric="cosine", axis_name=axis_name)
     return pairwise(features, metric="cosine" if distance == "cosine" else "euclidean", axis_name=axis_name)

@@ -144,6 +144,7 @@ class Method:
         del state
         offered = {"pk": streams.pk, "shuffled": streams.shuffled, "domains": streams.domains}
         stream = offered[common.choice("data.batches", self.config.data.batches, tuple(offered))]
+        _steps.check_halves(self.network, self.config.data, self.info.labelled)
         return {"train": stream(self.info.labelled, self.config.data, self.config.seed)}
 
     def step(self, state, batch):

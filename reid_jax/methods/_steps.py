@@ -33,6 +33,24 @@ def check_dbscan(name, fields):
         raise ConfigError(f"config.{name}.eps is {fields.eps}; it must lie between 0 and 1")
 
 
+def check_halves(network, data, rows):
+    """ConfigError unless half of every batch belongs to the cameras of the network's second stem, if any."""
+    second = getattr(getattr(network, "base", None), "second", ())
+    if not second:
+        return
+    if data.batches != "domains" or data.domains != "modality":
+        raise ConfigError(
+            f"config.data.batches is {data.batches!r} and domains {data.domains!r}; a network of two stems "
+            "needs as many visible as infrared pictures: set batches=domains, domains=modality"
+        )
+    infrared = tuple(np.unique(rows.camid[rows.domain == 1]).tolist())
+    if tuple(sorted(second)) != infrared:
+        raise ConfigError(
+            f"config.model.second_stem is {second}, but the infrared cameras of the training set are "
+            f"{infrared}: set it to these"
+        )
+
+
 def dtype_of(model):
     """config.model.dtype as a jnp dtype."""
     return jnp.dtype(choice("model.dtype", model.dtype, ("float32", "bfloat16", "float64")))

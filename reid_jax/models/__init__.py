@@ -16,15 +16,15 @@ FIELDS = dict(
     # resnet50_nl | resnet50_nl_ibn_a | resnet101_nl | slim_nl; MGN's, with a map for each branch,
     # resnet50_mgn | resnet50_mgn_ibn_a | resnet101_mgn | slim_mgn; osnet_x1_0, ... (README.md); vit_b16 |
     # deit_s16 | deit_t16 | vit_small; for CPUs narrow | slim | vit_narrow; for clips c2d_resnet50 |
-    # ap3d_resnet50 | ap3dnl_resnet50
+    # ap3d_resnet50 | ap3dnl_resnet50; for visible and infrared two_stream_resnet50 | two_stream_slim
     backbone="resnet50",
     last_stride=1,
     stem_relu=True,
     # global (one vector) | stripes (PCB) | contrast (unit vector, no classifier); with parts also refined
     # (RPP) | mgn | pyramid; fc (OSNet) | pair (HA-CNN); of ViTs: token | jpm
     head="global",
-    # auto (narrow: stripes, others: avg) | avg | max | gem | gem_fixed (its exponent not trained) | avg_max
-    # (their sum) | stripes
+    # auto (narrow: stripes, others: avg) | avg | max | gem | gem_fixed (its exponent not trained) |
+    # power_mean (the cross-modality AGW's) | avg_max (their sum) | stripes
     pool="auto",
     neck="ap3d",  # of head "global": ap3d | bnneck | none
     dtype="float32",  # compute type: float32 | bfloat16; state is always float32

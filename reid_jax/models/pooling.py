@@ -8,7 +8,7 @@ from reid_jax.errors import ConfigError
 from reid_jax.models.layers import maximum
 
 FIELDS = dict(
-    gem_p=3.0,  # pool "gem": the exponent that training starts with
+    gem_p=3.0,  # pools of generalised means: the exponent, of "gem" the one that training starts with
     narrow_stripes=4,  # pool "stripes": horizontal stripes pooled before the projection
     narrow_dim=128,  # pool "stripes": feature size D
 )
@@ -92,6 +92,15 @@ class Gem(nn.Module):
         return (jnp.maximum(x, self.epsilon) ** p).mean((-3, -2)) ** (1 / p)
 
 
+class PowerMean(nn.Module):
+    """(mean of max(x, 0)^p + 1e-12)^(1/p): GeM of the cross-modality AGW, whose maps are not negative."""
+
+    p: float = 3.0
+
+    def __call__(self, x):
+        return ((nn.relu(x) ** self.p).mean((-3, -2)) + 1e-12) ** (1 / self.p)
+
+
 class Stripes(nn.Module):
     """Means of horizontal stripes, joined and projected to `dim` numbers."""
 
@@ -116,6 +125,7 @@ NAMES = {
     "max": lambda model: Maximum(),
     "gem": lambda model: Gem(model.gem_p),
     "gem_fixed": lambda model: Gem(model.gem_p, trained=False),
+    "power_mean": lambda model: PowerMean(model.gem_p),
     "avg_max": lambda model: AverageMaximum(),
     "stripes": _stripes,
 }

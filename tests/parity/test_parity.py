@@ -20,7 +20,7 @@ LONG = {  # many seconds to compile
     *(f"direid__{name}" for name in ("gan_losses_1scale", "gan_losses_3scale", "discriminator", "generator")),
     *(f"efl__{name}" for name in ("ap3dnl_resnet50", "c2d_resnet50", "resnest50", "resnest50_s1")),
     *("direid__dfen", "direid__dfen_dual", "dsanet__net_full_eval", "efl__train_step_b"),
-    *("sup__agw_net", "sup__fastreid_resnet"),
+    *("sup__agw_net", "sup__fastreid_resnet", "dg__agw_net"),
     *("sup__osblock_in_inside", "sup__osnet", "sup__osnet_ibn", "sup__osnet_ain", "sup__osnet_train"),
     *("sup__osnet_ain_train", "sup__hacnn", "sup__hacnn_train", "dg__dualnorm_mobilenet"),
     *("sup__cyclegan", "sup__dgnet_decoder", "sup__dgnet_discriminator", "sup__dgnet_step"),

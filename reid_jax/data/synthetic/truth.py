@@ -5,13 +5,14 @@ from math import cos, sin
 
 import numpy as np
 
-from reid_jax.data.synthetic import write
-from reid_jax.data.synthetic.camera import camera_of, draw_shot, view_of, window_of
+from reid_jax.data.synthetic import occluded, write
+from reid_jax.data.synthetic.camera import camera_of, view_of, window_of
 from reid_jax.data.synthetic.figure import Painter, _habits
 from reid_jax.data.synthetic.person import PALETTE, person_of
 from reid_jax.data.synthetic.pose import skeleton
 from reid_jax.errors import ConfigError
 
+KINDS = ("image", "occluded")  # whose truth is known
 SEEN, HIDDEN = 0.9, 0.1  # confidence of a point in the picture, of one that something or the body covers
 COLOURS = tuple(PALETTE)
 # Columns of `attributes`: name, classes.
@@ -37,8 +38,9 @@ def points(folder):
 def settings_of(folder):
     """Settings that a set of pictures was generated with; ConfigError for other sets."""
     stamp = write.read_stamp(folder)
-    if stamp is None or stamp["settings"].get("kind", "image") != "image":
-        raise ConfigError(f"{folder} is no synthetic set of kind image, of which alone the truth is known")
+    if stamp is None or stamp["settings"].get("kind", "image") not in KINDS:
+        kinds = " or ".join(KINDS)
+        raise ConfigError(f"{folder} is no synthetic set of kind {kinds}, of which alone the truth is known")
     return stamp["settings"]
 
 
@@ -49,7 +51,7 @@ def of_shot(job, settings):
     person = person_of(settings["seed"], job.pid, job.n)
     if person is None:
         return np.zeros((18, 3), np.float32)
-    shot = draw_shot(write.stream(job, settings), camera, cropped=job.pid < 0)
+    shot = write.shot_of(job, settings, camera)
     painter = Painter(camera.height, camera.width, view_of(camera, shot, person.height), person.height, None)
     s = skeleton(person, shot.phase, shot.stride, shot.lean, shot.turn, _habits(person))
     face, centre = head(s, shot)
@@ -59,6 +61,10 @@ def of_shot(job, settings):
     found = np.array([painter.project(p) for p in ordered], np.float32)
     behind = found[:, 2] < painter.project(centre)[2] - 0.01
     behind[1:14] = False  # the body's own points count as seen from both sides
+    if settings.get("kind") == "occluded" and (board := occluded.hidden(job, settings)):
+        left, top, right, bottom = board[1]
+        x, y = found[:, 0], found[:, 1]
+        behind |= (left <= x) & (x < right) & (top <= y) & (y < bottom)
     return np.stack([found[:, 0], found[:, 1], confidence(found, behind, camera, shot)], 1)
 
 

@@ -4,6 +4,7 @@ A set is drawn in a hidden folder beside its final place and moved there when th
 is written: what has the final name is complete.
 """
 
+import dataclasses
 import functools
 import io
 import json
@@ -21,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from reid_jax import places
-from reid_jax.data.synthetic import degrade, video
+from reid_jax.data.synthetic import degrade, infrared, occluded, video
 from reid_jax.data.synthetic.camera import camera_of, draw_shot, environment, render
 from reid_jax.data.synthetic.person import person_of
 from reid_jax.errors import DataError
@@ -77,7 +78,7 @@ def camera_names(cameras, style=0):
 
 
 def layout_of(kind):
-    """Name of the loader that reads sets of a kind: market1501 | mars | mlr_viper | caviar."""
+    """Name of the loader that reads sets of a kind: market1501 | mars | mlr_viper | caviar | sysu_mm01."""
     return KINDS[kind].layout
 
 
@@ -116,8 +117,10 @@ def generate(
     """Make the set below `root` unless it is there, and return its folder.
 
     kind: image (Market-1501's layout), video (walking tracklets, MARS's layout), lowres, caviar or lowlight
-    (DI-REID's layout, see `degrade`; camera 0 is the low one). images: per identity and camera; of a test
-    identity the first is the query, the others the gallery (lowres, caviar: camera 0 is the query).
+    (DI-REID's layout, see `degrade`; camera 0 is the low one), infrared (SYSU-MM01's layout, see `infrared`;
+    six cameras), or occluded (Market-1501's layout, half hidden queries, see `occluded`).
+    images: per identity and camera; of a test identity the first is the query, the others the gallery
+    (lowres, caviar: camera 0 is the query; infrared: the infrared cameras).
     tracklets: the same for video, with frames (shortest, longest) each. height, width: pixels, width at most
     twice the height. strength: 0 makes the cameras nearly alike, 1 is the usual difficulty, up to 1.5.
     style: 0: every camera has an environment of its own; from 1 on (kind image): all have the same one, so
@@ -172,7 +175,7 @@ def _made(final, settings, workers, progress):
 
 
 def _check(settings):
-    paired = settings.get("kind") in ("lowres", "caviar")  # another camera is the gallery
+    paired = settings.get("kind") in ("lowres", "caviar", "infrared")  # another camera is the gallery
     for field, (low, high) in _LIMITS.items():
         if field not in settings:
             continue
@@ -184,6 +187,11 @@ def _check(settings):
             hint = f"; with one of the {field} the gallery would be empty"
             hint = hint if field in ("images", "tracklets") and value == 1 else ""
             raise DataError(f"synthetic data: {field} = {value!r} must be {kind} from {low} to {high}{hint}")
+    if settings.get("kind") == "infrared" and settings["cameras"] != infrared.CAMERAS:
+        raise DataError(
+            f"synthetic data: cameras = {settings['cameras']!r} must be {infrared.CAMERAS} for kind "
+            "infrared, as in SYSU-MM01"
+        )
     if "frames" in settings:
         _check_frames(settings["frames"])
     if settings["train_ids"] + settings["test_ids"] > 9999:
@@ -322,8 +330,14 @@ def draw(job, settings, person=None):
     shared = [settings[k] for k in ("seed", "height", "width", "strength")]
     camera = camera_of(job.cam, *shared, settings.get("style", 0))
     person = person or _person(job, settings)
-    shot = draw_shot(stream(job, settings), camera, cropped=job.pid < 0)
+    shot = shot_of(job, settings, camera)
     return render(person, camera, shot), camera.settings["quality"]
+
+
+def shot_of(job, settings, camera):
+    """The Shot of a job; nothing stands in front of people of kind occluded but what is put there."""
+    shot = draw_shot(stream(job, settings), camera, cropped=job.pid < 0)
+    return dataclasses.replace(shot, front=-1) if settings.get("kind") == "occluded" else shot
 
 
 def stream(job, settings):
@@ -372,6 +386,21 @@ def _degraded(job, settings, person):
     return degrade.degrade(picture, job, settings), degrade.jpeg(job, settings)
 
 
+def _occluded(job, settings, person):
+    picture, quality = draw(job, settings, person)
+    return occluded.covered(picture, job, settings), dict(quality=quality)
+
+
+def _occlusions(settings):
+    jobs = (job for group in _jobs(settings) for job in group)
+    return {occluded.TABLE: occluded.table(jobs, settings)}
+
+
+def _infrared(job, settings, person):
+    picture, quality = draw(job, settings, person)
+    return infrared.seen(picture, job, settings), dict(quality=quality)
+
+
 def _frame(job, settings, track):
     return video.render_frame(track, job.n), dict(quality=track.camera.settings["quality"])
 
@@ -388,7 +417,9 @@ _SHARED = ("train_ids", "test_ids", "cameras", "height", "width", "strength", "s
 _IMAGE = (*_SHARED, "images", "distractors", "junk", "style")  # no "kind": the sets of version 1 had none
 _VIDEO = (*_SHARED, "tracklets", "frames", "distractors", "junk", "kind")
 _LOW = (*_SHARED, "images", "kind")
+_OCCLUDED = (*_SHARED, "images", "distractors", "junk", "kind")
 _LOW_PARTS = (degrade.shots, _person, _degraded, degrade.metadata, degrade.camera_names)
+_INFRARED_PARTS = (infrared.shots, _person, _infrared, infrared.metadata, infrared.camera_names)
 KINDS = {
     "image": Kind(FOLDER, "market1501", 1, _IMAGE, _jobs, _person, _still, _nothing, _names),
     "video": Kind(
@@ -396,6 +427,8 @@ KINDS = {
     ),
     "lowres": Kind("MLR-VIPeR", "mlr_viper", 1, _LOW, *_LOW_PARTS),
     "caviar": Kind("CAVIAR", "caviar", 1, _LOW, *_LOW_PARTS),
+    "infrared": Kind("SYSU-MM01", "sysu_mm01", 1, _LOW, *_INFRARED_PARTS),
+    "occluded": Kind("Occluded", "market1501", 1, _OCCLUDED, _jobs, _person, _occluded, _occlusions, _names),
     "lowlight": Kind("low-light", "mlr_viper", 1, _LOW, *_LOW_PARTS),
 }
 

@@ -137,8 +137,8 @@ def known_cameras(model, num_cams):
     """num_cams; ConfigError when there are none for a backbone that wants them."""
     if num_cams < 1:
         raise ConfigError(
-            f"config.model.backbone {model.backbone!r} wants the camera of every picture "
-            "(config.model.vit_sie), which this method does not give it: set vit_sie=0, or train the baseline"
+            f"config.model.backbone {model.backbone!r} wants the camera of every picture, which "
+            "this method does not give it: train the baseline, or set config.model.vit_sie=0 of a ViT"
         )
     return num_cams
 

@@ -64,15 +64,15 @@ class NonLocalResNet(ResNet):
 
 
 def _built(counts, width=64):
-    return lambda model, *settings: _net(model, counts, width, settings)
+    return lambda model, *settings: net_of(model, counts, width, settings)
 
 
 def _slim(model, *settings):
-    return _net(model, *slim_sizes(model), settings)
+    return net_of(model, *slim_sizes(model), settings)
 
 
-def _net(model, counts, width, settings):
-    """NonLocalResNet of config.model; ConfigError for blocks that are not there."""
+def net_of(model, counts, width, settings, module=NonLocalResNet, **more):
+    """NonLocalResNet or a subclass, with more fields; ConfigError for blocks that are not there."""
     blocks = tuple(model.nl_blocks)
     if len(blocks) != len(counts) or any(not 0 <= n <= c for n, c in zip(blocks, counts, strict=True)):
         raise ConfigError(
@@ -82,7 +82,7 @@ def _net(model, counts, width, settings):
     if model.nl_inner < 0:
         raise ConfigError(f"config.model.nl_inner is {model.nl_inner}; it must be 0 or more")
     fields = dict(width=width, non_local=blocks, inner=model.nl_inner)
-    return NonLocalResNet(Bottleneck, counts, **fields, **fields_of(model, *settings))
+    return module(Bottleneck, counts, **fields, **more, **fields_of(model, *settings))
 
 
 NAMES = {

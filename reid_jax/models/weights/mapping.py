@@ -206,14 +206,15 @@ def _find(path, like, non_local, entries, layout):
 
     The batch norm `bat_n` of a norm that mixes several also takes the weights of a plain batch norm, and so
     does every domain's; a plain one takes the target's of a file with norms by domain; the branches of a
-    trunk take those of a trunk without. Of several names the first with as many axes as the leaf
-    counts.
+    trunk take those of a trunk without, a second stem those of the only one. Of several names the first with
+    as many axes as the leaf counts.
     """
     there = []
     plain_norm = tuple(name for name in path if not re.fullmatch(r"bat_n|dsbn_\d+", name))
     target = (*path[:-1], TARGET, path[-1])
     unbranched = tuple(name for name in path if not re.fullmatch(r"branch\d", name))
-    for place in (path, plain_norm, target, unbranched):
+    one_stem = tuple(name.removeprefix("second_") for name in path)
+    for place in (path, plain_norm, target, unbranched, one_stem):
         for source in _sources(place, non_local):
             there += [(key, source != place) for key in keys(source, layout) if key in entries]
     if not there:

@@ -1,10 +1,15 @@
 """Runners of visible against infrared: SYSU-MM01 and RegDB."""
 
+import dataclasses
 import re
 
 import numpy as np
 
 from reid_jax.eval import cross_modal, ranking
+from reid_jax.methods._steps import unit
+from reid_jax.models import heads
+from reid_jax.models.backbones.non_local import LinearNonLocal
+from reid_jax.parity import nets
 
 
 def sysu_eval(case):
@@ -41,3 +46,43 @@ def regdb_eval(case):
         found = ranking.rank(sides[query], sides[gallery], *labels, **options)
         results |= {f"out/{query}_to_{gallery}/{k}": getattr(found, k) for k in ("cmc", "mAP", "mINP")}
     return results
+
+
+def agw_nonlocal(case):
+    """AGW for infrared: non-local block, running statistics, gradients"""
+    weights = {f"param/{k.replace('g.0.', 'g.')}": v for k, v in case.weights().items()}
+    arrays = {k: v for k, v in case.arrays.items() if not k.startswith(("param/", "shape/"))}
+    case = dataclasses.replace(case, arrays=arrays | weights)
+    results = nets.module_results(case, LinearNonLocal(case.config.inner), case.train)
+    theirs = {k: re.sub(r"(^|/)g\.", r"\1g.0.", k) for k in results}
+    return {theirs[k]: v for k, v in results.items()}
+
+
+def agw_net(case):
+    """AGW for infrared: both stems in test mode, all rows in training mode"""
+    m, entries = case.config, case.weights()
+    blocks = [{k.split(".")[1] for k in entries if k.startswith(f"NL_{i}.")} for i in (1, 2, 3, 4)]
+    inner = {v.shape[0] for k, v in entries.items() if k.endswith("theta.weight")} or {1}
+    pool = "power_mean" if _on(m.gm_pool) else "avg"
+    fields = dict(backbone="two_stream_resnet50", second_stem=(1,), last_stride=m.last_stride, pool=pool)
+    fields |= dict(nl_blocks=tuple(map(len, blocks)), nl_inner=inner.pop(), neck="bnneck")
+    net = heads.build(fields, m.num_classes, num_cams=2)
+    sides = [nets.channels_last(case.input(k)) for k in ("visible", "thermal")]
+    variables = nets.net_variables(case, net, sides[0], optional=())
+    encoder, results = heads.encoder(net), {}
+    tested = nets.quickly(lambda x, camera: encoder.apply(variables, x, False, None, camera)[0])
+    for i, name in enumerate(("visible", "thermal")):
+        found = tested(sides[i], np.full(len(sides[i]), i))
+        results[f"{name}_pool"], results[f"{name}_neck"] = unit(found.before_bn[0]), unit(found.after_bn[0])
+
+    def joined(net, *sides):
+        return net.of_map(net.base.shared(net.base.both(*sides, True), True), True)
+
+    options = dict(method=joined, mutable=["batch_stats"])
+    found, _ = nets.quickly(lambda *sides: net.apply(variables, *sides, **options))(*sides)
+    results |= {"train_pool": found.before_bn[0], "train_logits": found.logits[0]}
+    return nets.out(results)
+
+
+def _on(value):
+    return value is True or value == "on"

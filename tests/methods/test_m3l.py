@@ -83,22 +83,29 @@ def product(a, b):
 
 
 @pytest.mark.slow
-def test_gradient_of_the_paper_is_a_slope(steps):
-    """Of the whole objective by finite differences; the code's and the first order's are not."""
-    run, state, (_, _, grads) = steps["full"]
-    net = state.nets["net"]
-    direction, h = along(net["params"]), 1e-6
+def test_gradient_of_the_paper_is_a_slope():
+    """Of the whole objective by finite differences; the code's and the first order's are not.
 
-    def loss(step):
-        params = jax.tree.map(lambda p, d: p + step * d, net["params"], direction)
-        return float(run(state._replace(nets={"net": {**net, "params": params}}))[1]["loss"])
-
+    Without MetaBN, whose statistics are constants to the gradient, as in the code.
+    """
     with jax.enable_x64(True), layers.form("plain"):
+        found = {}
+        for outer in ("full", "reference", "first_order", "meta_train"):
+            m = method(outer=outer, dtype="float64", metabn=False)
+            state = begun(m)
+            run = jax.jit(lambda s, m=m: m.iterate(s, m.by_domain(batch()), 1, 0.3, None))
+            found[outer] = run, jax.device_get(run(state)[2]["net"])
+        net, run = state.nets["net"], found["full"][0]
+        direction, h = along(net["params"]), 1e-6
+
+        def loss(step):
+            params = jax.tree.map(lambda p, d: p + step * d, net["params"], direction)
+            return float(run(state._replace(nets={"net": {**net, "params": params}}))[1]["loss"])
+
         slope = (loss(h) - loss(-h)) / (2 * h)
-    full, others = product(grads["net"], direction), ("reference", "first_order", "meta_train")
-    assert full == pytest.approx(slope, rel=1e-5)
-    for outer in others:
-        assert abs(product(steps[outer][2][2]["net"], direction) - full) > 1e-4 * abs(full)
+    sizes = {outer: product(grads, direction) for outer, (_, grads) in found.items()}
+    assert sizes["full"] == pytest.approx(slope, rel=1e-5)
+    assert all(abs(sizes[o] - slope) > 1e-4 * abs(slope) for o in sizes if o != "full")
 
 
 @pytest.mark.slow
@@ -147,8 +154,8 @@ def test_devices_equal_one(count, fields):
 
     one, figures = Stepping(m.step)(state, made, steps=2)
     two, others = Stepping(m.step, count)(state, made, steps=2)
-    assert difference(one.nets, two.nets) < 2e-4 < 1e-3 < difference(one.nets, state.nets)
-    assert difference(one.memory, two.memory) < 2e-4
+    assert difference(one.nets, two.nets) < 1e-3 < difference(one.nets, state.nets)
+    assert difference(one.memory, two.memory) < 1e-3
     for name, value in figures.items():
         np.testing.assert_allclose(value, others[name], rtol=2e-3, atol=1e-4, err_msg=name)
 

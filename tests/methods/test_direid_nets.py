@@ -238,6 +238,7 @@ def test_second_stage_trains_all_but_d_deg(second):
     np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_features_are_in_the_stated_order(second):
     old, _, _, out, (weights, f_sen, scores) = second
     np.testing.assert_array_equal(out.f_fuse, jnp.concatenate([out.f_sen, out.f_inv], -1))

@@ -25,7 +25,9 @@ SLOW = {
     ("camstyle", "styles"),
     ("camstyle", "reid"),
     ("m3l", "train"),
+    ("aanet", "train"),
     ("ice", "train"),
+    ("scal", "train"),
     ("pplr", "train"),
 }  # long to compile, or much like the baseline
 UNUSED = {("mmt", "source3")}  # by its smoke config, of two networks

@@ -28,6 +28,13 @@ LONG = {  # many seconds to compile
     *(
         "sup__dgnet_encoder",
         "sup__osblock",
+        "uns__dsbn_net",
+        "uns__ise_losses",
+        "direid__reid_losses",
+        "direid__triplet",
+        "direid__attention",
+        "dsanet__tlm",
+        "dg__ibn_net",
         "uns__pplr_losses",
         "uns__ice_losses",
         "dg__metabin_step",

@@ -22,6 +22,7 @@ from reid_jax.train.devices import Devices
 
 CLUSTER_CONTRAST = "cluster_contrast.py:smoke"
 ADL = "adl.py:smoke-baseline"
+QUICK = [pytest.param(ADL, marks=pytest.mark.slow), CLUSTER_CONTRAST]
 
 
 def settings(variant):
@@ -64,6 +65,7 @@ def test_a_whole_run(unbroken):
     assert meta["step"] == steps[-1] and last.done() and len(arrays["memory/labels"]) == len(dataset.train)
 
 
+@pytest.mark.parametrize("unbroken", QUICK, indirect=True)
 def test_nothing_is_compiled_anew_in_later_rounds(unbroken, tmp_path):
     """A third and a fourth round compile nothing: neither steps nor what labels and starts parts."""
     config, dataset, _, _ = unbroken
@@ -177,6 +179,7 @@ def test_useless_labels_cost_their_phase_only(data_root, tmp_path, monkeypatch, 
     assert epochs == {1} and newest(tmp_path)[1]["round"] == 2
 
 
+@pytest.mark.parametrize("unbroken", QUICK, indirect=True)
 def test_a_run_is_used_without_its_training_data(unbroken):
     """Config, network and memory restored; embedding, evaluation and report."""
     config, dataset, workdir, _ = unbroken

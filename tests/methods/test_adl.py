@@ -161,7 +161,7 @@ def test_blocks_move_the_critic_and_the_others_in_turn(narrow):
 # ---- steps
 
 
-@pytest.fixture(scope="module", params=[pytest.param("intra", marks=pytest.mark.slow), "inter"])
+@pytest.fixture(scope="module", params=[pytest.param(p, marks=pytest.mark.slow) for p in adl.PHASES])
 def trained(request, narrow):
     """(phase, first state, [(state, metrics)] of some steps on one batch)."""
     m, state = narrow

@@ -58,6 +58,7 @@ def test_eight_devices_equal_one(run):
         np.testing.assert_allclose(shared[name], metrics[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_centers_move_by_the_gradient_without_the_weight(run):
     """By hand: c <- c - 0.5 * 2 * (sum of c - f of its images) / B."""
     method, batch, states, *_ = run

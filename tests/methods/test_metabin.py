@@ -65,6 +65,7 @@ def trained():
 # ---- the step
 
 
+@pytest.mark.slow
 def test_gates_move_in_the_meta_step_only_and_nothing_else_does(trained):
     """Two steps from one state, without and with its meta half."""
     _, state, step = trained

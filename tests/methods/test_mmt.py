@@ -63,6 +63,7 @@ def statistics(method):
     return jax.jit(lambda net, image: method.encoder.apply(net, image, True)[1])
 
 
+@pytest.mark.slow
 def test_students_by_gradient_teachers_by_their_average(adapt):
     method, state = adapt
     batch = {"target": random_batch(size=8) | {"pid": np.arange(8, dtype=np.int32) // 2}}

@@ -124,6 +124,7 @@ def test_bn_rows_are_devices():
         build(bn_rows=2, bn_group="global")
 
 
+@pytest.mark.slow
 def test_stages_are_called_one_by_one():
     """Stem and stages have trees of their own; together they are the net."""
     base = backbones.build(namespace(defaults()["model"] | dict(backbone="slim", slim_width=2)))

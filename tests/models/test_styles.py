@@ -22,7 +22,8 @@ def quick(encoder):
     return encoder._replace(init=jax.jit(encoder.init), apply=jax.jit(encoder.apply, static_argnums=2))
 
 
-@pytest.mark.parametrize("style", [pytest.param("mixstyle", marks=pytest.mark.slow), "dsu"])
+@pytest.mark.slow
+@pytest.mark.parametrize("style", ["mixstyle", "dsu"])
 def test_acts_in_training_alone_and_needs_a_key(style):
     forms = (dict(style=style), {}, dict(style=style, style_p=0.0))
     net, plain, calm = (quick(heads.encoder(build(**form))) for form in forms)

@@ -188,6 +188,7 @@ def test_metrics_on_a_full_disk(tmp_path, capsys):
     assert "no space left" in line and "metrics.jsonl" in line and "same command again" in line
 
 
+@pytest.mark.slow
 def test_other_number_of_devices(unbroken, tmp_path):
     """Two devices up to the middle, then one: as with one all the way, but for the order of sums.
 

@@ -17,7 +17,6 @@ from reid_jax.errors import ConfigError
 from reid_jax.models import cpu
 
 _FORM = "auto"
-DENSE = 64  # channels up to which a depthwise convolution is faster on a CPU as a dense one
 
 
 @contextlib.contextmanager
@@ -65,7 +64,7 @@ def _conv(x, kernel, stride, padding, dilation, groups):
     if _cpu_form():
         if dilation == 1 and 1 < groups <= 4:
             return _conv_by_group(x, kernel, stride, padding, groups)
-        if groups == x.shape[-1] == kernel.shape[-1] <= DENSE:
+        if groups == x.shape[-1] == kernel.shape[-1]:
             return cpu.depthwise(x, kernel, stride, padding, dilation)
         form = (kernel.shape[:2], padding, dilation, groups)
         if form == ((1, 1), 0, 1, 1):

@@ -19,7 +19,8 @@ SIZES = {"market": (12936, 751, 6), "msmt17": (32621, 1041, 15)}  # training ima
 def main(argv):
     """Runs the benchmark with these command line arguments; prints a table, returns the figures."""
     args = parse(argv)
-    feature, pid = problem(args)
+    made = problem(args)
+    feature, pid = made.g_feat, made.g_pid
     result = {"benchmark": "cluster", "size": args.size, "images": len(feature), "dim": args.dim}
     result |= {"eps": args.eps, "limit": args.limit, **rerank.machine()}
     found = {}
@@ -52,14 +53,13 @@ def parse(argv):
 
 
 def problem(args):
-    """(features f32[N,D], pids i[N])."""
+    """A training set's features, g_feat f32[N,D], with g_pid and g_cam i[N]."""
     if args.size in SIZES:
         images, ids, cameras = SIZES[args.size]
     else:
         images = rerank.number_of_images(args.size)
         ids, cameras = max(1, images // 17), 6
-    made = features.make(features.Sizes(3 * ids, images, ids, cameras, 0, args.dim))
-    return made.g_feat, made.g_pid
+    return features.make(features.Sizes(3 * ids, images, ids, cameras, 0, args.dim))
 
 
 def against_numpy(feature, args):

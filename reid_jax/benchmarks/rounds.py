@@ -12,8 +12,7 @@ import numpy as np
 
 from reid_jax import cli
 from reid_jax.benchmarks import rerank
-from reid_jax.benchmarks.cluster import SIZES
-from reid_jax.data.synthetic import features
+from reid_jax.benchmarks.cluster import problem
 from reid_jax.eval import unlike
 from reid_jax.methods import cap, spcl
 from reid_jax.methods.spcl import labels as spcl_labels
@@ -24,7 +23,8 @@ PARTS = 8
 def main(argv):
     """Runs the benchmark with these command line arguments; prints a table, returns the figures."""
     args = parse(argv)
-    feature, camid = problem(args)
+    made = problem(args)
+    feature, camid = made.g_feat, made.g_cam
     result = {"benchmark": "rounds", "size": args.size, "images": len(feature), "dim": args.dim}
     result |= {"task": args.task, **rerank.machine()}
     run = {"spcl": three_clusterings, "cap": proxies, "softsim": neighbours}[args.task]
@@ -46,17 +46,6 @@ def parse(argv):
     parser.add_argument("--part-dim", type=int, default=256, help="softsim: numbers of a stripe")
     parser.add_argument("--repeats", type=int, default=1, help="calls after the first; the best counts")
     return parser.parse_args(argv)
-
-
-def problem(args):
-    """(features f32[N,D], cameras i[N])."""
-    if args.size in SIZES:
-        images, ids, cameras = SIZES[args.size]
-    else:
-        images = rerank.number_of_images(args.size)
-        ids, cameras = max(1, images // 17), 6
-    made = features.make(features.Sizes(3 * ids, images, ids, cameras, 0, args.dim))
-    return made.g_feat, made.g_cam
 
 
 def three_clusterings(feature, camid, args, found):

@@ -93,6 +93,18 @@ def parse(argv):
     parser.add_argument("--alpha", type=float, default=3.0, help="--expand: weights are cosine^alpha (3)")
     parser.add_argument("--times", type=int, default=1, help="--expand: so many times over (1)")
     parser.add_argument("--per-camera", action="store_true", help="figures by the query's camera too")
+    add_outputs(parser)
+    args = parser.parse_args(argv)
+    if args.protocol.startswith("single") and (args.rerank or args.per_camera):
+        parser.error(f"--protocol={args.protocol} goes with neither --rerank nor --per-camera")
+    if (args.rerank or args.expand) and args.distance not in ranking.DISTANCES:
+        parser.error(f"--distance={args.distance} goes with neither --rerank nor --expand")
+    args.trials = args.trials or protocols.TRIALS.get(args.protocol, 0)
+    return args
+
+
+def add_outputs(parser):
+    """Flags of what is written and drawn beside the table."""
     parser.add_argument(
         "--json",
         metavar="FILE",
@@ -118,13 +130,6 @@ def parse(argv):
         metavar="RATE,...",
         help="wanted false match rates (default: 0.01,0.001,0.0001)",
     )
-    args = parser.parse_args(argv)
-    if args.protocol.startswith("single") and (args.rerank or args.per_camera):
-        parser.error(f"--protocol={args.protocol} goes with neither --rerank nor --per-camera")
-    if (args.rerank or args.expand) and args.distance not in ranking.DISTANCES:
-        parser.error(f"--distance={args.distance} goes with neither --rerank nor --expand")
-    args.trials = args.trials or protocols.TRIALS.get(args.protocol, 0)
-    return args
 
 
 def distance(text):

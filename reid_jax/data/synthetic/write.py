@@ -146,16 +146,22 @@ def generate(
         style=style,
         kind=kind,
     )
-    if kind not in KINDS:
-        raise DataError(f"synthetic data: kind = {kind!r} must be one of {', '.join(KINDS)}")
-    if style and "style" not in KINDS[kind].fields:
-        raise DataError(f"synthetic data: style = {style!r} is for kind image; leave it at 0")
-    settings = {field: value for field, value in settings.items() if field in KINDS[kind].fields}
-    if settings.get("style") == 0:
-        del settings["style"]  # sets of version 1 had none
+    settings = _of_kind(kind, settings)
     _check(settings)
     root = places.written(root, "the root of a synthetic set")
     return _made(os.path.join(os.path.abspath(root), KINDS[kind].folder), settings, workers, progress)
+
+
+def _of_kind(kind, settings):
+    """The settings that sets of this kind have; DataError for an unknown kind, or a style it cannot have."""
+    if kind not in KINDS:
+        raise DataError(f"synthetic data: kind = {kind!r} must be one of {', '.join(KINDS)}")
+    if settings["style"] and "style" not in KINDS[kind].fields:
+        raise DataError(f"synthetic data: style = {settings['style']!r} is for kind image; leave it at 0")
+    settings = {field: value for field, value in settings.items() if field in KINDS[kind].fields}
+    if settings.get("style") == 0:
+        del settings["style"]  # sets of version 1 had none
+    return settings
 
 
 def _made(final, settings, workers, progress):

@@ -45,3 +45,8 @@ def mean(values, mask=None, axis_name=None):
     count = psum(mask.sum(), axis_name).astype(values.dtype)
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
     return jnp.where(mask, values, 0).sum() * (devices / jnp.maximum(count, 1))
+
+
+def unit(x):
+    """Rows divided by their L2 norm."""
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

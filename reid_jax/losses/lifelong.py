@@ -4,7 +4,6 @@ AKA's plasticity is losses.triplet.batch_hard with distance "softplus".
 """
 
 import jax
-import jax.numpy as jnp
 
 from reid_jax.losses import batch
 
@@ -22,9 +21,5 @@ def distillation(logits, old_logits, *, temperature=2.0, axis_name=None):
 
 def stability(vertices, old_vertices):
     """Mean over the vertices of |unit(old) - unit(new)|^2, f[]; both f[V,D], old without gradient."""
-    moved = _unit(vertices) - _unit(jax.lax.stop_gradient(old_vertices))
+    moved = batch.unit(vertices) - batch.unit(jax.lax.stop_gradient(old_vertices))
     return (moved**2).sum(1).mean()
-
-
-def _unit(x):
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-12)

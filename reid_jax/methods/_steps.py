@@ -14,6 +14,7 @@ from reid_jax.data import augment
 from reid_jax.errors import ConfigError
 from reid_jax.fields import within
 from reid_jax.losses import circle, identity, triplet
+from reid_jax.losses.batch import unit  # noqa: F401
 from reid_jax.methods._optim import (  # noqa: F401
     adam,
     at_count,
@@ -329,8 +330,3 @@ def accuracy(branches, labels):
         else branches.logits[0]
     )
     return jnp.mean(scores.argmax(-1) == labels)
-
-
-def unit(x):
-    """Rows divided by their L2 norm."""
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

@@ -17,8 +17,7 @@ from jax import lax
 
 from reid_jax.data import streams
 from reid_jax.errors import ConfigError
-from reid_jax.losses import batch as batches
-from reid_jax.losses import triplet
+from reid_jax.losses import across
 from reid_jax.methods import _optim, _steps, baseline
 from reid_jax.models.norms import bin as gated
 
@@ -61,34 +60,6 @@ def with_gates(net, gates):
     """The network's variables with these gates."""
     params = traverse_util.flatten_dict(net["params"], sep="/") | gates
     return {**net, "params": traverse_util.unflatten_dict(params, sep="/")}
-
-
-def scatter(features, domain, axis_name=None):
-    """Mean over the domains of the mean cosine between a row and its domain's centre, f[].
-
-    features f[B,D], domain i[B]: of a device; the centre is the mean of all devices' unit features.
-    """
-    rows = _steps.unit(batches.wide(features))
-    bank, domains = batches.gather(rows, axis_name), batches.gather(domain, axis_name)
-    same = (domain[:, None] == domains).astype(rows.dtype)
-    cosine = (rows * _steps.unit(same @ bank)).sum(-1)
-    mean_size = len(domains) / (1 / (domains[:, None] == domains).sum(1)).sum()
-    return batches.mean(cosine * mean_size / same.sum(1), axis_name=axis_name)
-
-
-def shuffle(features, pid, domain, axis_name=None):
-    """Mean softplus(d_ap - d_an), f[]: d_ap to the farthest row of another domain, d_an to the nearest of
-    another identity in the row's domain; rows without such are left out. features f[B,D]; pid, domain i[B].
-    """
-    distance = triplet.pairwise(features, metric="euclidean", axis_name=axis_name)
-    pids, domains = batches.gather(pid, axis_name), batches.gather(domain, axis_name)
-    same = domain[:, None] == domains
-    self_pair = batches.first_row(pid, axis_name) + jnp.arange(len(pid))[:, None] == jnp.arange(len(pids))
-    negative, fixed = same & (pid[:, None] != pids), lax.stop_gradient(distance)
-    far = jnp.where(~same | self_pair, fixed, -jnp.inf).argmax(1)
-    near = jnp.where(negative, fixed, jnp.inf).argmin(1)
-    d_ap, d_an = (jnp.take_along_axis(distance, i[:, None], 1)[:, 0] for i in (far, near))
-    return batches.mean(jax.nn.softplus(d_ap - d_an), negative.any(1), axis_name)
 
 
 def gate_figures(gates):
@@ -184,8 +155,8 @@ class MetaBin(baseline.Baseline):
     def meta_train(self, net, batch, key):
         """(loss, metrics) of a batch of the meta-train domains."""
         fields, (feature, tri, ce) = self.config.metabin, self.losses(net, batch, key)
-        apart = scatter(feature, batch["domain"], self.axis)
-        mixed = shuffle(feature, batch["pid"], batch["domain"], self.axis)
+        apart = across.scatter(feature, batch["domain"], self.axis)
+        mixed = across.shuffle(feature, batch["pid"], batch["domain"], self.axis)
         total = ce + fields.triplet * tri + fields.scatter * apart + fields.shuffle * mixed
         return total, {"meta_train": total, "meta_triplet": tri, "scatter": apart, "shuffle": mixed}
 

@@ -10,6 +10,7 @@ from small import Stepping, difference, drawn
 from reid_jax.data.rows import Rows
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.fields import namespace
+from reid_jax.losses import across
 from reid_jax.methods import Info, defaults, metabin
 from reid_jax.models import weights
 from reid_jax.train.devices import AXIS
@@ -204,7 +205,7 @@ def test_losses_by_definition():
     pid = np.array([0, 3, 1, 5, 3, 1, 4, 0, 5, 4, 2])
     groups = [unit(f[domain == d]) for d in range(3)]
     want = np.mean([np.mean(g @ unit(g.mean(0))) for g in groups])
-    np.testing.assert_allclose(metabin.scatter(jnp.asarray(f), domain), want, rtol=1e-5)
+    np.testing.assert_allclose(across.scatter(jnp.asarray(f), domain), want, rtol=1e-5)
     values = []
     for i in range(11):
         d = [np.linalg.norm(f[i] - g) for g in f]
@@ -212,7 +213,7 @@ def test_losses_by_definition():
         far = [d[j] for j in range(11) if domain[j] != domain[i]]
         values += [np.log1p(np.exp(max(far) - min(near)))] if near else []
     assert len(values) == 9
-    np.testing.assert_allclose(metabin.shuffle(jnp.asarray(f), pid, domain), np.mean(values), rtol=1e-5)
+    np.testing.assert_allclose(across.shuffle(jnp.asarray(f), pid, domain), np.mean(values), rtol=1e-5)
 
 
 # ---- weights

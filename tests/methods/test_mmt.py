@@ -13,8 +13,8 @@ from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval import cluster
 from reid_jax.fields import namespace
 from reid_jax.methods import mmt
-from reid_jax.methods.mmt import adapt as adapting
 from reid_jax.methods.mmt import labels as labelling
+from reid_jax.methods.mmt import terms
 from reid_jax.models.heads import Branches
 from reid_jax.train.run import info_of
 
@@ -102,13 +102,17 @@ def test_terms_are_the_loops(adapt):
     method, rng = adapt[0], np.random.default_rng(0)
     pid, f, g = np.repeat(np.arange(3), 2), rng.normal(size=(6, 4)), rng.normal(size=(6, 4))
     x, y = rng.normal(size=(6, 5)), rng.normal(size=(6, 5))
-    x[:, 3:] = y[:, 3:] = adapting._NEVER
+    x[:, 3:] = y[:, 3:] = terms.NEVER
 
     def branches(logits, feature):
         return Branches((jnp.float32(logits),), (jnp.float32(feature),), (jnp.zeros((6, 4)),), None)
 
     out, teacher, pid_ = branches(x, f), branches(y, g), jnp.asarray(pid)
-    hard_, said = method.hard(out, pid_), method.soft([out, out], [teacher, teacher], pid_)
+    loss = method.config.loss
+    hard_, said = (
+        terms.by_labels(out, pid_, loss),
+        terms.by_teachers([out, out], [teacher, teacher], pid_, loss),
+    )
     assert not said[0, 0].any() and not said[1, 1].any() and np.array_equal(said[0, 1], said[1, 0])
     p, q = (np.exp(z) / np.exp(z).sum(1, keepdims=True) for z in (x[:, :3], y[:, :3]))
     ce = np.mean([-0.9 * np.log(p[i, pid[i]]) - 0.1 * np.log(p[i]).mean() for i in range(6)])
@@ -124,7 +128,7 @@ def test_terms_are_the_loops(adapt):
     np.testing.assert_allclose(said[0, 1], [soft_ce, np.mean(soft)], rtol=1e-4)
 
 
-def test_the_loss_weighs_every_pair_by_its_teacher():
+def test_the_loss_weighs_every_pair_by_its_teacher(monkeypatch):
     """Three networks: what a teacher says counts by its authority, halved; nothing to its own student."""
     method, rng = mmt.Adapt(settings(backbones=("",) * 3, authority="kmeans"), INFO), np.random.default_rng(0)
     assert method.nets == ("mean", *method.teachers, *method.students) and len(method.students) == 3
@@ -133,7 +137,8 @@ def test_the_loss_weighs_every_pair_by_its_teacher():
     outs = Branches((jnp.zeros((2, 5)),), (), (), None)
     method.forward = lambda *given: ({f"student{i}": outs for i in range(3)}, {})
     turn = iter(hard)
-    method.hard, method.soft = lambda *given: next(turn), lambda *given: soft
+    monkeypatch.setattr(terms, "by_labels", lambda *given, **more: next(turn))
+    monkeypatch.setattr(terms, "by_teachers", lambda *given, **more: soft)
     memory = {"used": 5, "authority": jnp.float32([0.5, 1, 1.5])}
     total, _, metrics, _ = method.loss({}, {}, None, jnp.zeros(2, int), memory)
     said = sum(w / 2 * soft[i].sum(0) for i, w in enumerate((0.5, 1, 1.5)))
@@ -148,7 +153,7 @@ def test_one_network_without_a_teacher():
     assert len(method.streams(methods.State(0, {}, {}, {"labels": ORDER}), 0)["target"].views) == 1
     state = drawn(method)
     assert state.nets.keys() == {"student1"}
-    soft = method.soft([Branches((jnp.zeros((2, 5)),), (), (), None)], [], None)
+    soft = terms.by_teachers([Branches((jnp.zeros((2, 5)),), (), (), None)], [], None, None)
     assert soft.shape == (1, 1, 2) and not soft.any()
     assert not mmt.Adapt(settings(backbones=("",)), INFO).shares[0]  # a teacher of its own says nothing
 

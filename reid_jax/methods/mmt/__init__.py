@@ -10,8 +10,9 @@ source stages: every step of `adapt` sees the source too, if there is one.
 from reid_jax.errors import ConfigError
 from reid_jax.methods import _steps
 from reid_jax.methods.baseline import Baseline
-from reid_jax.methods.mmt.adapt import MOST, TERMS, Adapt, with_backbone
+from reid_jax.methods.mmt.adapt import MOST, Adapt, with_backbone
 from reid_jax.methods.mmt.joint import Joint
+from reid_jax.methods.mmt.terms import TERMS
 
 TITLE = "MMT"
 FIELDS = dict(

@@ -7,20 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from reid_jax.errors import ConfigError
-from reid_jax.fields import choice, namespace, overlay, plain, within
-from reid_jax.losses import distill, identity, triplet
+from reid_jax.fields import choice, namespace, overlay, plain
 from reid_jax.methods import Method, Part, _steps
 from reid_jax.methods.mmt import labels as labelling
+from reid_jax.methods.mmt import terms
 from reid_jax.models import heads
 
-TERMS = {
-    "ce": "Cross entropy on labels",
-    "triplet": "Softmax triplet",
-    "soft_ce": "Cross entropy to the others' teachers",
-    "soft_triplet": "Triplet to the others' teachers",
-}
 MOST = 3  # networks, and stages on the source
-_NEVER = -1e4  # logit of a place without a cluster: probability 0, but a finite logarithm
 
 
 def with_backbone(config, i):
@@ -49,7 +42,7 @@ class Adapt(Method):
         self.nets = ("mean", *self.teachers, *self.students)
         super().__init__(config, info)
         self.check_networks()
-        self.check_labels()
+        labelling.check(config.mmt, None if info.unlabelled is None else info.num_images)
         configs = [with_backbone(config, i) for i in range(self.count)]
         networks = [self.build(c.model) for c in configs]
         self.encoders = [heads.encoder(network) for network in networks]
@@ -86,17 +79,6 @@ class Adapt(Method):
             raise ConfigError(
                 "config.mmt.authority weighs teachers and config.mmt.teachers is False: set authority=''"
             )
-
-    def check_labels(self):
-        """ConfigError for fields of which no labels can be made."""
-        fields = self.config.mmt
-        choice("mmt.cluster", fields.cluster, labelling.CLUSTERINGS)
-        choice("mmt.jaccard", fields.jaccard, ("plain", "torchreid"))
-        within("mmt", fields, rounds=(1, None), steps=(1, None), restarts=(1, None), clusters=(1, None))
-        within("mmt", fields, rho=(0, 1))
-        _steps.check_dbscan("mmt", fields)
-        if self.info.unlabelled is not None:
-            labelling.check_clusters(fields, self.info.num_images)
 
     def measured(self, info):
         """The schedule is that of a round, which each begins anew."""
@@ -188,46 +170,22 @@ class Adapt(Method):
         outs, stats, place = {}, {}, jnp.arange(self.sources + self.config.mmt.clusters)
         for i, name in enumerate(names):
             out, stats[name] = self.encoders[i].apply(nets[name], views[i], True)
-            logits = jnp.where(place < self.sources + used, out.logits[0], _NEVER)
+            logits = jnp.where(place < self.sources + used, out.logits[0], terms.NEVER)
             outs[name] = out._replace(logits=(logits,))
         return outs, stats
 
     def loss(self, nets, taught, views, pid, memory):
         """(loss, {student: batch_stats}, metrics, the terms: (`hard` of each f[K,2], `soft` f[K,K,2]))."""
         outs, stats = self.forward(nets, self.students, views, memory["used"])
-        hard = jnp.stack([self.hard(out, pid) for out in outs.values()])
-        soft = self.soft([*outs.values()], [*taught.values()], pid)
+        given = dict(loss=self.config.loss, axis_name=self.axis)
+        hard = jnp.stack([terms.by_labels(out, pid, **given) for out in outs.values()])
+        soft = terms.by_teachers([*outs.values()], [*taught.values()], pid, **given)
         said = jnp.einsum("i,ijt->t", memory["authority"].astype(soft.dtype), soft) / max(self.count - 1, 1)
-        (a, b), terms = self.shares, jnp.concatenate([hard.sum(0), said])
-        total = terms @ jnp.array([1 - a, 1 - b, a, b], terms.dtype)
-        metrics = dict(zip(TERMS, terms, strict=True)) | {"loss": total}
+        (a, b), values = self.shares, jnp.concatenate([hard.sum(0), said])
+        total = values @ jnp.array([1 - a, 1 - b, a, b], values.dtype)
+        metrics = dict(zip(terms.TERMS, values, strict=True)) | {"loss": total}
         metrics["accuracy"] = sum(_steps.accuracy(out, pid) for out in outs.values()) / len(outs)
         return total, stats, metrics, (hard, soft)
-
-    def hard(self, out, pid):
-        """f[2] of a student's Branches: cross entropy, smoothed over the places in use, and triplet."""
-        smooth, (logits,) = self.config.loss.label_smooth, out.logits
-        uniform = jnp.where(logits > _NEVER, 0, _NEVER)
-        ce = (1 - smooth) * identity.cross_entropy(logits, pid)
-        ce += smooth * distill.soft_cross_entropy(uniform, logits)
-        f = _steps.select_feature(self.config.loss, out)
-        return jnp.stack(
-            [ce, triplet.batch_hard(f, pid, distance="softmax", margin=0.0, axis_name=self.axis)[0]]
-        )
-
-    def soft(self, outs, taught, pid):
-        """f[K,K,2]: what each teacher i says to each student j, cross entropy and triplet; 0 to its own."""
-        none = jnp.zeros(2, outs[0].logits[0].dtype)
-
-        def said(i, j):
-            if i == j or not taught:
-                return none
-            f, g = (_steps.select_feature(self.config.loss, x) for x in (outs[j], taught[i]))
-            ce = distill.soft_cross_entropy(taught[i].logits[0], outs[j].logits[0])
-            return jnp.stack([ce, triplet.softmax_soft(f, g, pid, axis_name=self.axis)])
-
-        numbers = range(self.count)
-        return jnp.stack([jnp.stack([said(i, j) for j in numbers]) for i in numbers])
 
     def embed(self, state, image, net):
         if net == "mean":

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from reid_jax.errors import ConfigError
+from reid_jax.fields import choice, within
 from reid_jax.losses import contrast
 from reid_jax.methods import _steps
 
@@ -45,6 +46,17 @@ def scatter(features, labels):
     centres /= count
     between = (count * (centres - centres.mean(0)) ** 2).sum()
     return float(between / ((f - centres[labels]) ** 2).sum())
+
+
+def check(fields, images):
+    """ConfigError for fields, config.mmt, of which no labels can be made; images: of the target, or None."""
+    choice("mmt.cluster", fields.cluster, CLUSTERINGS)
+    choice("mmt.jaccard", fields.jaccard, ("plain", "torchreid"))
+    within("mmt", fields, rounds=(1, None), steps=(1, None), restarts=(1, None), clusters=(1, None))
+    within("mmt", fields, rho=(0, 1))
+    _steps.check_dbscan("mmt", fields)
+    if images is not None:
+        check_clusters(fields, images)
 
 
 def check_clusters(fields, images):

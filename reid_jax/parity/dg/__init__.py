@@ -13,7 +13,7 @@ from reid_jax import methods
 from reid_jax.config import defaults
 from reid_jax.errors import ConfigError
 from reid_jax.fields import namespace
-from reid_jax.losses import identity, triplet
+from reid_jax.losses import across, identity, triplet
 from reid_jax.methods import _optim, baseline, metabin
 from reid_jax.models import heads, layers
 from reid_jax.models.backbones import resnet
@@ -245,8 +245,8 @@ def metabin_losses(case):
     """MetaBIN: scatter, shuffle, triplet, cross entropy, gradients"""
     m, pid, domain, results = case.config, case.input("pid"), case.input("domain"), {}
     losses = {
-        "scatter": lambda feature: metabin.scatter(feature, domain),
-        "shuffle": lambda feature: metabin.shuffle(feature, pid, domain),
+        "scatter": lambda feature: across.scatter(feature, domain),
+        "shuffle": lambda feature: across.shuffle(feature, pid, domain),
         "triplet": lambda feature: triplet.batch_hard(feature, pid, distance="euclidean", margin=m.margin)[0],
         "cross_entropy": lambda x: identity.cross_entropy(x, pid, label_smooth=_smooth(m, x.shape[1])),
     }

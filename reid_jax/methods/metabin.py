@@ -4,6 +4,8 @@ A step has two halves. In the base step everything but the gates learns from all
 baseline does. In the meta step the gates alone learn, from other images: they take a virtual step for some
 domains (meta-train) and move by the gradient of the others (meta-test) at the virtual gates. Running values
 of norms move in the base step only. Losses and rates are those of the published code, bismex/MetaBIN@aa81471.
+With metabin.params="all" every weight takes the virtual step and moves by the gradient behind it (MLDG, Li et
+al., AAAI 2018).
 """
 
 import re
@@ -17,12 +19,14 @@ from jax import lax
 
 from reid_jax.data import streams
 from reid_jax.errors import ConfigError
+from reid_jax.fields import choice
 from reid_jax.losses import across
 from reid_jax.methods import _optim, _steps, baseline
 from reid_jax.models.norms import bin as gated
 
 TITLE = "MetaBIN"
 FIELDS = dict(
+    params="gates",  # what the meta step moves: gates | all (MLDG, with ce=1, scatter=0, shuffle=0)
     train_domains=3,  # meta-train, drawn in every step; all others are meta-test
     gate_factor=10.0,  # rate of the gates: so many times optim.lr, constant
     ratio=(0.001, 0.1),  # rate of the virtual step as a share of that: up and down between these
@@ -48,6 +52,7 @@ METRICS = baseline.METRICS | {
 }
 LABELS = "all"
 GATE = "(^|/)gate$"
+PARAMS = ("gates", "all")
 
 
 def gates_of(net):
@@ -62,8 +67,17 @@ def with_gates(net, gates):
     return {**net, "params": traverse_util.unflatten_dict(params, sep="/")}
 
 
+def stepped(path, leaf, gradient, rate):
+    """A leaf after a virtual step of plain descent; a gate stays within its bounds."""
+    if re.search(GATE, path):
+        return gated.virtual_gate(leaf, gradient, rate)
+    return leaf - rate * gradient
+
+
 def gate_figures(gates):
     """Metrics of gates {path: f32[C]}: shares at the ends, means of the stem and of every stage."""
+    if not gates:
+        return {}
     every, places = jnp.concatenate(list(gates.values())), {}
     for path, gate in gates.items():
         places.setdefault(path.split("/")[1].split("_")[0], []).append(gate)
@@ -79,8 +93,11 @@ class MetaBin(baseline.Baseline):
 
     def __init__(self, config, info):
         super().__init__(config, info)
-        if not self.network.bounds:
-            raise ConfigError(f"config.model.norm is {config.model.norm!r}, which has no gates; use metabin")
+        if choice("metabin.params", config.metabin.params, PARAMS) == "gates" and not self.network.bounds:
+            raise ConfigError(
+                f"config.model.norm is {config.model.norm!r}, which has no gates: use metabin, or "
+                "config.metabin.params=all"
+            )
         others = SimpleNamespace(frozen=(*self.network.frozen, GATE), bounds=())
         self.tx = {"net": _steps.optimiser(config.optim, self.info, others)}
         clip = _optim.clipped(self.network.bounds)
@@ -88,7 +105,14 @@ class MetaBin(baseline.Baseline):
 
     def init(self, key):
         state = super().init(key)
-        return state._replace(opt=state.opt | {"gates": self.gate_tx.init(gates_of(state.nets["net"]))})
+        return state._replace(opt=state.opt | {"gates": self.gate_tx.init(self.chosen(state.nets["net"]))})
+
+    def chosen(self, net):
+        """{path: leaf} of what the meta step moves."""
+        if self.config.metabin.params == "gates":
+            return gates_of(net)
+        flat = traverse_util.flatten_dict(net["params"], sep="/")
+        return {p: x for p, x in flat.items() if not any(re.search(f, p) for f in self.network.frozen)}
 
     def streams(self, state):
         """P x K of all domains together, "base", and of every domain, "meta"."""
@@ -133,24 +157,25 @@ class MetaBin(baseline.Baseline):
     def meta(self, state, train, test, ratio):
         """The meta step, its virtual step at `ratio` of the gates' rate; train, test: batches.
 
-        Returns (State, (gradient of meta-train, of meta-test), each {path: f32[C]} by the gates, metrics).
+        Returns (State, (gradient of meta-train, of meta-test), each {path: leaf} as of `chosen`, metrics).
         """
         net, fields, key = state.nets["net"], self.config.metabin, self.key(state)
-        gates = gates_of(net)
+        gates = self.chosen(net)
 
         def outer(gates):
             start = gates if fields.second_order else lax.stop_gradient(gates)
             inner = jax.grad(lambda g: self.meta_train(with_gates(net, g), train, key), has_aux=True)(start)
             grad, metrics = _steps.pmean(inner, self.axis)
             rate = ratio * fields.gate_factor * self.config.optim.lr
-            virtual = {path: gated.virtual_gate(gate, grad[path], rate) for path, gate in gates.items()}
+            virtual = {path: stepped(path, gate, grad[path], rate) for path, gate in gates.items()}
             _, tri, ce = self.losses(with_gates(net, virtual), test, key)
             return tri + ce, (grad, metrics | {"meta_test": tri + ce, "ratio": ratio})
 
         grad, (first, metrics) = _steps.pmean(jax.grad(outer, has_aux=True)(gates), self.axis)
         gates, opt = _steps.apply_gradient(self.gate_tx, grad, state.opt["gates"], gates)
-        new = state._replace(nets={"net": with_gates(net, gates)}, opt=state.opt | {"gates": opt})
-        return new, (first, grad), metrics | gate_figures(gates)
+        net = with_gates(net, gates)
+        new = state._replace(nets={"net": net}, opt=state.opt | {"gates": opt})
+        return new, (first, grad), metrics | gate_figures(gates_of(net))
 
     def meta_train(self, net, batch, key):
         """(loss, metrics) of a batch of the meta-train domains."""

@@ -136,6 +136,32 @@ def test_meta_gradients_are_slopes():
         assert abs(product(outer) - product(held)) > 1e-4 * abs(product(held))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["batch", "metabin"])
+def test_all_weights_take_the_virtual_step(norm):
+    """MLDG against its definition: two plain steps of descent, each on gradients taken here."""
+    m = method(None, norm=norm, params="all", gate_factor=1.0, ce=1.0, scatter=0.0, shuffle=0.0)
+    state = fast_forward(drawn(m), 2)
+    net, key = state.nets["net"], m.key(state)
+    train, test = m.split(batch(ids=4)["meta"], jax.random.key(0))
+    new, _, metrics = jax.jit(lambda s: m.meta(s, train, test, 0.5))(state)
+
+    def bounded(path, x):
+        return x.clip(0, 1) if "gate" in jax.tree_util.keystr(path) else x
+
+    def descended(start, at, loss, rate):
+        grads = jax.jit(jax.grad(lambda p: loss({**net, "params": p})))(at)
+        moved = jax.tree.map(lambda p, g: p - rate * g, start, grads)
+        moved = jax.tree_util.tree_map_with_path(bounded, moved)
+        return moved | {"neck": moved["neck"] | {"bias": start["neck"]["bias"]}}  # is frozen
+
+    rate, start, got = m.config.optim.lr, net["params"], new.nets["net"]["params"]
+    virtual = descended(start, start, lambda n: m.meta_train(n, train, key)[0], 0.5 * rate)
+    want = descended(start, virtual, lambda n: sum(m.losses(n, test, key)[1:]), rate)
+    assert difference(got, want) < 1e-5 < 1e-3 < difference(got, start)
+    assert ("gates_low" in metrics) == (norm == "metabin")
+
+
 def test_rates_of_gates_and_virtual_step():
     """Figures by hand: 5 epochs of 7 steps, 17 of them up from the foot and 18 down."""
     m = method(ratio=(0.001, 0.1), first_base=10)
@@ -185,6 +211,7 @@ def test_streams():
     (dict(rows=rows_of(3), train_domains=0), ConfigError, "metabin.train_domains"),
     (dict(rows=rows_of(1)), DataError, "config.data.domains=camera"),
     (dict(norm="batch"), ConfigError, "config.model.norm is 'batch'"),
+    (dict(params="weights"), ConfigError, "config.metabin.params"),
 ])  # fmt: skip
 def test_what_cannot_be_trained(fields, error, message):
     with pytest.raises(error, match=message):
@@ -239,7 +266,7 @@ def test_configs_have_the_published_settings():
     assert (t.train.epochs, t.optim.milestones, t.optim.gamma) == (100, (40, 70), 0.1)
     assert (t.optim.warmup_factor, t.loss.smoothing) == (0.01, "others")
     assert t.optim.groups == (("bias$", 2.0, None),) and (t.model.norm, t.model.neck) == ("metabin", "bnneck")
-    usual = (3, 10.0, (0.001, 0.1), 5, 10, 1.0, 1.0, 1.0, 0.0, False)
+    usual = ("gates", 3, 10.0, (0.001, 0.1), 5, 10, 1.0, 1.0, 1.0, 0.0, False)
     assert tuple(t.metabin[name] for name in metabin.FIELDS) == usual
     for name, domains, factor in (("market", 3, 20.0), ("duke", 4, 50.0)):
         t = config_of(f"metabin.py:{name}")

@@ -41,6 +41,8 @@ def test_places_of_instance_norms():
     assert having(dual, "IN") == {"layer1_1", "layer2_0", "layer3_1"}
     stats = jax.eval_shape(lambda: build(norm="ibn_b").init(jax.random.key(0), X, False))["batch_stats"]
     assert "bn1" not in stats and "bn1" in b
+    every = jax.eval_shape(lambda: build(norm="instance").init(jax.random.key(0), X, False))
+    assert "batch_stats" not in every and set(every["params"]["layer1_0"]["bn1"]) == {"scale", "bias"}
     some = params(norm="dualnorm", norm_stages=(4,))
     assert having(some, "IN") == {"layer4_1"}
 
@@ -75,6 +77,15 @@ def test_gate_of_0_is_instance_norm_and_one_pixel_gives_0():
         want = (X - X.mean((1, 2), keepdims=True)) / X.std((1, 2), keepdims=True)
         np.testing.assert_allclose(y, want, atol=1e-4)
         assert not module.apply(v, x[:, :1, :1], False).any()
+
+
+def test_half_is_a_gate_of_a_half_and_not_a_parameter():
+    x, free, half = jnp.asarray(X), gated.GatedNorm(), gated.GatedNorm(fixed=0.5)
+    v = free.init(jax.random.key(0), x, False)
+    v["params"]["gate"] = jnp.full(3, 0.5)
+    want = free.apply(v, x, True, mutable=["batch_stats"])[0]
+    assert "gate" not in half.init(jax.random.key(0), x, False)["params"] and not gated.BinHalf.bounds
+    np.testing.assert_array_equal(half.apply(v, x, True, mutable=["batch_stats"])[0], want)
 
 
 def test_virtual_gates_are_clipped_straight_through():

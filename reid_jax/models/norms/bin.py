@@ -1,7 +1,8 @@
 """Batch-instance norms: every norm is a mixture with a trained gate for each channel.
 
-    bin      Batch-Instance Normalization (Nam and Kim, NeurIPS 2018): one scale and bias for both
-    metabin  MetaBIN (Choi et al., CVPR 2021): batch and instance norm have their own scale and bias
+    bin       Batch-Instance Normalization (Nam and Kim, NeurIPS 2018): one scale and bias for both
+    metabin   MetaBIN (Choi et al., CVPR 2021): batch and instance norm have their own scale and bias
+    bin_half  MetaBIN's ablation: the same, all gates 0.5 for ever
 
 Gates start at 1 (batch norm alone) and are clipped to [0, 1] after every step.
 """
@@ -34,10 +35,13 @@ class GatedNorm(nn.Module):
 
     axis_name: str | None = None
     rows: int = 0
+    fixed: float | None = None  # the gate of every channel, which is no parameter then
 
     @nn.compact
     def __call__(self, x, train, update=True):
-        gate = self.param("gate", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        gate = jnp.full(x.shape[-1:], self.fixed or 0.0, jnp.float32)
+        if self.fixed is None:
+            gate = self.param("gate", nn.initializers.ones, x.shape[-1:], jnp.float32)
         batch = BatchNorm(axis_name=self.axis_name, rows=self.rows, name="bat_n")(x, train, update)
         instance = InstanceNorm(name="ins_n")(x)
         share = (1 - gate) * (x.shape[-3] * x.shape[-2] > 1)
@@ -75,4 +79,13 @@ class MetaBin(_Gated):
         return GatedNorm(self.axis_name, self.rows, **fields)
 
 
-NAMES = {"bin": Bin, "metabin": MetaBin}
+class BinHalf(MetaBin):
+    """MetaBIN's layer with gates that do not move."""
+
+    bounds = ()
+
+    def gated(self, **fields):
+        return super().gated(fixed=0.5, **fields)
+
+
+NAMES = {"bin": Bin, "metabin": MetaBin, "bin_half": BinHalf}

@@ -1,9 +1,10 @@
-"""Instance norm at some places of a net: IBN-Net (Pan et al., ECCV 2018), DualNorm (Jia et al., BMVC 2019).
+"""Instance norm at places of a net: IBN-Net (Pan et al., ECCV 2018), DualNorm (Jia et al., BMVC 2019).
 
 ibn_a     the first norm of every block is half instance norm; stages 1 to 3
 ibn_b     instance norm behind the residual sum of a stage's last block, unless it is the first one too;
           stages 1 and 2; and in place of the stem's batch norm
 dualnorm  instance norm behind the residual sum of a stage's last block; stages 1 to 3
+instance  instance norm in place of every batch norm
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from reid_jax.models.layers import BatchNorm, InstanceNorm
-from reid_jax.models.norms import StagedNorms
+from reid_jax.models.norms import Norms, StagedNorms
 
 
 class InstanceBatchNorm(nn.Module):
@@ -63,4 +64,16 @@ class DualNorm(StagedNorms):
         return InstanceNorm(name="IN") if self.has(block) and block.last else None
 
 
-NAMES = {"ibn_a": IbnA, "ibn_b": IbnB, "dualnorm": DualNorm}
+class Instance(Norms):
+    """No batch norm."""
+
+    by_domain = False
+
+    def stem(self):
+        return InstanceNorm()
+
+    def every(self, block):
+        return lambda name: InstanceNorm(name=name)
+
+
+NAMES = {"instance": Instance, "ibn_a": IbnA, "ibn_b": IbnB, "dualnorm": DualNorm}

@@ -134,7 +134,7 @@ def test_quality_of_pseudo_labels_is_the_last_rounds(tmp_path):
 def test_data_is_shared_unless_each_seed_has_its_own(tmp_path, monkeypatch):
     drawn, given = [], {}
     monkeypatch.setattr(
-        compare, "prepare_data", lambda path, workdir, seed, ids: drawn.append((seed, ids)) or [seed]
+        compare, "prepare_data", lambda path, workdir, seed, ids, _: drawn.append((seed, ids)) or [seed]
     )
     monkeypatch.setattr(compare, "train", lambda path, folder, seed, flags, *_: given.update({seed: flags}))
     for flags, sets in ((["--test_ids=400"], [(0, 400)]), (["--data_seed=each"], [(3, 0), (4, 0)])):
@@ -145,11 +145,16 @@ def test_data_is_shared_unless_each_seed_has_its_own(tmp_path, monkeypatch):
 
 
 def test_prepared_sets_have_as_many_people_as_asked(tmp_path):
-    flags = compare.prepare_data("configs/baseline.py:smoke", tmp_path, 5, 7)
+    """Also by what stands behind `--`."""
+    extra = ["--config.data.synthetic.train_ids=5", "--profile=1:2"]
+    flags = compare.prepare_data("configs/baseline.py:smoke", tmp_path, 5, 7, extra)
     assert flags == [f"--config.data.root={tmp_path}/data/seed-5", "--config.data.synthetic.seed=5",
                      "--config.data.synthetic.test_ids=7"]  # fmt: skip
-    queries = list((tmp_path / "data" / "seed-5").rglob("query/*.jpg"))
-    assert len({q.name[:4] for q in queries}) == 7
+    for folder, count in (("query", 7), ("bounding_box_train", 5)):
+        pictures = list((tmp_path / "data" / "seed-5").rglob(f"{folder}/*.jpg"))
+        assert len({picture.name[:4] for picture in pictures}) == count
+    with pytest.raises(ConfigError, match="stepz"):
+        compare.prepare_data("configs/baseline.py:smoke", tmp_path, 5, 7, ["--config.train.stepz=5"])
 
 
 def test_differences_are_named_where_they_decide_nothing(tmp_path):

@@ -115,12 +115,13 @@ def labelled(text):
     return label, path
 
 
-def prepare_data(path, workdir, seed, test_ids=0):
+def prepare_data(path, workdir, seed, test_ids=0, extra=()):
     """Generates the synthetic set of one data seed; returns the flags that make a run use it.
 
-    test_ids: people to test on, 0 for the config's.
+    test_ids: people to test on, 0 for the config's; extra: what every run is given, which may say more of the
+    set. ConfigError for a field that there is not.
     """
-    config = cli.load_config(path)
+    config = cli.config_of_flags([f"--config={path}", *(x for x in extra if x.startswith("--config."))])
     if not config.data.name.startswith("synthetic") or config.data.root:
         return []
     from reid_jax.data import datasets
@@ -310,7 +311,9 @@ def train_all(args):
     """Trains what is not finished, args.jobs runs at a time; Stopped or the error of the first that fails."""
     path = next(iter(args.runs.values()))
     data = {s: s if args.data_seed is None else args.data_seed for s in args.seeds}
-    made = {d: prepare_data(path, args.workdir, d, args.test_ids) for d in sorted(set(data.values()))}
+    made = {
+        d: prepare_data(path, args.workdir, d, args.test_ids, args.extra) for d in sorted(set(data.values()))
+    }
     flags = {s: made[data[s]] for s in args.seeds}
     jobs = [(label, path, s) for s in args.seeds for label, path in args.runs.items()]
     stopping = threading.Event()

@@ -51,6 +51,9 @@ class State(NamedTuple):
     nets: dict  # name -> variables ({"params", "batch_stats"} or {"params"})
     opt: dict  # name -> optax state; only trained networks have one
     memory: dict = {}  # banks, centroids, labels i32[N]: neither gradient nor optimiser  # noqa: RUF012
+    key: Any = (
+        None  # u32[2] of config.seed, in a run: an input of the compiled step, so that all seeds share it
+    )
 
 
 class Part(NamedTuple):
@@ -218,8 +221,11 @@ class Method:
         return State(jnp.int32(0), nets, opt, {} if memory is None else memory)
 
     def key(self, state):
-        """The key of a step, the same on all devices."""
-        return jax.random.fold_in(jax.random.key(self.config.seed), state.step)
+        """The key of a step, the same on all devices; without state.key that of config.seed."""
+        seeded = (
+            jax.random.key(self.config.seed) if state.key is None else jax.random.wrap_key_data(state.key)
+        )
+        return jax.random.fold_in(seeded, state.step)
 
 
 def names():

@@ -234,11 +234,6 @@ def paths(params):
     return [_path(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
 
 
-def step_key(config, step):
-    """The key of a step's random layers, the same on all devices."""
-    return jax.random.fold_in(jax.random.key(config.seed), step)
-
-
 def _path(keys):
     return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in keys)
 

@@ -147,7 +147,11 @@ class Run:
         if processes.first():
             titles.write(self.workdir, self.run_config, {self.name: self.method.nets})
             self.writer = writer.Writer(self.workdir, self.label, meta)
-        return self.devices.replicate(state), position.of_checkpoint(meta)
+        return self.devices.replicate(self.keyed(state)), position.of_checkpoint(meta)
+
+    def keyed(self, state):
+        """The state with the key of its random numbers, which no checkpoint keeps: config.seed says it."""
+        return state._replace(key=np.asarray(jax.random.key_data(jax.random.key(self.config.seed))))
 
     def first_state(self):
         """(host state, meta): of a checkpoint, or a fresh one."""
@@ -201,14 +205,15 @@ class Run:
         """The state that a part starts from, by process 0: another's rounding could tip a cluster over."""
         if part.features is not None:
             log.info("%s: features of %d training images", self.where(part, at), len(self.train_records()))
-        features, host, kept = self.features(state, part.features), self.devices.fetch(state), []
+        features, kept = self.features(state, part.features), []
+        host = self.devices.fetch(state._replace(key=None))
         processes.from_first(lambda: kept.append(jax.tree.map(np.asarray, part.begin(host, features))))
         state = processes.arrays_from_first(kept[0] if kept else host)
         if "labels" in state.memory and self.method.info.unlabelled is not None:
             self.rate_labels(part, at, state.memory["labels"])
         if "neighbours" in state.memory and self.method.info.unlabelled is not None:
             self.rate_neighbours(part, at, state.memory["neighbours"])
-        return self.devices.replicate(state)
+        return self.devices.replicate(self.keyed(state))
 
     def rate_labels(self, part, at, labels):
         """Writes how well pseudo labels fit the identities, as far as known, which training never sees."""
@@ -416,7 +421,7 @@ class Run:
             "domains": list(info.domains),
             "data": self.marks,
         }
-        self.checkpoints.save(at.step, self.devices.fetch(state), meta)
+        self.checkpoints.save(at.step, self.devices.fetch(state._replace(key=None)), meta)
 
     def finish(self, state, at):
         """Everything on the disk; what the report needs to know of the run."""

@@ -18,7 +18,7 @@ QUICK = {"baseline"}  # the others take a second or two to trace
 CASES = [
     pytest.param(name, stage, marks=[pytest.mark.slow] * (name not in QUICK), id=f"{name}-{stage}")
     for name in methods.names()
-    for stage in methods.stage_names(name)
+    for stage in stages.of_config(tiny(name))
 ]
 
 
@@ -32,19 +32,33 @@ def lowered(step, state, batch):
         return jax.export.export(mapped, platforms=("cuda", "tpu"))(state, batch).mlir_module()
 
 
-@pytest.mark.parametrize("name, stage", CASES)
-def test_step_lowers_for_accelerators(name, stage):
-    config = tiny(name, data__ids=4, data__instances=4)
+def programs(name, stage, seed=0):
+    """StableHLO of the step of each part of a stage."""
+    config = tiny(name, data__ids=4, data__instances=4, seed=seed)
     stage_config, method = stages.build(config, stage, facts(config, cams=2))
     shapes = stages.state_shapes(method)
     memory = {k: np.zeros(v.shape, v.dtype) for k, v in shapes.memory.items()}
     if "labels" in memory:
         memory["labels"] = (np.arange(len(memory["labels"])) % 8).astype(np.int32)
+    keyed = shapes._replace(key=jax.ShapeDtypeStruct((2,), np.uint32))
     for part in parts(method):
         batch = batches(part, shapes._replace(memory=memory), stage_config.data)
-        text = lowered(part.step, shapes, batch)
+        yield lowered(part.step, keyed, batch)
+
+
+@pytest.mark.parametrize("name, stage", CASES)
+def test_step_lowers_for_accelerators(name, stage):
+    for text in programs(name, stage):
         assert "stablehlo.all_reduce" in text
         assert not re.search(r"f64|callback", text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, stage", CASES)
+def test_another_seed_compiles_nothing(name, stage):
+    """The seed comes in by State.key: the programs are the same."""
+    for a, b in zip(programs(name, stage, 5), programs(name, stage, 2**40 + 7), strict=True):
+        assert a == b
 
 
 def test_a_step_with_a_callback_is_refused():

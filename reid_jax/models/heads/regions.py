@@ -112,7 +112,7 @@ def bands(x, parts, reach):
 
 
 def attention(maps, threshold):
-    """f[B,h,w]: the largest of maps f[B,A,h,w], each scaled to 0..1; 0 below threshold times its maximum."""
+    """f[B,h,w]: the largest of maps f[B,A,h,w], each scaled to 0..1; 0 below threshold."""
     low, high = maps.min((2, 3), keepdims=True), maps.max((2, 3), keepdims=True)
     largest = ((maps - low) / jnp.maximum(high - low, 1e-12)).max(1)
-    return jnp.where(largest >= threshold * largest.max((1, 2), keepdims=True), largest, 0)
+    return jnp.where(largest >= threshold, largest, 0)

@@ -55,7 +55,9 @@ def test_rows_say_which_seeds_are_missing(tmp_path):
     """Gains are over the seeds that both rows have; a row without any run has no figures."""
     results = {"a": {0: figures(50.0), 1: figures(60.0)}, "b": {1: figures(61.0)}, "c": {}}
     results["d"] = {1: figures(62.0), 2: figures(99.0)}
-    first, second, third, fourth = (cells(line) for line in compare.write(results, tmp_path, 2).splitlines()[2:])
+    first, second, third, fourth = (
+        cells(line) for line in compare.write(results, tmp_path, 2).splitlines()[2:]
+    )
     assert first[-3] == "2" and second[-3] == "1 of 2" and third[-3] == "0 of 2"
     assert second[6] == "0.5 (up in 1 of 1)" and third[1:7] == ["-"] * 6 and third[-1] == "-"
     assert fourth[6] == "1.0 (up in 1 of 1)"

@@ -213,7 +213,7 @@ def defaults():
             # the norm of every logged loss' own gradient too, "gradient/LOSS" (a backward pass each, so slow)
             log_gradients=False,
             eval_every=20,  # epochs; 0 = only at the end
-            checkpoint_every=1,  # epochs
+            checkpoint_every=1,  # epochs; 0: at the end, before evaluations and where the run is stopped
         ),
         eval=dict(
             split="test",  # test | val (held-out training identities, data.val_ids)

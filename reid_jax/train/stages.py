@@ -168,14 +168,14 @@ class Intervals(NamedTuple):
     """When things happen: in steps, of a stage with rounds evaluation and checkpoint in rounds."""
 
     log: int
-    evaluate: int  # 0: only at the end
+    evaluate: int  # this and the next: 0 for only at the end
     checkpoint: int
 
 
 def intervals(config, method):
     """The Intervals of a stage; config: the stage's own."""
     train, unit = config.train, 1 if method.rounds else method.info.steps_per_epoch
-    evaluate, save = math.ceil(train.eval_every * unit), max(math.ceil(train.checkpoint_every * unit), 1)
+    evaluate, save = (math.ceil(every * unit) for every in (train.eval_every, train.checkpoint_every))
     return Intervals(max(train.log_every, 1), evaluate, save)
 
 

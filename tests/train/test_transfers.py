@@ -10,7 +10,7 @@ from reid_jax.train.devices import Devices
 
 @pytest.mark.slow
 def test_nothing_is_fetched_between_logs(tmp_path, monkeypatch):
-    """Batches are put on the devices explicitly; metrics come back when they are logged, nothing else does."""
+    """Batches are put on the devices explicitly; metrics come back when logged, nothing else does."""
     events, compiled, fetch = [], Devices.compile, Devices.fetch
 
     def watched(self, step, donate=True):

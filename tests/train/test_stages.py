@@ -134,12 +134,14 @@ def test_parameters_are_those_of_the_networks():
 
 
 def test_intervals_are_epochs_or_rounds():
-    """Halves are rounded up; a checkpoint comes at least after every step or round."""
+    """Parts of a step or round are rounded up; 0 is never."""
     config = namespace(defaults())
-    config.train.eval_every, config.train.checkpoint_every, config.train.log_every = 1.5, 0, 0
+    config.train.eval_every, config.train.checkpoint_every, config.train.log_every = 1.5, 0.1, 0
     info = methods.Info(4, 2, steps_per_epoch=3)
     epochs, rounds = (types.SimpleNamespace(rounds=n, info=info) for n in (0, 7))
     assert stages.intervals(config, epochs) == (1, 5, 1) and stages.intervals(config, rounds) == (1, 2, 1)
+    config.train.checkpoint_every = 0
+    assert stages.intervals(config, epochs) == (1, 5, 0) and stages.intervals(config, rounds) == (1, 2, 0)
     config.train.eval_every, config.train.checkpoint_every, config.train.log_every = 0, 2, 20
     assert stages.intervals(config, epochs) == (20, 0, 6) and stages.intervals(config, rounds) == (20, 0, 2)
 

@@ -2,7 +2,9 @@
 
 A module of one of these packages lists what it offers in NAMES, {name: builder}, and its fields of
 config.model with their defaults in FIELDS; nothing else has to be edited to add one. A backbone's or head's
-module may list in KEYS the layouts of other people's weight files that are its alone, {name: Keys}.
+module may list in KEYS the layouts of other people's weight files that are its alone, {name: Keys}, and a
+backbone's in PUBLISHED the file of ImageNet weights that there is, {name: (file, whose)}; such a file's name
+ends with the first digits of its SHA-256.
 """
 
 import functools
@@ -28,7 +30,7 @@ FIELDS = dict(
     pool="auto",
     neck="ap3d",  # of head "global": ap3d | bnneck | none
     dtype="float32",  # compute type: float32 | bfloat16; state is always float32
-    norm="batch",  # batch | aibn | ibn_a | ibn_b | dualnorm | bin | metabin
+    norm="batch",  # batch | aibn | ibn_a | ibn_b | dualnorm | instance | bin | metabin | bin_half
     norm_stages=(),  # aibn, ibn_a, ibn_b, dualnorm: the stages that have it; () = the usual ones
     style="none",  # none | mixstyle | dsu: styles changed at random in training
     bn_group="device",  # device | global: over what batch norm takes its statistics
@@ -93,6 +95,13 @@ class Keys(NamedTuple):
     fields: Callable = lambda entries: {}
     read: Callable | None = None
     write: Callable | None = None
+
+
+@functools.cache
+def published():
+    """{name of a backbone: (file of ImageNet weights, whose)} of those that have one."""
+    every = modules(f"{__name__}.backbones")
+    return {name: file for module in every for name, file in getattr(module, "PUBLISHED", {}).items()}
 
 
 @functools.cache

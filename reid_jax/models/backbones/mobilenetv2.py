@@ -181,6 +181,7 @@ NAMES = {
     "mobilenetv2_x1_4": _built(False, 1.4),
     "mobilenet_v2": _built(True),
 }
+PUBLISHED = {"mobilenet_v2": ("mobilenet_v2-b0353104.pth", "torchvision")}
 
 # ---- other people's files
 

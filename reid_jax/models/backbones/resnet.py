@@ -203,3 +203,10 @@ NAMES = {
     "slim": slim,
 }
 NORM = {"resnet50_ibn_a": "ibn_a"}
+PUBLISHED = {
+    "resnet18": ("resnet18-f37072fd.pth", "torchvision"),
+    "resnet34": ("resnet34-b627a593.pth", "torchvision"),
+    "resnet50": ("resnet50-0676ba61.pth", "torchvision"),
+    "resnet101": ("resnet101-63fe2227.pth", "torchvision"),
+    "resnet50_ibn_a": ("resnet50_ibn_a-d9d0bb7b.pth", "XingangPan/IBN-Net"),
+}

@@ -277,6 +277,7 @@ def sizes_of(model):
 
 
 NAMES = dict.fromkeys((*SIZES, "vit_narrow"), build)
+PUBLISHED = {"vit_b16": ("jx_vit_base_p16_224-80ecf9dd.pth", "timm")}
 
 
 # ---- weight files

@@ -1,5 +1,6 @@
 """Weight files: PyTorch's .pth and .pt, .safetensors and .npz, told apart by their content; and .whl."""
 
+import hashlib
 import json
 import math
 import os
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from reid_jax import places
+from reid_jax import models, places
 from reid_jax.errors import WeightsError
 from reid_jax.models.weights import pickles
 
@@ -62,6 +63,7 @@ def read(path, key=""):
     """
     path = places.local(path, "the weight file")
     try:
+        check_published(path)
         return _reader(path)(path, key)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
@@ -71,6 +73,21 @@ def read(path, key=""):
         raise WeightsError(
             f"{path}: cut off, damaged or not a weight file ({type(error).__name__}: {str(error)[:200]})"
         ) from error
+
+
+def check_published(path):
+    """WeightsError when a file has the name of published weights (models.published) and other bytes."""
+    name = os.path.basename(path)
+    if name not in {file for file, _ in models.published().values()}:
+        return
+    wanted = name.rpartition("-")[2].partition(".")[0]
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(wanted):
+        raise WeightsError(
+            f"is not the published file, whose SHA-256 begins with {wanted} (its own: {digest[:8]}): fetch "
+            "it again, or give your own file another name"
+        )
 
 
 def _reader(path):

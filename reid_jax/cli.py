@@ -12,6 +12,7 @@ import os
 import platform
 import signal
 import sys
+import sysconfig
 import threading
 import traceback
 from importlib import metadata
@@ -67,9 +68,20 @@ def add_process_flags(parser):
     add("--nodistributed", action="store_true", help="alone, although srun or mpirun started several")
 
 
+def config_path(path, what="a config"):
+    """FILE.py[:VARIANT] as a path of this machine: a file that is not there may be one of the package's own.
+
+    An installed wheel keeps the project's configs/ below share/reid_jax of the environment.
+    """
+    file, colon, variant = places.local(path, what).partition(":")
+    shipped = os.path.join(sysconfig.get_path("data"), "share", "reid_jax", file)
+    file = shipped if not os.path.exists(file) and os.path.exists(shipped) else file
+    return file + colon + variant
+
+
 def load_config(path):
     """ConfigDict of a config file and its variant, configs/METHOD.py:VARIANT; ConfigError: no such file."""
-    file, _, variant = places.local(path, "a config").partition(":")
+    file, _, variant = config_path(path).partition(":")
     if not os.path.exists(file):
         raise ConfigError(f"config file {file} does not exist")
     spec = importlib.util.spec_from_file_location("config_of_a_run", file)
@@ -83,7 +95,7 @@ def parse_absl(argv, values):
     from absl import flags
 
     config = "--config="
-    argv = [config + places.local(a[len(config) :], "--config") if a.startswith(config) else a for a in argv]
+    argv = [config + config_path(a[len(config) :], "--config") if a.startswith(config) else a for a in argv]
     try:
         return values(argv)
     except ConfigError:

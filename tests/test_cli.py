@@ -4,6 +4,7 @@ import errno
 import importlib.util
 import subprocess
 import sys
+import sysconfig
 
 import pytest
 
@@ -84,3 +85,18 @@ def test_tables(tmp_path):
     assert (tmp_path / "t.md").read_text() == "text"
     with pytest.raises(ConfigError, match="cannot be written: "):
         tables.write_text(tmp_path, "text")
+
+
+def test_configs_of_an_installed_package_are_found(tmp_path, monkeypatch):
+    """From any folder, behind those that are there; a path that is neither stays, for the error."""
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: f"{tmp_path}/{name}")
+    shipped = tmp_path / "data" / "share" / "reid_jax" / "configs"
+    shipped.mkdir(parents=True)
+    (shipped / "efl.py").write_text("")
+    (shipped / "own.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert cli.config_path("configs/own.py:market") == f"{shipped}/own.py:market"
+    assert cli.config_path("configs/none.py:market") == "configs/none.py:market"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "own.py").write_text("")
+    assert cli.config_path("configs/own.py") == "configs/own.py"

@@ -87,7 +87,7 @@ def listed(text):
     """[text], or of @FILE its lines but empty ones and comments (#); ConfigError for none or no such file."""
     if not text.startswith("@"):
         return [text]
-    path = places.local(text[1:], "a list of runs")
+    path = cli.config_path(text[1:], "a list of runs")
     try:
         lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
     except OSError as error:

@@ -48,7 +48,7 @@ def attach(dataset, data):
 
 def original_pids(dataset):
     """[P] the identities in the names of the training pictures, by label; ConfigError for other names."""
-    found = {}
+    pids = {}
     for r in dataset.train:
         match = PID_CAMERA.match(os.path.basename(r.path))
         if r.pid >= 0 and match is None:
@@ -56,8 +56,8 @@ def original_pids(dataset):
                 f"config.data.attributes goes with names as Market-1501's, unlike {r.path}; set it to ''"
             )
         if r.pid >= 0:
-            found[r.pid] = int(match[1])
-    return [found[label] for label in range(len(found))]
+            pids[r.pid] = int(match[1])
+    return [pids[label] for label in range(len(pids))]
 
 
 def of_synthetic(dataset, pids):

@@ -55,14 +55,14 @@ def synthetic_folder(root):
     """The folder of the synthetic set in a folder or its parent; DataError unless there is exactly one."""
     root = os.path.abspath(places.local(root, "--root"))
     folders = [root, *(os.path.join(root, kind.folder) for kind in synthetic.KINDS.values())]
-    found = [folder for folder in folders if synthetic.stored_kind(folder)]
-    if not found:
+    stored = [folder for folder in folders if synthetic.stored_kind(folder)]
+    if not stored:
         raise DataError(
             f"{root} holds no synthetic set: python -m reid_jax.data synthesize --root {root} makes one"
         )
-    if len(found) > 1:
-        raise DataError(f"{root} holds several synthetic sets; name one of {', '.join(found)}")
-    return found[0]
+    if len(stored) > 1:
+        raise DataError(f"{root} holds several synthetic sets; name one of {', '.join(stored)}")
+    return stored[0]
 
 
 def read(args):

@@ -52,14 +52,14 @@ class Changes:
     @classmethod
     def of(cls, data):
         """From a config's `data` section; ConfigError for values out of range or that go with no other."""
-        found = cls(**{f.name: getattr(data, f.name) for f in dataclasses.fields(cls)})
-        if found.any and (data.frames or data.degrade.share):
+        changes = cls(**{f.name: getattr(data, f.name) for f in dataclasses.fields(cls)})
+        if changes.any and (data.frames or data.degrade.share):
             other = "frames" if data.frames else "degrade.share"
             raise ConfigError(
                 f"config.data.crop and autoaugment change pictures as they are read, which cannot be joined "
                 f"with config.data.{other}: leave them at none and 0"
             )
-        return found
+        return changes
 
     @property
     def any(self):

@@ -71,11 +71,11 @@ def flags(parser):
 def run(args):
     """Checks, prints; returns 1 when something is wrong."""
     how = args.quick, max(args.threads, 1), not args.quiet, args.protocol
-    found = check(args.name, args.root, build.options_of(args), *how)
-    print(describe(found, args.show))
+    result = check(args.name, args.root, build.options_of(args), *how)
+    print(describe(result, args.show))
     if args.json:
-        write(args.json, found)
-    return 1 if found["problems"] else 0
+        write(args.json, result)
+    return 1 if result["problems"] else 0
 
 
 def check(name, root, options=None, quick=False, threads=1, progress=False, protocol="auto"):
@@ -144,10 +144,10 @@ def read(name, root, options):
 def unlisted(root, splits):
     """{path: 1} of pictures below root that a table does not name."""
     with walk.noting():
-        found = walk.pictures(root)
+        pictures = walk.pictures(root)
     names = set(testable.paths_of(r for records in splits.values() for r in records))
-    real = {os.path.realpath(path) for path in names} if any(real for _, real in found) else set()
-    return {path: 1 for path, target in found if path not in names and target not in real}
+    real = {os.path.realpath(path) for path in names} if any(real for _, real in pictures) else set()
+    return {path: 1 for path, target in pictures if path not in names and target not in real}
 
 
 def paths_of(record):
@@ -170,14 +170,14 @@ def read_file(path, quick):
             data = f.read()
     except OSError as e:
         return File(path, 0, b"", e.strerror or str(e))
-    found = path, len(data), hashlib.blake2b(data, digest_size=16).digest()
+    fields = path, len(data), hashlib.blake2b(data, digest_size=16).digest()
     if not data:
-        return File(*found, "empty")
+        return File(*fields, "empty")
     turned = decode.orientation(data) != 1
     try:
-        return File(*found, "", turned, () if quick else values(data))
+        return File(*fields, "", turned, () if quick else values(data))
     except Exception as e:  # PIL's plugins raise whatever a damaged byte leads to
-        return File(*found, "no image" if isinstance(e, UnidentifiedImageError) else str(e) or repr(e))
+        return File(*fields, "no image" if isinstance(e, UnidentifiedImageError) else str(e) or repr(e))
 
 
 def values(data):
@@ -210,14 +210,14 @@ def turned(files):
 
 def deep(files):
     """Notes on grey pictures of more than 8 bits."""
-    found = [f.deep for f in files if f.deep]
-    if not found:
+    spans = [f.deep for f in files if f.deep]
+    if not spans:
         return []
-    low, high = min(f[0] for f in found), max(f[1] for f in found)
-    white = collections.Counter(f"{f[2]:.12g}" for f in found)
+    low, high = min(f[0] for f in spans), max(f[1] for f in spans)
+    white = collections.Counter(f"{f[2]:.12g}" for f in spans)
     scales = ", ".join(f"{top} in {n}" for top, n in white.items())
     return [
-        f"{len(found)} pictures have grey values of more than 8 bits, from {low:.6g} to {high:.6g}; white is "
+        f"{len(spans)} pictures have grey values of more than 8 bits, from {low:.6g} to {high:.6g}; white is "
         f"{scales}; one scale for all: config.data.grey=BLACK,WHITE"
     ]
 
@@ -344,44 +344,44 @@ def shorten(text, root):
     return str(text).replace(root + os.sep, "")
 
 
-def describe(found, show):
+def describe(result, show):
     """The result for people: a table, problems with the way out, notes."""
-    lines = [f"{found['title']} in {found['root']}", *table(found), f"{found['files']} files"]
-    for problem in found["problems"]:
+    lines = [f"{result['title']} in {result['root']}", *table(result), f"{result['files']} files"]
+    for problem in result["problems"]:
         items = problem["items"]
         lines += ["", f"PROBLEM: {problem['message']}", *(f"    {item}" for item in items[:show])]
         if len(items) > show:
             lines.append(f"    ... and {len(items) - show} more (--show, --json)")
         lines.append(f"  {problem['advice']}")
-    lines += [f"note: {note}" for note in found["notes"]]
-    return "\n".join([*lines, "", verdict(found)])
+    lines += [f"note: {note}" for note in result["notes"]]
+    return "\n".join([*lines, "", verdict(result)])
 
 
-def verdict(found):
+def verdict(result):
     """The last line."""
-    kinds = dict.fromkeys(p["kind"] for p in found["problems"])
+    kinds = dict.fromkeys(p["kind"] for p in result["problems"])
     return f"problems: {', '.join(kinds)}" if kinds else "no problem found"
 
 
-def table(found):
+def table(result):
     """Rows of found and published counts."""
-    unit = "tracklets" if found["kind"] == "video" else "images"
-    counts, published = found["counts"], found["published"]
+    unit = "tracklets" if result["kind"] == "video" else "images"
+    counts, published = result["counts"], result["published"]
     lines = [f"{'':<18}{'found':>10}{'published':>12}"]
     for key in dict.fromkeys((*counts, *published)):
         label = key.replace("images", unit)
         lines.append(f"{label:<18}{counts.get(key, 0):>10}{published.get(key, '-'):>12}")
-    for split in found["frames"]:
+    for split in result["frames"]:
         if unit == "tracklets":
-            lines.append(f"{split + ' frames':<18}{found['frames'][split]:>10}{'-':>12}")
-        lines.append(f"{split + ' cameras':<18}{found['cameras'][split]:>10}{'-':>12}")
+            lines.append(f"{split + ' frames':<18}{result['frames'][split]:>10}{'-':>12}")
+        lines.append(f"{split + ' cameras':<18}{result['cameras'][split]:>10}{'-':>12}")
     return lines
 
 
-def write(path, found):
+def write(path, result):
     """Writes the dict as JSON; DataError when that cannot be done."""
     try:
         with open(path, "w") as f:
-            json.dump(found, f, indent=1)
+            json.dump(result, f, indent=1)
     except OSError as e:
         raise DataError(f"cannot write --json={path}: {e.strerror or e}") from e

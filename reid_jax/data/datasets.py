@@ -128,8 +128,8 @@ def with_domains(dataset, data):
 
 def reader_options(data):
     """What the readers want to know of a config's `data` section."""
-    given = data.variant, data.split, data.split_seed, data.csv, data.pattern, data.train_share
-    return Options(*given, everything=data.train_on == "all", on_broken=data.on_broken)
+    settings = data.variant, data.split, data.split_seed, data.csv, data.pattern, data.train_share
+    return Options(*settings, everything=data.train_on == "all", on_broken=data.on_broken)
 
 
 def load_union(data, workdir, labels="all"):
@@ -223,16 +223,16 @@ def load_built(data, labels="all"):
 
 def labelled_only(dataset):
     """The Dataset without training pictures of unknown people; DataError when none is left."""
-    kept = tuple(r for r in dataset.train if r.pid >= 0)
-    if not kept:
+    known = tuple(r for r in dataset.train if r.pid >= 0)
+    if not known:
         raise DataError(
             f"{dataset.root}: nobody is known on the {len(dataset.train)} training pictures, and this method "
             "learns from identities"
         )
-    if len(kept) < len(dataset.train):
-        count = len(dataset.train) - len(kept)
+    if len(known) < len(dataset.train):
+        count = len(dataset.train) - len(known)
         log.warning("%s: %d training pictures of unknown people are left out", dataset.name, count)
-    return dataclasses.replace(dataset, train=kept)
+    return dataclasses.replace(dataset, train=known)
 
 
 def save_drawn(dataset, workdir):
@@ -267,34 +267,34 @@ def open_source(text, splits=("query", "gallery"), on_broken="stop"):
     and camera, others pid -1 and camera 0. on_broken: "skip" keeps listed pictures that are missing, to be
     left out later. Raises DataError or ConfigError naming what is wrong.
     """
-    label, rest = split_label(text)
-    name, _, root = rest.partition(":")
+    label, address = split_label(text)
+    name, _, root = address.partition(":")
     if name in (*LAYOUTS, "tfds") and root:
         wanted = dict(options=Options(on_broken=on_broken), unlabelled=True, needed=tuple(splits))
         dataset = tfds_sets.load(root) if name == "tfds" else load_folder(name, root, **wanted)
         records = {s: getattr(dataset, s) for s in splits}
         public = name if name in LAYOUTS and not LAYOUTS[name].unlabelled else ""
         return Source(label or name, dataset.root, records, dataset.protocol, public)
-    if "://" in rest or rest.startswith("~"):
-        rest = places.local(rest, "the source")
-    if not os.path.isdir(rest):
+    if "://" in address or address.startswith("~"):
+        address = places.local(address, "the source")
+    if not os.path.isdir(address):
         raise DataError(
-            f"{rest} is neither a folder nor NAME:FOLDER with NAME one of {', '.join(LAYOUTS)}; "
+            f"{address} is neither a folder nor NAME:FOLDER with NAME one of {', '.join(LAYOUTS)}; "
             "for example market1501:/data/Market-1501-v15.09.15"
         )
-    return Source(label or os.path.basename(os.path.abspath(rest)), rest, {"images": pictures(rest)})
+    return Source(label or os.path.basename(os.path.abspath(address)), address, {"images": pictures(address)})
 
 
 def pictures(root):
     """Records of all pictures below a folder, in its order; what is left out of them is told in the log."""
     root = os.path.abspath(root)
     with walk.noting() as left:
-        found = walk.once(root, walk.pictures(root), labelled)
+        paths = walk.once(root, walk.pictures(root), labelled)
     if text := walk.told(left, walk.PICTURES, root):
         log.warning("%s: pictures that are left out: %s", root, text)
-    if not found:
+    if not paths:
         raise DataError(f"{root} holds no picture ({', '.join(walk.IMAGES)})")
-    return tuple(Record(path, *(labelled(path) or (-1, 0))) for path in found)
+    return tuple(Record(path, *(labelled(path) or (-1, 0))) for path in paths)
 
 
 def labelled(path):
@@ -334,13 +334,13 @@ def hold_out(dataset, count, seed=0):
         raise ConfigError(f"config.data.val_ids is {count}; {dataset.name} has {total} training identities")
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, total))))
     held = set(rng.permutation(total)[:count].tolist())
-    kept = [p for p in range(total) if p not in held]
-    left = {-1: -1} | {p: i for i, p in enumerate(kept)}
+    remaining = [p for p in range(total) if p not in held]
+    left = {-1: -1} | {p: i for i, p in enumerate(remaining)}
     moved = [dataclasses.replace(r, pid=r.pid + 1) for r in dataset.train if r.pid in held]
     query, gallery = query_and_gallery(moved)
     train = tuple(dataclasses.replace(r, pid=left[r.pid]) for r in dataset.train if r.pid in left)
     val = {"val_query": tuple(query), "val_gallery": tuple(gallery)}
-    table = None if dataset.attributes is None else dataset.attributes[kept]
+    table = None if dataset.attributes is None else dataset.attributes[remaining]
     return dataclasses.replace(dataset, train=train, attributes=table, **val)
 
 

@@ -115,14 +115,14 @@ def with_cv2(contents, height, width, pixels=AS_SEEN):
         return with_pil(contents, height, width, pixels)
     cv2 = load("cv2")
     try:
-        found = cv2.imdecode(
+        image = cv2.imdecode(
             np.frombuffer(contents, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         )
     except cv2.error:
-        found = None
-    if found is None:
+        image = None
+    if image is None:
         return with_pil(contents, height, width, pixels)
-    return resize(found, height, width, pixels.kernel)
+    return resize(image, height, width, pixels.kernel)
 
 
 def with_simplejpeg(contents, height, width, pixels=AS_SEEN):
@@ -136,10 +136,10 @@ def with_simplejpeg(contents, height, width, pixels=AS_SEEN):
         rows, columns, *_ = simplejpeg.decode_jpeg_header(contents)
         if rows * columns > MOST_PIXELS:
             return with_pil(contents, height, width, pixels)  # which refuses it
-        found = simplejpeg.decode_jpeg(contents, "RGB", strict=True)
+        image = simplejpeg.decode_jpeg(contents, "RGB", strict=True)
     except ValueError:
         return with_pil(contents, height, width, pixels)
-    return resize(found, height, width, pixels.kernel)
+    return resize(image, height, width, pixels.kernel)
 
 
 def resize(picture, height, width, kernel="bicubic"):
@@ -207,19 +207,19 @@ def upright(image, pixels=AS_SEEN):
     """RGB image of an open PIL image of any mode, turned as Pixels.exif says."""
     stored = turn(image) if image.format == "TIFF" else 1
     image.load()  # by which PIL turns a TIFF
-    left, found = turn(image), rgb(image, pixels.grey)
+    left, coloured = turn(image), rgb(image, pixels.grey)
     if not pixels.exif:
         left = {6: 8, 8: 6}.get(stored, stored) if left == 1 else 1
-    return found.transpose(TURNS[left]) if left in TURNS else found
+    return coloured.transpose(TURNS[left]) if left in TURNS else coloured
 
 
 def turn(image):
     """EXIF's orientation of an open image, 1 to 8; 1 when it has none or its tags are damaged."""
     try:
-        found = image.getexif().get(ORIENTATION, 1)
+        tag = image.getexif().get(ORIENTATION, 1)
     except Exception:  # the picture itself may be whole
         return 1
-    return found if found in TURNS else 1
+    return tag if tag in TURNS else 1
 
 
 def rgb(image, grey=()):

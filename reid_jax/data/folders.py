@@ -67,8 +67,8 @@ def read(layout, root, options):
 
 def skipped(reading, unlabelled):
     """Entries of unknown names, without those that train as pictures of unknown people."""
-    kept = {r.path for r in reading.splits["train"]} if unlabelled else set()
-    return [path for path in reading.strange if path not in kept]
+    trained = {r.path for r in reading.splits["train"]} if unlabelled else set()
+    return [path for path in reading.strange if path not in trained]
 
 
 def clean(layout, root, splits, unlabelled=False, needed=TRAINS):
@@ -78,25 +78,25 @@ def clean(layout, root, splits, unlabelled=False, needed=TRAINS):
     unlabelled, needed: see `load_folder`. DataError for an empty split and for an identity that no array can
     hold.
     """
-    kept, free = {}, layout.unlabelled
+    cleaned, free = {}, layout.unlabelled
     for r in (r for records in splits.values() for r in records if abs(r.pid) >= labels.LIMIT):
         raise DataError(f"{r.path}: identity {r.pid} is beyond 2**62; number the identities anew")
     for split, records in splits.items():
         lowest = 1 if layout.distractors and split != "gallery" else 0
         lowest = -1 if unlabelled and free and split == "train" else lowest
-        kept[split] = [r for r in records if r.pid >= lowest]
-        dropped = len(records) - len(kept[split])
+        cleaned[split] = [r for r in records if r.pid >= lowest]
+        dropped = len(records) - len(cleaned[split])
         if dropped and split != "gallery":
             log.warning("%s: %d images of pid -1 or 0 in %s are left out", layout.title, dropped, split)
     may = (free or not layout.tests) and "query" not in needed
-    untested = may and not kept["query"] and not kept["gallery"]
-    for split in kept:
+    untested = may and not cleaned["query"] and not cleaned["gallery"]
+    for split in cleaned:
         untrained = (free or not layout.trains) and split == "train" and "train" not in needed
-        if not kept[split] and not untrained and not (untested and split != "train"):
+        if not cleaned[split] and not untrained and not (untested and split != "train"):
             raise DataError(empty(layout, root, split, splits[split]))
-    if not any(kept.values()):
+    if not any(cleaned.values()):
         raise DataError(empty(layout, root, "train", splits["train"]))
-    return kept
+    return cleaned
 
 
 def empty(layout, root, split, records):
@@ -121,8 +121,8 @@ def all_train(splits, unlabelled):
     """Splits whose pictures all train, every one once; distractors as unknown people, where these train."""
     people = [r for split in ("query", "gallery") for r in splits[split] if r.pid > 0 or split == "query"]
     unknown = [dataclasses.replace(r, pid=-1) for r in splits["gallery"] if r.pid == 0] if unlabelled else []
-    every = {(r.path, r.frames): r for r in (*splits["train"], *people, *unknown)}
-    return {"train": list(every.values()), "query": [], "gallery": []}
+    train = {(r.path, r.frames): r for r in (*splits["train"], *people, *unknown)}
+    return {"train": list(train.values()), "query": [], "gallery": []}
 
 
 def count(splits):

@@ -133,8 +133,8 @@ class Images:
 class Originals(Images):
     """Pictures at their own sizes, by PIL; pixels: a decode.Pixels."""
 
-    def __init__(self, *given, pixels=decode.AS_SEEN, **options):
-        super().__init__(*given, **options)
+    def __init__(self, *args, pixels=decode.AS_SEEN, **options):
+        super().__init__(*args, **options)
         self.pixels = pixels
 
     def read(self, path):

@@ -46,10 +46,10 @@ def _of_list(path):
     except (OSError, UnicodeDecodeError) as e:
         raise DataError(f"{path} cannot be read as a list of pictures, a path a line ({e})") from e
     folder = os.path.dirname(os.path.abspath(path))
-    found = [os.path.join(folder, os.path.expanduser(line)) for line in lines if line and line[0] != "#"]
-    if not found:
+    paths = [os.path.join(folder, os.path.expanduser(line)) for line in lines if line and line[0] != "#"]
+    if not paths:
         raise DataError(f"{path} names no picture; write a path a line")
-    return found
+    return paths
 
 
 def with_cameras(records, root, rule):
@@ -77,5 +77,5 @@ def _name(path, whole, rule):
     match = pattern.search(path.replace(os.sep, "/"))
     if match is None:
         raise DataError(f"{path}: --camera-from={rule} does not match; every picture needs a camera")
-    found = match["camera"] if "camera" in pattern.groupindex else match[min(1, pattern.groups)]
-    return found or ""
+    camera = match["camera"] if "camera" in pattern.groupindex else match[min(1, pattern.groups)]
+    return camera or ""

@@ -57,7 +57,7 @@ def synthetic():
 def counts(layout):
     """Published counts in words."""
     unit = "tracklets" if layout.kind == "video" else "images"
-    shown = [f"{n} {what.replace('images', unit)}" for what, n in layout.counts.items()]
+    shown = [f"{n} {key.replace('images', unit)}" for key, n in layout.counts.items()]
     return "Published: " + ", ".join(shown) if shown else "No published counts"
 
 

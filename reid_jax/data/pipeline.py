@@ -38,18 +38,18 @@ def source(stream, records, data, first_step, share):
     """Grain dataset of a stream of images or clips; records: of the stream's block."""
     size = data.height, data.width
     options = dict(cache_bytes=data.cache_mib << 20, decoder=decode.of(data, train=True), **training(data))
-    given = stream, Draws.of(data, stream.seed, stream.views), first_step, share
+    args = stream, Draws.of(data, stream.seed, stream.views), first_step, share
     if data.frames:
-        return ClipSource(Tracklets(records, *size, **options), TrainClips(data, stream.seed), *given)
+        return ClipSource(Tracklets(records, *size, **options), TrainClips(data, stream.seed), *args)
     options["group"] = GROUPS[stream.alike]
     images = Images([r.path for r in records], replaceable(stream), *size, **options)
     if (changes := Changes.of(data)).any:
         options = dict(group=images.group, pixels=decode.Pixels.of(data), **training(data))
         originals = Originals(images.paths, images.pids, *size, **options)
-        return ChangedSource(changes, originals, images, *given)
+        return ChangedSource(changes, originals, images, *args)
     if data.degrade.share:
-        return DegradedSource(degrade.Settings.of(data.degrade), decode.Pixels.of(data), images, *given)
-    return TrainSource(images, *given)
+        return DegradedSource(degrade.Settings.of(data.degrade), decode.Pixels.of(data), images, *args)
+    return TrainSource(images, *args)
 
 
 def replaceable(stream):
@@ -175,8 +175,8 @@ class TrainSource(Steps):
 class DegradedSource(TrainSource):
     """TrainSource that degrades some images; settings: a degrade.Settings, pixels: a decode.Pixels."""
 
-    def __init__(self, settings, pixels, *given):
-        super().__init__(*given)
+    def __init__(self, settings, pixels, *args):
+        super().__init__(*args)
         self.settings, self.pixels = settings, pixels
 
     def read(self, rows, position):
@@ -192,8 +192,8 @@ class DegradedSource(TrainSource):
 class ChangedSource(TrainSource):
     """TrainSource of which some pictures are changed before they are resized; originals: an Originals."""
 
-    def __init__(self, changes, originals, *given):
-        super().__init__(*given)
+    def __init__(self, changes, originals, *args):
+        super().__init__(*args)
         self.changes, self.originals = changes, originals
 
     def read(self, rows, position):
@@ -212,8 +212,8 @@ class ChangedSource(TrainSource):
 class ClipSource(TrainSource):
     """Batches of clips. images: a Tracklets; clips: a TrainClips."""
 
-    def __init__(self, images, clips, *given):
-        super().__init__(images, *given)
+    def __init__(self, images, clips, *args):
+        super().__init__(images, *args)
         self.clips = clips
 
     def read(self, rows, position):

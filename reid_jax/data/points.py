@@ -94,15 +94,15 @@ class Files:
     def of(self, path):
         """f32[18,3] of a picture, None where there is none; DataError where two files could be meant."""
         *above, last = stem(path.replace(os.sep, "/")).split("/")
-        found = self.known.get(last, ())
-        if len(found) > 1:
-            score = [common(above, folders) for folders, _ in found]
-            found = [f for f, s in zip(found, score, strict=True) if s == max(score)]
-        if any(not same(points, found[0][1]) for _, points in found[1:]):
+        matches = self.known.get(last, ())
+        if len(matches) > 1:
+            score = [common(above, folders) for folders, _ in matches]
+            matches = [f for f, s in zip(matches, score, strict=True) if s == max(score)]
+        if any(not same(points, matches[0][1]) for _, points in matches[1:]):
             raise DataError(
                 f"{self.path} has several points for {path}: keep them in folders called as the pictures'"
             )
-        return found[0][1] if found else None
+        return matches[0][1] if matches else None
 
 
 def same(a, b):
@@ -125,15 +125,15 @@ def json_files(path):
     """[(file, its name below the folder)]; DataError when there is none."""
     if os.path.isfile(path):
         return [(path, os.path.basename(path))]
-    found = [
+    files = [
         (os.path.join(folder, name), os.path.relpath(os.path.join(folder, name), path).replace(os.sep, "/"))
         for folder, _, names in os.walk(path)
         for name in names
         if name.endswith(".json")
     ]
-    if not found:
+    if not files:
         raise DataError(f"config.data.points: {path} is neither a .json file nor a folder with such files")
-    return sorted(found)
+    return sorted(files)
 
 
 def load(file):

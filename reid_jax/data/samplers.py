@@ -256,8 +256,8 @@ class Shuffled(Sampler):
             )
 
     def _draw(self, rng):
-        kept = self.batches_per_epoch * self.size
-        return self._rows[rng.permutation(len(self._rows))[:kept]].reshape(-1, self.size)
+        drawn = self.batches_per_epoch * self.size
+        return self._rows[rng.permutation(len(self._rows))[:drawn]].reshape(-1, self.size)
 
 
 class Positives(Shuffled):
@@ -280,11 +280,11 @@ class Positives(Shuffled):
         self._place[self._order] = place
 
     def _draw(self, rng):
-        kept = self.batches_per_epoch * (self.size // 2)
-        chosen = rng.permutation(len(self._rows))[:kept]
+        drawn = self.batches_per_epoch * (self.size // 2)
+        chosen = rng.permutation(len(self._rows))[:drawn]
         place = self._place[chosen]
         first, count = self._first[place], self._count[place]
-        ahead = 1 + (rng.random(kept) * (count - 1)).astype(np.int64)
+        ahead = 1 + (rng.random(drawn) * (count - 1)).astype(np.int64)
         partner = self._order[first + (place - first + ahead) % count]
         both = np.stack([self._rows[chosen], self._rows[partner]], -1)
         return both.reshape(self.batches_per_epoch, self.size)
@@ -302,11 +302,11 @@ class Cameras(Sampler):
     def __init__(self, camids, instances, seed=0, labels=None):
         super().__init__(seed)
         camids = np.asarray(camids)
-        kept = np.ones(len(camids), bool) if labels is None else np.asarray(labels) >= 0
+        known = np.ones(len(camids), bool) if labels is None else np.asarray(labels) >= 0
         self.ids, self.instances = int(camids.max()) + 1, instances
         self.size, self.unit = self.ids * instances, self.ids
         self.units = "the number of images of each camera in a batch"
-        self._of = [np.flatnonzero(kept & (camids == c)) for c in range(self.ids)]
+        self._of = [np.flatnonzero(known & (camids == c)) for c in range(self.ids)]
         empty = [c for c, rows in enumerate(self._of) if not len(rows)]
         if empty:
             raise DataError(f"no training image of camera {', '.join(map(str, empty))} has a label")

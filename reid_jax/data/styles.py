@@ -28,9 +28,9 @@ def add(dataset, folder):
     real = {os.path.splitext(os.path.basename(r.path))[0]: r for r in dataset.train}
     styled = []
     for name in sorted(os.listdir(folder)):
-        found = _STYLED.fullmatch(name)
-        if found and found[1] in real:
-            styled.append(labelled(real[found[1]], 1, path=os.path.join(folder, name)))
+        match = _STYLED.fullmatch(name)
+        if match and match[1] in real:
+            styled.append(labelled(real[match[1]], 1, path=os.path.join(folder, name)))
     if not styled:
         raise DataError(
             f"config.data.styles={folder} has no images of {dataset.name}: they are called as a training "

@@ -41,8 +41,8 @@ _SET = re.compile(r"(?P<name>\w+)(/(?P<variant>[^:]+))?:(?P<root>.+?)(:(?P<split
 
 def read(item, data=None):
     """(label, [TestSet]) of one set, written as in config.eval.also; data: None when nothing trains."""
-    label, rest = split_label(item)
-    match = _SET.fullmatch(rest)
+    label, address = split_label(item)
+    match = _SET.fullmatch(address)
     if not match or match["name"] not in (*LAYOUTS, "tfds"):
         raise ConfigError(
             "use [LABEL=]NAME[/VARIANT]:ROOT[:SPLITS], for example viper:/data/VIPeR:0-9, with NAME tfds or "

@@ -22,9 +22,9 @@ def matches(query, gallery, protocol="market"):
     query, gallery: records. All protocols but "all-pairs" leave out those of the query's own camera. Junk
     (-1) matches nothing. A picture that lies in query and gallery is no match of itself.
     """
-    kept = [r for r in gallery if r.pid != -1]
-    people, cameras = Counter(r.pid for r in kept), Counter((r.pid, r.camid) for r in kept)
-    twice = Counter((r.path, r.pid) for r in kept)
+    usable = [r for r in gallery if r.pid != -1]
+    people, cameras = Counter(r.pid for r in usable), Counter((r.pid, r.camid) for r in usable)
+    twice = Counter((r.path, r.pid) for r in usable)
 
     def count(r):
         if r.pid == -1:
@@ -78,13 +78,13 @@ def unreadable(paths, data, progress=False):
                 broken[i] = str(e)
         return broken
 
-    starts, every = range(0, len(paths), _CHUNK), {}
+    starts, problems = range(0, len(paths), _CHUNK), {}
     shown = dict(desc="test pictures", unit="picture", total=len(paths), disable=not progress, delay=2)
     with concurrent.futures.ThreadPoolExecutor(cores()) as pool, tqdm(**shown) as bar:
         for start, broken in zip(starts, pool.map(read, starts), strict=True):
-            every |= broken
+            problems |= broken
             bar.update(min(_CHUNK, len(paths) - start))
-    return every
+    return problems
 
 
 def cores():
@@ -94,14 +94,14 @@ def cores():
 
 def without(records, broken):
     """tuple of the records without the pictures whose paths are in `broken`; tracklets lose frames."""
-    kept = []
+    remaining = []
     for r in records:
         frames = tuple(p for p in r.frames if p not in broken)
         if r.frames and len(frames) < len(r.frames):
-            kept += [dataclasses.replace(r, path=frames[0], frames=frames)] if frames else []
+            remaining += [dataclasses.replace(r, path=frames[0], frames=frames)] if frames else []
         elif r.path not in broken:
-            kept.append(r)
-    return tuple(kept)
+            remaining.append(r)
+    return tuple(remaining)
 
 
 def relative(paths, root):

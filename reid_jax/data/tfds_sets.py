@@ -166,22 +166,22 @@ def load(root, name="", options=None):
     that it was built from; paths are references, and Dataset.root one to the set itself. Errors: DataError
     when there is no such set or another one.
     """
-    found = open_set(find(root, name))
-    about = found.about
+    built = open_set(find(root, name))
+    about = built.about
     if name and about["name"] != name:
         raise DataError(
-            f"{found.folder} holds {about['name']}: set config.data.name={about['name']}, or .root "
+            f"{built.folder} holds {about['name']}: set config.data.name={about['name']}, or .root "
             f"to a built {name}"
         )
     if options is not None and about["options"] != form(options):
         raise DataError(
-            f"{found.folder} was built with {about['options']}, but config.data.variant, .split and "
+            f"{built.folder} was built with {about['options']}, but config.data.variant, .split and "
             f".split_seed ask for {form(options)}: set them alike, or build that form too"
         )
     fields = {k: about[k] for k in ("name", "kind", "protocol", "drawn")}
-    records = {split: found.records(split) for split in SPLITS}
+    records = {split: built.records(split) for split in SPLITS}
     fields |= {"camera_names": tuple(about["camera_names"]), "domain_names": (about["name"],)}
-    return Dataset(root=PREFIX + found.folder, **records, **fields)
+    return Dataset(root=PREFIX + built.folder, **records, **fields)
 
 
 def find(root, name=""):
@@ -197,8 +197,8 @@ def find(root, name=""):
         )
     except Exception as e:  # epath raises what the remote file system's package raises
         raise DataError(f"config.data.root: cannot read {root} ({type(e).__name__}: {e})") from e
-    own = [f for f in inside if name and name in f.removeprefix(str(path)).replace("\\", "/").split("/")]
-    chosen = own or inside
+    named = [f for f in inside if name and name in f.removeprefix(str(path)).replace("\\", "/").split("/")]
+    chosen = named or inside
     if not chosen:
         raise DataError(
             f"config.data.root: {root} holds no built set; write one with: python -m reid_jax.data build "
@@ -299,10 +299,10 @@ class BuiltSet:
         key = self.folder, split, row
         if getattr(_last, "key", None) != key:
             try:
-                found = tf_example_pb2.Example.FromString(self._sources[split][row])
+                parsed = tf_example_pb2.Example.FromString(self._sources[split][row])
             except Exception as e:
                 raise DataError(
                     f"{self.folder}: cannot read example {row} of {split}: {e}; build again"
                 ) from e
-            _last.key, _last.features = key, found.features.feature
+            _last.key, _last.features = key, parsed.features.feature
         return _last.features

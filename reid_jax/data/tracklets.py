@@ -69,14 +69,14 @@ def plan_clips(lengths, data):
         field = "chunk" if data.test_clip == "all" else "frames"
         raise ConfigError(f"config.data.{field} is {size}; data.test_clip={data.test_clip} needs at least 1")
     if data.test_clip in ONE_CLIP:
-        found = [ONE_CLIP[data.test_clip](n, size)[None] for n in lengths.tolist()]
+        frames = [ONE_CLIP[data.test_clip](n, size)[None] for n in lengths.tolist()]
     elif data.test_clip == "all":
         size = min(size, int(lengths.max()))
-        found = [clips.chunks(n, size) for n in lengths.tolist()]
+        frames = [clips.chunks(n, size) for n in lengths.tolist()]
     else:
-        found = [getattr(clips, data.test_clip)(n, size) for n in lengths.tolist()]
-    owner = np.repeat(np.arange(len(found), dtype=np.int32), [len(f) for f in found])
-    return owner, np.concatenate(found)
+        frames = [getattr(clips, data.test_clip)(n, size) for n in lengths.tolist()]
+    owner = np.repeat(np.arange(len(frames), dtype=np.int32), [len(f) for f in frames])
+    return owner, np.concatenate(frames)
 
 
 def group(frames, size, pad):
@@ -89,4 +89,4 @@ def group(frames, size, pad):
         return np.split(rows, rows[size::size])
     real = (frames >= 0).sum(1)
     same = [rows[real == n] for n in np.unique(real)[::-1]]
-    return [part for own in same for part in np.split(own, np.arange(size, len(own), size))]
+    return [part for members in same for part in np.split(members, np.arange(size, len(members), size))]

@@ -90,8 +90,8 @@ class Draws:
     @property
     def aspects(self):
         """(lowest, highest) h / w of what is erased."""
-        given = self.erase_aspect
-        return (given, 1 / given if given else 0) if isinstance(given, int | float) else tuple(given)
+        aspect = self.erase_aspect
+        return (aspect, 1 / aspect if aspect else 0) if isinstance(aspect, int | float) else tuple(aspect)
 
     def uniforms(self, first, count):
         """f64[count, V, STRIDE] in [0, 1): the numbers of positions first .. first + count - 1.

@@ -27,8 +27,8 @@ class TripleSampler(Shuffled):
             group = np.isin(group, data.poor_cameras).astype(int)  # 1: poor
         self.group, self.semi = group, data.pairs == "semi"
         if len(np.unique(group)) < 2:
-            what = "good and poor images (data.poor_cameras)" if self.semi else "images of several cameras"
-            raise DataError(f"triples need {what}; the training set has one kind only")
+            needed = "good and poor images (data.poor_cameras)" if self.semi else "images of several cameras"
+            raise DataError(f"triples need {needed}; the training set has one kind only")
         self.order = np.argsort(group, kind="stable")
         self.count = np.bincount(group)
         self.first = np.cumsum(self.count) - self.count

@@ -92,8 +92,8 @@ def advice(layout):
 def find_root(layout, root):
     """The data set's own folder: root, or one of its usual names under root."""
     if not os.path.isdir(root):
-        what = "is not a folder" if os.path.exists(root) else "does not exist"
-        raise DataError(f"config.data.root: {root} {what}.\n{advice(layout)}")
+        problem = "is not a folder" if os.path.exists(root) else "does not exist"
+        raise DataError(f"config.data.root: {root} {problem}.\n{advice(layout)}")
     best = None
     for folder in (root, *(os.path.join(root, n) for n in layout.names)):
         for parts in layout.parts:
@@ -134,14 +134,14 @@ def read_flat(folder, pattern=PID_CAMERA, camera=None):
 
 def integer_folders(folder, strange):
     """[(number, path)] of the sub-folders in numeric order; other entries are added to `strange`."""
-    found = []
+    folders = []
     for name in listing(folder):
         path = os.path.join(folder, name)
         if re.fullmatch(r"-?\d+", name) and os.path.isdir(path):
-            found.append((int(name), path))
+            folders.append((int(name), path))
         elif os.path.isdir(path) or walk.looks_like_one(name):
             strange.append(path)
-    return sorted(found)
+    return sorted(folders)
 
 
 def read_lines(path):
@@ -206,12 +206,12 @@ def refuse_missing(missing, count, folder):
 def read_mat(path, *wanted):
     """Arrays of the named variables of a MATLAB file (before v7.3); DataError when it cannot be read."""
     try:
-        found = matfile.load(path, wanted)
+        variables = matfile.load(path, wanted)
     except (OSError, ValueError) as e:
         raise DataError(f"cannot read {path} ({e}); copy the file again") from e
-    if missing := [name for name in wanted if name not in found]:
+    if missing := [name for name in wanted if name not in variables]:
         raise DataError(f"{path} has no variable {', '.join(map(repr, missing))}; copy the file again")
-    return [found[name] for name in wanted]
+    return [variables[name] for name in wanted]
 
 
 def from_one(splits):
@@ -229,11 +229,11 @@ def of_ids(records, ids):
 
 def without_repeats(records, strange):
     """The first record of each (pid, camid), for sets with one picture a camera; others go to `strange`."""
-    kept = {}
+    first = {}
     for r in records:
-        if kept.setdefault((r.pid, r.camid), r) is not r:
+        if first.setdefault((r.pid, r.camid), r) is not r:
             strange.append(r.path)
-    return list(kept.values())
+    return list(first.values())
 
 
 def query_and_gallery(records):

@@ -30,20 +30,20 @@ def read(root, options):
 
 def read_tracklet(folder, strange):
     """Record of a folder of frames in the order of F, which need not start at 1; None when it is empty."""
-    found, labels = [], set()
+    numbered, labels = [], set()
     for name in image_names(folder):
         if match := NAME.match(name):
-            found.append((int(match[3]), name))
+            numbered.append((int(match[3]), name))
             labels.add((int(match[1]), int(match[2])))
         else:
             strange.append(os.path.join(folder, name))
-    if not found:
+    if not numbered:
         strange.append(folder)
         return None
     if len(labels) > 1:
         shown = ", ".join(f"identity {p} camera {c}" for p, c in sorted(labels))
         raise DataError(f"{folder} mixes tracklets ({shown}): remove the foreign frames or unpack it again")
-    frames = tuple(os.path.join(folder, name) for _, name in sorted(found))
+    frames = tuple(os.path.join(folder, name) for _, name in sorted(numbered))
     return Record(frames[0], *labels.pop(), frames)
 
 

@@ -141,8 +141,8 @@ def check_drawn(root, splits, protocol):
 def csv_path(root, options):
     """The table to read, "" for none."""
     if not options.csv:
-        found = (os.path.join(root, name) for name in LABELS)
-        return next((path for path in found if os.path.exists(path)), "")
+        candidates = (os.path.join(root, name) for name in LABELS)
+        return next((path for path in candidates if os.path.exists(path)), "")
     path = os.path.abspath(places.local(options.csv, "config.data.csv"))
     if not os.path.isfile(path):
         raise DataError(f"config.data.csv: {path} is no file")
@@ -283,15 +283,15 @@ def split_folders(root):
 def compiled(pattern):
     """The regular expression; ConfigError when it is none or lacks a group."""
     try:
-        found = re.compile(pattern)
+        expression = re.compile(pattern)
     except re.error as e:
         raise ConfigError(f"config.data.pattern {pattern!r} is no regular expression: {e}") from e
-    if missing := {"camera"} - set(found.groupindex):
+    if missing := {"camera"} - set(expression.groupindex):
         raise ConfigError(
             f"config.data.pattern {pattern!r} has no group {' and '.join(sorted(missing))}; "
             "for example (?P<pid>\\d+)_(?P<camera>\\d+)"
         )
-    return found
+    return expression
 
 
 LAYOUTS = {

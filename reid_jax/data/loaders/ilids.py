@@ -30,13 +30,13 @@ def read(root, options):
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((options.seed, options.split, 1))))
     query, gallery = [], []
     for pid in test:
-        own = of_ids(records, {pid})
-        if len(own) < 2:  # nothing to search for
-            strange += [r.path for r in own]
+        pictures = of_ids(records, {pid})
+        if len(pictures) < 2:  # nothing to search for
+            strange += [r.path for r in pictures]
             continue
-        first, second = rng.permutation(len(own))[:2]
-        query.append(own[first])
-        gallery.append(own[second])
+        first, second = rng.permutation(len(pictures))[:2]
+        query.append(pictures[first])
+        gallery.append(pictures[second])
     splits = from_one({"train": of_ids(records, train), "query": query, "gallery": gallery})
     names = [[os.path.basename(r.path) for r in part] for part in (query, gallery)]
     return Reading(splits, strange, {"train_ids": train, "query": names[0], "gallery": names[1]})

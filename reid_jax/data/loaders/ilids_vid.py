@@ -66,13 +66,13 @@ def tracklet(camera, name):
     names = image_names(folder)
     if not names:
         raise DataError(f"{folder} holds no image: unpack the archive again")
-    own = (int(os.path.basename(camera)[3:]), person(name))
+    ids = (int(os.path.basename(camera)[3:]), person(name))
     for n in names:
         match = NAME.match(n)
-        if not match or (int(match[1]), int(match[2])) != own:
-            raise DataError(f"{os.path.join(folder, n)} is no frame of camera {own[0]}, person {own[1]}")
+        if not match or (int(match[1]), int(match[2])) != ids:
+            raise DataError(f"{os.path.join(folder, n)} is no frame of camera {ids[0]}, person {ids[1]}")
     frames = tuple(os.path.join(folder, n) for n in names)
-    return Record(frames[0], own[1], own[0], frames)
+    return Record(frames[0], ids[1], ids[0], frames)
 
 
 LAYOUTS = {

@@ -48,7 +48,7 @@ def numbered(labels, special=()):
         return [values[label] for label in labels], {}
     values = {label: integer(label, powers=False) for label in values}
     text = {label: label if v is None else str(v) for label, v in values.items()}
-    kept = {str(v): v for v in values.values() if v in special}
-    names = sorted(set(text.values()) - set(kept), key=natural)
-    number = kept | {name: i for i, name in enumerate(names, 1)}
+    reserved = {str(v): v for v in values.values() if v in special}
+    names = sorted(set(text.values()) - set(reserved), key=natural)
+    number = reserved | {name: i for i, name in enumerate(names, 1)}
     return [number[text[label]] for label in labels], dict(enumerate(names, 1))

@@ -45,13 +45,13 @@ def tracklets(root, options, folder, names, matrix, key):
                 f"{path}: row {i} is lines {first} to {last}, but {source} has {len(lines)} lines: they are "
                 "not of the same copy"
             )
-        own = lines[first - 1 : last]
-        if len({(name[:4], name[5:6]) for name in own}) > 1:
+        frame_names = lines[first - 1 : last]
+        if len({(name[:4], name[5:6]) for name in frame_names}) > 1:
             raise DataError(
                 f"{path}: row {i} mixes identities or cameras: lines {first} to {last} of {source} go from "
-                f"{own[0]} to {own[-1]}; the two files are not of the same copy"
+                f"{frame_names[0]} to {frame_names[-1]}; the two files are not of the same copy"
             )
-        frames = tuple(frame_path(folder, name, source) for name in own)
+        frames = tuple(frame_path(folder, name, source) for name in frame_names)
         records.append(Record(frames[0], pid, camera, frames))
     check_present([frame for r in records for frame in r.frames], folder, options)
     return records
@@ -65,8 +65,8 @@ def frame_path(folder, name, source):
 
 def read_integers(path, name):
     """i64 array of one variable of a MATLAB file: they are stored in 8 or 16 bits, which would overflow."""
-    (found,) = read_mat(path, name)
-    return np.asarray(found).astype(np.int64)
+    (values,) = read_mat(path, name)
+    return np.asarray(values).astype(np.int64)
 
 
 def query_rows(path, count):

@@ -26,9 +26,9 @@ class Struct(tuple):
     @classmethod
     def of(cls, names, values):
         """A Struct of names and values."""
-        made = cls(values)
-        made.fields = dict(zip(names, made, strict=True))
-        return made
+        record = cls(values)
+        record.fields = dict(zip(names, record, strict=True))
+        return record
 
 
 def load(path, wanted):
@@ -43,7 +43,7 @@ def load(path, wanted):
     order = {b"IM": "<", b"MI": ">"}.get(bytes(data[126:128]))
     if order is None:
         raise ValueError("it is no MATLAB file of version 5")
-    found = {}
+    arrays = {}
     for kind, body in elements(data[128:], order):
         if kind not in (_MATRIX, _COMPRESSED):
             raise ValueError(f"an element of type {kind} stands where a variable should")
@@ -51,17 +51,17 @@ def load(path, wanted):
         if name_of(start, order) in wanted:
             body = unpacked(body, _MOST) if kind == _COMPRESSED else body
             name, value = matrix(elements(body, order), order)
-            found[name] = value
-    return found
+            arrays[name] = value
+    return arrays
 
 
 def unpacked(body, most):
     """The first `most` bytes of the matrix in a compressed element, without its tag."""
     try:
-        found = zlib.decompressobj().decompress(body, most)
+        raw = zlib.decompressobj().decompress(body, most)
     except zlib.error as e:
         raise ValueError(f"its compressed part is damaged: {e}") from e
-    return memoryview(found)[8:]
+    return memoryview(raw)[8:]
 
 
 def name_of(start, order):
@@ -91,10 +91,10 @@ def elements(data, order):
 
 def take(parts, kind=None):
     """The next element; ValueError when there is none, or one of another type."""
-    found = next(parts, None)
-    if found is None or kind not in (None, found[0]):
-        raise ValueError(f"it has {found and found[0]} where an element of type {kind or 'any'} should be")
-    return found
+    item = next(parts, None)
+    if item is None or kind not in (None, item[0]):
+        raise ValueError(f"it has {item and item[0]} where an element of type {kind or 'any'} should be")
+    return item
 
 
 def integers(parts, kind, order):
@@ -117,12 +117,12 @@ def matrix(parts, order, depth=0):
     if kind not in (_CELL, _STRUCT):
         raise ValueError(f"the variable {name!r} is of a kind ({flags[0]:#x}) that is not read")
     names = field_names(parts, name, order) if kind == _STRUCT else [""]
-    found = []
+    items = []
     for _ in range(count):  # until the elements end, when fewer are there than claimed
         inside = [nested(parts, order, depth) for _ in names]
-        found.append(inside[0] if kind == _CELL else Struct.of(names, inside))
+        items.append(inside[0] if kind == _CELL else Struct.of(names, inside))
     values = np.empty(count, object)
-    for i, value in enumerate(found):
+    for i, value in enumerate(items):
         values[i] = value
     return name, values.reshape(dims, order="F")
 
@@ -131,10 +131,10 @@ def field_names(parts, name, order):
     """Names of the fields of the struct `name`."""
     (length,) = integers(parts, 5, order) or [0]
     raw = bytes(take(parts)[1])
-    found = [raw[i : i + length] for i in range(0, len(raw) - length + 1, length)] if length > 0 else []
-    if not found:
+    padded = [raw[i : i + length] for i in range(0, len(raw) - length + 1, length)] if length > 0 else []
+    if not padded:
         raise ValueError(f"the struct {name!r} has no fields")
-    return [part.split(b"\0")[0].decode("latin-1") for part in found]
+    return [part.split(b"\0")[0].decode("latin-1") for part in padded]
 
 
 def nested(parts, order, depth):

@@ -46,22 +46,22 @@ def decoded(data):
 
 def parsed(text, needed):
     """[(line number, fields without spaces around them)] of all lines that are not empty."""
-    own = re.match(r"[\"']?sep=(.)[\"']?(\r\n|\r|\n)", text)  # Excel's way to say it
-    separator, start = (own[1], own.end()) if own else (separator_of(text, needed), 0)
+    declaration = re.match(r"[\"']?sep=(.)[\"']?(\r\n|\r|\n)", text)  # Excel's way to say it
+    separator, start = (declaration[1], declaration.end()) if declaration else (separator_of(text, needed), 0)
     file = io.StringIO(text[start:], newline="")
     reader = csv.reader(file, delimiter=separator, strict=True, skipinitialspace=True)
-    lines = [(reader.line_num + bool(own), [v.strip() for v in values]) for values in reader]
+    lines = [(reader.line_num + bool(declaration), [v.strip() for v in values]) for values in reader]
     return [(number, values) for number, values in lines if any(values)]
 
 
 def separator_of(text, needed):
     """What separates the columns of the first line: with it they are the needed ones, or most in number."""
     header = text.lstrip("\r\n").splitlines()[:1]
-    found = {}
+    scores = {}
     for separator in SEPARATORS:
         names = [n.strip().lower() for n in next(csv.reader(header, delimiter=separator), [])]
-        found[separator] = set(needed) <= set(names), len(names) * (separator != " ")
-    return max(found, key=found.get)
+        scores[separator] = set(needed) <= set(names), len(names) * (separator != " ")
+    return max(scores, key=scores.get)
 
 
 def fitted(path, number, values, count):

@@ -79,9 +79,9 @@ class Entry(NamedTuple):
 
 def entries(folder):
     """[Entry] sorted by name, without what is hidden and the like; DataError when it cannot be read."""
-    with scanned(folder) as found:
-        every = sorted(found, key=lambda e: e.name)
-    return [entry for e in every if (entry := seen(e))]
+    with scanned(folder) as directory:
+        ordered = sorted(directory, key=lambda e: e.name)
+    return [entry for e in ordered if (entry := seen(e))]
 
 
 def scanned(folder):
@@ -92,15 +92,15 @@ def scanned(folder):
         raise DataError(f"cannot read the folder {folder}: {e.strerror}") from e
 
 
-def seen(found):
+def seen(item):
     """Entry of an os.DirEntry, None when it is left out."""
-    entry = Entry(found.name, asked(found.is_dir), asked(found.is_file), found.is_symlink())
+    entry = Entry(item.name, asked(item.is_dir), asked(item.is_file), item.is_symlink())
     if entry.name.startswith("."):
-        note(HIDDEN, found.path, count_below(found.path) if entry.folder else looks_like_one(entry.name))
+        note(HIDDEN, item.path, count_below(item.path) if entry.folder else looks_like_one(entry.name))
     elif entry.folder and entry.name.lower() in SYSTEM:
-        note(COPIES, found.path, count_below(found.path))
-    elif entry.link and not os.path.exists(found.path):
-        note(BROKEN, found.path)
+        note(COPIES, item.path, count_below(item.path))
+    elif entry.link and not os.path.exists(item.path):
+        note(BROKEN, item.path)
     else:
         return entry
     return None
@@ -192,9 +192,9 @@ def once(root, places, label_of):
     """
     if not any(real for _, real in places):
         return [path for path, _ in places]
-    top, kept = os.path.realpath(root), []
-    own = [(os.path.join(top, os.path.relpath(p, root)), label_of(p)) for p, real in places if not real]
-    known, files = set(own), {file for file, _ in own}
+    top, paths = os.path.realpath(root), []
+    direct = [(os.path.join(top, os.path.relpath(p, root)), label_of(p)) for p, real in places if not real]
+    known, files = set(direct), {file for file, _ in direct}
     for path, real in places:
         label = label_of(path) if real else None
         if real and ((real, label) in known or (label is None and real in files)):
@@ -203,8 +203,8 @@ def once(root, places, label_of):
         if real:
             known.add((real, label))
             files.add(real)
-        kept.append(path)
-    return kept
+        paths.append(path)
+    return paths
 
 
 # ---- listed pictures ------------------------------------------------------------------------------------
@@ -215,8 +215,8 @@ def names_in(folder):
     """
     if not os.path.isdir(folder):
         return set()
-    with scanned(folder) as found:
-        return {e.name for e in found if not e.is_symlink() or os.path.exists(e.path)}
+    with scanned(folder) as directory:
+        return {e.name for e in directory if not e.is_symlink() or os.path.exists(e.path)}
 
 
 def spelling(root, paths):

@@ -41,9 +41,9 @@ class Bodies:
         body = self.silhouette(path)[..., None]
         other = job._replace(cam=camera)
         if self.moving:
-            own, place = _track(job, self.settings), _emptied(_track(other._replace(n=0), self.settings))
+            track, place = _track(job, self.settings), _emptied(_track(other._replace(n=0), self.settings))
             shown, behind = (
-                video.render_frame(own, job.n),
+                video.render_frame(track, job.n),
                 video.render_frame(place, job.n % len(place.boxes)),
             )
         else:

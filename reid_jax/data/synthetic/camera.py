@@ -113,13 +113,13 @@ class Shot:
 
 def _blend(name, rng, strength, variant):
     """Settings of environment `name`: between neutral and its own, jittered."""
-    own = {**_NEUTRAL, **_TABLE[name]}
+    setting = {**_NEUTRAL, **_TABLE[name]}
     if name == "lamp" and variant:
-        own["cast"] = _LAMPS[(variant - 1) % len(_LAMPS)]
+        setting["cast"] = _LAMPS[(variant - 1) % len(_LAMPS)]
     spread = 0.10 if variant else 0.03
     out = {}
     for key, neutral in _NEUTRAL.items():
-        value = own[key]
+        value = setting[key]
         if key in ("shadow", "heading"):
             out[key] = value
         elif key in ("cast", "exposure", "figure", "contrast", "resolution", "size"):

@@ -26,10 +26,10 @@ def hidden(job, settings):
 
 def covered(picture, job, settings):
     """The picture u8[H,W,3] with the board in front of a query; others as they are."""
-    found = hidden(job, settings)
-    if found is None:
+    occluder = hidden(job, settings)
+    if occluder is None:
         return picture
-    left, top, right, bottom = found[1]
+    left, top, right, bottom = occluder[1]
     rng = _stream(job, settings).spawn(1)[0]
     colour, slats = rng.uniform(30, 220, 3), 1 + 0.12 * np.sin(np.arange(right - left) / rng.uniform(0.8, 4))
     board = colour * slats[:, None] + rng.normal(0, 5, (bottom - top, right - left, 1))

@@ -58,14 +58,14 @@ def of_shot(job, settings):
     limbs = [s.neck, s.shoulders, s.elbows, s.wrists, s.hips, s.knees, s.ankles]
     right, left = ([part[side] for part in limbs[1:]] for side in (0, 1))
     ordered = [face[0], s.neck, *right[:3], *left[:3], *right[3:], *left[3:], *face[1:]]
-    found = np.array([painter.project(p) for p in ordered], np.float32)
-    behind = found[:, 2] < painter.project(centre)[2] - 0.01
+    keypoints = np.array([painter.project(p) for p in ordered], np.float32)
+    behind = keypoints[:, 2] < painter.project(centre)[2] - 0.01
     behind[1:14] = False  # the body's own points count as seen from both sides
     if settings.get("kind") == "occluded" and (board := occluded.hidden(job, settings)):
         left, top, right, bottom = board[1]
-        x, y = found[:, 0], found[:, 1]
+        x, y = keypoints[:, 0], keypoints[:, 1]
         behind |= (left <= x) & (x < right) & (top <= y) & (y < bottom)
-    return np.stack([found[:, 0], found[:, 1], confidence(found, behind, camera, shot)], 1)
+    return np.stack([keypoints[:, 0], keypoints[:, 1], confidence(keypoints, behind, camera, shot)], 1)
 
 
 def head(s, shot):
@@ -88,9 +88,9 @@ def head(s, shot):
     return [at(*p) for p in face], tuple(middle)
 
 
-def confidence(found, behind, camera, shot):
+def confidence(keypoints, behind, camera, shot):
     """f32[18] of points f32[18,3] (x, y, depth); behind: bool[18], covered by the head."""
-    x, y = np.floor(found[:, 0]).astype(int), np.floor(found[:, 1]).astype(int)
+    x, y = np.floor(keypoints[:, 0]).astype(int), np.floor(keypoints[:, 1]).astype(int)
     inside = (x >= 0) & (x < camera.width) & (y >= 0) & (y < camera.height)
     covered = behind.copy()
     if shot.front >= 0:

@@ -83,11 +83,13 @@ def metadata(s):
     groups = sorted(tracklets(s))  # by split, then pid
     files, tables = {}, {}
     for split, name in ((TRAIN, "train"), (TEST, "test")):
-        own = [g for g in groups if g[0].split == split]
-        names = [frame.path.rpartition("/")[2] for g in own for frame in g]
+        in_split = [g for g in groups if g[0].split == split]
+        names = [frame.path.rpartition("/")[2] for g in in_split for frame in g]
         files[f"info/{name}_name.txt"] = ("\n".join(names) + "\n").encode()
-        last = np.cumsum([len(g) for g in own])
-        rows = [(end - len(g) + 1, end, g[0].pid, g[0].cam + 1) for g, end in zip(own, last, strict=True)]
+        last = np.cumsum([len(g) for g in in_split])
+        rows = [
+            (end - len(g) + 1, end, g[0].pid, g[0].cam + 1) for g, end in zip(in_split, last, strict=True)
+        ]
         tables[name] = np.array(rows, np.int32)
         files[f"info/tracks_{name}_info.mat"] = _mat(f"track_{name}_info", tables[name])
     test = [g[0] for g in groups if g[0].split == TEST]

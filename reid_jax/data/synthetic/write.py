@@ -240,9 +240,9 @@ def _complete(folder, settings):
         raise DataError(
             f"{folder}: holds a data set that the generator did not make (no {_STAMP}); choose another --root"
         )
-    found = {**stamp.get("settings", {}), "generator": stamp.get("generator")}
+    stored = {**stamp.get("settings", {}), "generator": stamp.get("generator")}
     wanted = {**settings, "generator": _kind(settings).version}
-    other = [f"{k} = {found.get(k)!r} (asked: {v!r})" for k, v in wanted.items() if found.get(k) != v]
+    other = [f"{k} = {stored.get(k)!r} (asked: {v!r})" for k, v in wanted.items() if stored.get(k) != v]
     if other:
         raise DataError(
             f"{folder}: holds a synthetic set with other settings: {', '.join(other)}; "

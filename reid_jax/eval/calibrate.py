@@ -43,20 +43,20 @@ def search(q_feat, g_feat, q_pid, g_pid, q_cam, g_cam):
     for start in range(0, len(q_feat), _BLOCK):
         part = slice(start, start + _BLOCK)
         score = np.clip(q_feat[part] @ g_feat.T, -1, 1)
-        one = q_pid[part, None] == g_pid
-        kept = ~(one & (q_cam[part, None] == g_cam))
-        columns.append(_of_block(score, one, kept))
+        alike = q_pid[part, None] == g_pid
+        valid = ~(alike & (q_cam[part, None] == g_cam))
+        columns.append(_of_block(score, alike, valid))
         place = np.minimum((score + 1) * (BINS / 2), BINS - 1).astype(np.int32)
-        same += np.bincount(place[one & kept], minlength=BINS)
-        other += np.bincount(place[~one], minlength=BINS)
+        same += np.bincount(place[alike & valid], minlength=BINS)
+        other += np.bincount(place[~alike], minlength=BINS)
     return Searches(*(np.concatenate(c) for c in zip(*columns, strict=True)), same, other)
 
 
-def _of_block(score, one, kept):
-    seen = np.where(kept, score, -np.inf)
+def _of_block(score, alike, valid):
+    seen = np.where(valid, score, -np.inf)
     best = seen.argmax(1)
     rows = np.arange(len(score))
-    return seen[rows, best], one[rows, best], (one & kept).any(1), np.where(one, -np.inf, score).max(1)
+    return seen[rows, best], alike[rows, best], (alike & valid).any(1), np.where(alike, -np.inf, score).max(1)
 
 
 def _unit(side, features):
@@ -101,21 +101,21 @@ def verification(searches, rates=FMR):
     """
     total, points = int(searches.other.sum()), []
     above = np.cumsum(searches.other[::-1])[::-1]  # pairs of two people from this bin on
-    found = np.cumsum(searches.same[::-1])[::-1]
+    hits = np.cumsum(searches.same[::-1])[::-1]
     for rate in rates:
-        if rate * total < EVENTS or not found[0]:
+        if rate * total < EVENTS or not hits[0]:
             continue
         place = int(np.argmax(np.append(above, 0) <= rate * total))
-        share = found[place] / found[0] if place < BINS else 0.0
+        share = hits[place] / hits[0] if place < BINS else 0.0
         points.append([rate, float(place * 2 / BINS - 1), float(share)])
     return points
 
 
 def thresholds(q_feat, g_feat, q_pid, g_pid, q_cam, g_cam):
     """{"fpir": see `open_set`, "fmr": see `verification`, "queries": Q, "gallery": G, "people": P}."""
-    found = search(q_feat, g_feat, q_pid, g_pid, q_cam, g_cam)
+    searches = search(q_feat, g_feat, q_pid, g_pid, q_cam, g_cam)
     counts = {"queries": len(q_pid), "gallery": len(g_pid), "people": len(np.unique(q_pid))}
-    return {"fpir": open_set(found), "fmr": verification(found), **counts}
+    return {"fpir": open_set(searches), "fmr": verification(searches), **counts}
 
 
 def of_features(features):

@@ -80,13 +80,13 @@ def _graph(v, limit, progress):
     indptr, end = np.zeros(count + 1, np.int64), 0
     with tqdm(total=count, desc="jaccard", unit="image", disable=not progress) as bar:
         for start, similarity in reciprocal.similarities(v, lists):
-            found = reciprocal.distance(similarity.data)
-            kept = np.flatnonzero(found <= limit)
+            distances = reciprocal.distance(similarity.data)
+            near = np.flatnonzero(distances <= limit)
             stop = start + similarity.shape[0]
-            place = slice(end, end + len(kept))
-            data[place], indices[place] = found[kept], similarity.indices[kept]
-            indptr[start : stop + 1] = end + np.searchsorted(kept, similarity.indptr)
-            end += len(kept)
+            place = slice(end, end + len(near))
+            data[place], indices[place] = distances[near], similarity.indices[near]
+            indptr[start : stop + 1] = end + np.searchsorted(near, similarity.indptr)
+            end += len(near)
             bar.update(similarity.shape[0])
     data.resize(end, refcheck=False)
     indices.resize(end, refcheck=False)
@@ -139,13 +139,13 @@ def mean_of_smallest(distances: Jaccard, share, zero=1e-6) -> float:
     graph, count = distances.graph, distances.graph.shape[0]
     above = _rows(graph) < graph.indices
     stored = graph.data[above]
-    found = np.sort(stored[stored >= zero]).astype(np.float64)
-    wanted = round(share * (count * (count - 1) // 2 - (len(stored) - len(found))))
+    positive = np.sort(stored[stored >= zero]).astype(np.float64)
+    wanted = round(share * (count * (count - 1) // 2 - (len(stored) - len(positive))))
     if not wanted:
         raise DataError(f"a share of {share} of the distances of {count} images is none of them; give an eps")
-    if distances.limit < 1 and (wanted > len(found) or found[wanted - 1] > distances.limit):
+    if distances.limit < 1 and (wanted > len(positive) or positive[wanted - 1] > distances.limit):
         raise DataError(f"a share of {share} of the distances is more than are known; give an eps")
-    return float((found[:wanted].sum() + max(wanted - len(found), 0)) / wanted)
+    return float((positive[:wanted].sum() + max(wanted - len(positive), 0)) / wanted)
 
 
 def source_distance(features, source):
@@ -214,12 +214,12 @@ def quality(labels, pid, camid=None):
     groups = np.zeros(len(labels), int) if camid is None else np.asarray(camid)
     clusters, weights, scores = 0, [], []
     for group in np.unique(groups):
-        kept = (groups == group) & (labels >= 0)
-        clusters += len(np.unique(labels[kept]))
-        given, true = labels[kept & (pid >= 0)], pid[kept & (pid >= 0)]
-        if len(given):
-            weights.append(len(given))
-            scores.append((adjusted_rand_score(true, given), normalized_mutual_info_score(true, given)))
+        labelled = (groups == group) & (labels >= 0)
+        clusters += len(np.unique(labels[labelled]))
+        pseudo, true = labels[labelled & (pid >= 0)], pid[labelled & (pid >= 0)]
+        if len(pseudo):
+            weights.append(len(pseudo))
+            scores.append((adjusted_rand_score(true, pseudo), normalized_mutual_info_score(true, pseudo)))
     counts = {"clusters": clusters, "labelled": 100 * float(np.mean(labels >= 0))}
     if not (pid >= 0).any():
         return counts

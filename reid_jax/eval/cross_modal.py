@@ -66,10 +66,10 @@ def rank(
     for mask, keep in views(q_cam, g_cam, same_place):
         if not np.isin(q_pid[mask], g_pid[keep]).any():
             continue
-        given = dict(distance=distance, camera_filter=False, q_mask=mask, g_mask=keep)
-        found = ranking.rank(q_feat, g_feat, q_pid, g_pid, q_cam, g_cam, **given)
-        ap, inp = np.where(mask, found.ap, ap), np.where(mask, found.inp, inp)
-        place[mask] = places(q_feat, g_feat, q_pid, g_pid, q_cam, g_cam, **given)[mask]
+        options = dict(distance=distance, camera_filter=False, q_mask=mask, g_mask=keep)
+        retrieval = ranking.rank(q_feat, g_feat, q_pid, g_pid, q_cam, g_cam, **options)
+        ap, inp = np.where(mask, retrieval.ap, ap), np.where(mask, retrieval.inp, inp)
+        place[mask] = places(q_feat, g_feat, q_pid, g_pid, q_cam, g_cam, **options)[mask]
     valid = np.isfinite(ap)
     if not valid.any():
         raise DataError("no query has a match in the gallery: check pids and camids of query and gallery")
@@ -92,23 +92,23 @@ def places(q_feat, g_feat, q_pid, g_pid, q_cam, g_cam, *, distance, camera_filte
         q_feat, g_feat, q_pid, g_pid, q_cam, g_cam, distance, camera_filter, q_mask, g_mask
     )
     people, person = np.unique(labels.g_pid, return_inverse=True)
-    own = np.minimum(np.searchsorted(people, labels.q_pid), len(people) - 1)
+    query_person = np.minimum(np.searchsorted(people, labels.q_pid), len(people) - 1)
     before = np.zeros(len(labels.q_pid), np.int32)
     parts, size = ranking.blocks(labels, len(labels.g_pid), 256, 8)
     rows = scoring.buffer(size, len(labels.g_pid), scores.dtype)
     for queries in parts:
         rows = scores.fill(rows, queries)
-        whose = np.pad(own[queries], (0, size - len(queries)), mode="edge")
-        found = _before(rows, person.ravel(), whose, people=len(people))
-        before[queries] = np.asarray(found)[: len(queries)]
+        whose = np.pad(query_person[queries], (0, size - len(queries)), mode="edge")
+        counts = _before(rows, person.ravel(), whose, people=len(people))
+        before[queries] = np.asarray(counts)[: len(queries)]
     return before
 
 
 @functools.partial(jax.jit, static_argnames="people")
-def _before(rows, person, own, *, people):
+def _before(rows, person, query_person, *, people):
     """Persons before the own one, i32[S], of score rows f[S,W]; person i[G] of each column in use."""
     best = jax.ops.segment_max(rows[:, : len(person)].T, person, num_segments=people)
-    return jnp.sum(best > jnp.take_along_axis(best, own[None], axis=0), axis=0, dtype=jnp.int32)
+    return jnp.sum(best > jnp.take_along_axis(best, query_person[None], axis=0), axis=0, dtype=jnp.int32)
 
 
 def trials(q_feat, g_feat, q_pid, g_pid, q_cam, g_cam, path, *, protocol, count=TRIALS, **options):
@@ -116,13 +116,13 @@ def trials(q_feat, g_feat, q_pid, g_pid, q_cam, g_cam, path, *, protocol, count=
 
     Arguments as `rank`, g_feat being all gallery images, path str[G] their paths.
     """
-    found = []
+    results = []
     for trial in range(count):
         rows = draw(g_pid, g_cam, path, CAMERAS[protocol], trial)
-        given = (x[rows] for x in (g_feat, g_pid, g_cam))
-        feature, pid, cam = given
-        found.append(rank(q_feat, feature, q_pid, pid, q_cam, cam, **options))
+        drawn = (x[rows] for x in (g_feat, g_pid, g_cam))
+        feature, pid, cam = drawn
+        results.append(rank(q_feat, feature, q_pid, pid, q_cam, cam, **options))
     with np.errstate(invalid="ignore"):
-        ap = np.nansum([f.ap for f in found], 0) / np.sum([f.valid for f in found], 0)
-    means = (float(np.mean([getattr(f, name) for f in found])) for name in ("mAP", "mINP"))
-    return Persons(np.mean([f.cmc for f in found], 0), *means, ap, np.isfinite(ap), count)
+        ap = np.nansum([f.ap for f in results], 0) / np.sum([f.valid for f in results], 0)
+    means = (float(np.mean([getattr(f, name) for f in results])) for name in ("mAP", "mINP"))
+    return Persons(np.mean([f.cmc for f in results], 0), *means, ap, np.isfinite(ap), count)

@@ -23,17 +23,17 @@ def average(features, gallery=None, *, k=5, alpha=0.0, tile=2048, progress=False
         raise ConfigError(f"alpha is {alpha}; it must be 0 or above")
     rows = neighbours.Features(features, tile=tile)
     if gallery is None:
-        found, others = rows.search(k + 1, progress=progress), rows.array()
+        nearest, others = rows.search(k + 1, progress=progress), rows.array()
         # an image that its own list lacks has k + 1 copies there: the mean's direction is the same
-        weight = (found.index != np.arange(len(found.index))[:, None]).astype(np.float32)
+        weight = (nearest.index != np.arange(len(nearest.index))[:, None]).astype(np.float32)
     else:
         side = neighbours.Features(gallery, tile=tile)
-        found, others = rows.search(k, gallery=side, progress=progress), side.array()
-        weight = np.ones(found.index.shape, np.float32)
+        nearest, others = rows.search(k, gallery=side, progress=progress), side.array()
+        weight = np.ones(nearest.index.shape, np.float32)
     if alpha:
-        weight *= np.maximum(1 - found.distance / 2, 0) ** np.float32(alpha)
+        weight *= np.maximum(1 - nearest.distance / 2, 0) ** np.float32(alpha)
     indptr = np.arange(0, weight.size + 1, weight.shape[1])
-    weights = sparse.csr_matrix((weight.ravel(), found.index.ravel(), indptr), (len(weight), len(others)))
+    weights = sparse.csr_matrix((weight.ravel(), nearest.index.ravel(), indptr), (len(weight), len(others)))
     total = weights @ others + rows.array()
     norm = np.linalg.norm(total, axis=1, keepdims=True)
     return np.divide(total, norm, out=total, where=norm > 0)
@@ -52,15 +52,15 @@ def joint(query, gallery, *, k=5, alpha=3.0, times=1, tile=2048, progress=False)
         raise ConfigError(f"alpha is {alpha}; it must be 0 or above")
     raw = np.concatenate([np.asarray(query, np.float32), np.asarray(gallery, np.float32)])
     for _ in range(times):
-        found = neighbours.search(raw, k, tile=tile, progress=progress)
-        raw = _weighted(raw, found, np.float32(alpha))
+        nearest = neighbours.search(raw, k, tile=tile, progress=progress)
+        raw = _weighted(raw, nearest, np.float32(alpha))
     return raw[: len(query)], raw[len(query) :]
 
 
-def _weighted(raw, found, alpha):
-    cosine = 1 - found.distance / 2
+def _weighted(raw, nearest, alpha):
+    cosine = 1 - nearest.distance / 2
     if alpha % 1:
         cosine = np.maximum(cosine, 0)
     weight = cosine**alpha / np.float32(cosine.shape[1])
     indptr = np.arange(0, weight.size + 1, weight.shape[1])
-    return sparse.csr_matrix((weight.ravel(), found.index.ravel(), indptr), (len(raw),) * 2) @ raw
+    return sparse.csr_matrix((weight.ravel(), nearest.index.ravel(), indptr), (len(raw),) * 2) @ raw

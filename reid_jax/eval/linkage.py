@@ -33,8 +33,8 @@ def average(i, j, distance, count, *, clusters=None, threshold=None, progress=Fa
     merges = np.concatenate([*merges, np.zeros((0, 3))])
     order = np.argsort(merges[:, 2], kind="stable")
     merges = np.column_stack([merges, np.arange(count, count + len(merges))])[order]
-    kept = merges[:wanted] if threshold is None else merges[merges[:, 2] < threshold]
-    return _labels(kept, count)
+    applied = merges[:wanted] if threshold is None else merges[merges[:, 2] < threshold]
+    return _labels(applied, count)
 
 
 def _tree(low, high, total, count, wanted, threshold):

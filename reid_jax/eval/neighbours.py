@@ -140,10 +140,10 @@ class Features:
         out = np.empty((stop - start, self.count - first), np.float32)
         for tile in range(first // self.tile, self.tiles):
             size = (stop - start, self.tile)
-            found = _block_distances(self.rows, self.half, self.penalty, start, tile, size=size)
+            distances = _block_distances(self.rows, self.half, self.penalty, start, tile, size=size)
             skip, place = max(first - tile * self.tile, 0), max(tile * self.tile - first, 0)
             width = min(self.tile - skip, out.shape[1] - place)
-            out[:, place : place + width] = np.asarray(found)[:, skip : skip + width]
+            out[:, place : place + width] = np.asarray(distances)[:, skip : skip + width]
         return out
 
 

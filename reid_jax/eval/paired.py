@@ -84,9 +84,9 @@ def _by_person(a, b):
 def _terms(queries):
     """[(numerator, denominator)] of every figure, f[Q] each."""
     valid = (queries.kind >= 0).astype(float)
-    own, wrong = (queries.kind == 1).astype(float), (queries.kind > 0).astype(float)
+    same_camera, wrong = (queries.kind == 1).astype(float), (queries.kind > 0).astype(float)
     right = (queries.kind == 0).astype(float)
-    return [(np.nan_to_num(queries.ap), valid), (right, valid), (own, valid), (own, wrong)]
+    return [(np.nan_to_num(queries.ap), valid), (right, valid), (same_camera, valid), (same_camera, wrong)]
 
 
 def _weights(counts, shared, replicates, seed):
@@ -136,8 +136,8 @@ def read(path, net):
     try:
         with np.load(path, allow_pickle=False) as stored:
             names = ("path", "pid", f"{net}/ap", f"{net}/kind")
-            found = Queries(*(stored[name] for name in names))
+            queries = Queries(*(stored[name] for name in names))
     except Exception:  # damaged bytes make zipfile and numpy fail in many ways
         return None
-    right = all(isinstance(x, np.ndarray) and x.shape == found.path.shape and x.ndim == 1 for x in found)
-    return found if right else None
+    right = all(isinstance(x, np.ndarray) and x.shape == queries.path.shape and x.ndim == 1 for x in queries)
+    return queries if right else None

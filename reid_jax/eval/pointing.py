@@ -16,8 +16,8 @@ def at_pixels(heat, size, rows=None, columns=None):
     """
     heat = np.asarray(heat, np.float64)
     rows, columns = (
-        even(n, s) if given is None else np.asarray(given)
-        for n, s, given in zip(heat.shape[-2:], size, (rows, columns), strict=True)
+        even(n, s) if centres is None else np.asarray(centres)
+        for n, s, centres in zip(heat.shape[-2:], size, (rows, columns), strict=True)
     )
     return np.einsum("yi,...ij,xj->...yx", _weights(rows, size[0]), heat, _weights(columns, size[1]))
 

@@ -81,11 +81,11 @@ def single_shot(
     for queries in parts:
         rows = scores.fill(rows, queries)
         number = np.pad(queries, (0, size - len(queries)), mode="edge").astype(np.int32)
-        rows, found = _trials(
+        rows, before = _trials(
             rows, keys, number, person[number], labels.match(queries, size), labels.matches[number],
             order, first, count, each_query=draw == "query",
         )  # fmt: skip
-        ranks[:, queries] = np.asarray(found)[:, : len(queries)]
+        ranks[:, queries] = np.asarray(before)[:, : len(queries)]
     return _summary(ranks, max_rank)
 
 
@@ -133,8 +133,8 @@ def _trials_of_block(rows, keys, number, person, match, matches, order, first, c
         score = jnp.take_along_axis(rows, drawn, axis=1)
         hit_score = jnp.take_along_axis(rows, jnp.maximum(hit, 0), axis=1)
         nearer = scoring.before(score, drawn, hit_score, hit) & (column != person[:, None])
-        found = (matches > 0) & (hit_score[:, 0] > -jnp.inf)
-        return jnp.where(found, jnp.sum(nearer, axis=1, dtype=jnp.int32), -1)
+        valid = (matches > 0) & (hit_score[:, 0] > -jnp.inf)
+        return jnp.where(valid, jnp.sum(nearer, axis=1, dtype=jnp.int32), -1)
 
     return rows, lax.map(trial, keys)
 
@@ -144,24 +144,24 @@ _trials = jax.jit(_trials_of_block, donate_argnums=0, static_argnames="each_quer
 
 def _summary(ranks, max_rank):
     """SingleShot from ranks i32[trials,Q], -1 without a match."""
-    found = ranks >= 0
-    used = found.any(axis=1)  # trials; a drawn gallery may leave no query a match
+    matched = ranks >= 0
+    used = matched.any(axis=1)  # trials; a drawn gallery may leave no query a match
     if not used.any():
         raise DataError(
             "no query has a match in any trial: every drawn image of a query's identity is of the query's "
             "own camera; use more trials, draw='query', or check the cameras of query and gallery"
         )
-    ranks, found = ranks[used], found[used]
-    trial = np.nonzero(found)[0]
+    ranks, matched = ranks[used], matched[used]
+    trial = np.nonzero(matched)[0]
     hits = np.zeros((len(ranks), max_rank + 1))
-    np.add.at(hits, (trial, np.minimum(ranks[found], max_rank)), 1)
-    cmc = hits[:, :max_rank].cumsum(axis=1) / found.sum(axis=1, keepdims=True)
-    precision = np.where(found, 1 / (ranks + 1.0 + ~found), 0)
-    seen, valid = found.sum(axis=0), found.any(axis=0)
+    np.add.at(hits, (trial, np.minimum(ranks[matched], max_rank)), 1)
+    cmc = hits[:, :max_rank].cumsum(axis=1) / matched.sum(axis=1, keepdims=True)
+    precision = np.where(matched, 1 / (ranks + 1.0 + ~matched), 0)
+    seen, valid = matched.sum(axis=0), matched.any(axis=0)
     return SingleShot(
         cmc=cmc.mean(axis=0),
         cmc_std=cmc.std(axis=0),
-        mAP=float((precision.sum(axis=1) / found.sum(axis=1)).mean()),
+        mAP=float((precision.sum(axis=1) / matched.sum(axis=1)).mean()),
         ap=np.where(valid, precision.sum(axis=0) / np.maximum(seen, 1), np.nan),
         valid=valid,
         trials=len(ranks),

@@ -140,14 +140,14 @@ class Labels:
 
     def _find_matches(self):
         """Matches of a query: a run of `self.order`, less the entries of the query's label."""
-        kept = np.flatnonzero(self.g_keep)
-        self.order = kept[np.argsort(self.g_pid[kept], kind="stable")].astype(np.int32)
-        pids, labels = self.g_pid[self.order], np.sort(self.g_label[kept])
+        entries = np.flatnonzero(self.g_keep)
+        self.order = entries[np.argsort(self.g_pid[entries], kind="stable")].astype(np.int32)
+        pids, labels = self.g_pid[self.order], np.sort(self.g_label[entries])
         self.low = np.searchsorted(pids, self.q_pid)
         self.run = np.searchsorted(pids, self.q_pid, side="right") - self.low
-        own = np.searchsorted(labels, self.q_label, side="right") - np.searchsorted(labels, self.q_label)
+        same = np.searchsorted(labels, self.q_label, side="right") - np.searchsorted(labels, self.q_label)
         self.run = np.where(self.q_mask & (self.q_pid != -1), self.run, 0)
-        self.matches = np.maximum(self.run - own, 0)  # of each query, i64[Q]
+        self.matches = np.maximum(self.run - same, 0)  # of each query, i64[Q]
         if not self.matches.any():
             raise DataError(
                 f"none of the {len(self.matches)} queries has a match: the gallery holds no image of a "
@@ -157,7 +157,7 @@ class Labels:
 
     def match(self, queries, rows):
         """Gallery rows of the matches of the queries i[n]: i32[rows,width], ascending, then -1 padding."""
-        found = np.full((rows, self.width), -1, np.int32)
+        matches = np.full((rows, self.width), -1, np.int32)
         run = self.run[queries]
         row = np.repeat(np.arange(len(queries)), run)
         place = np.arange(len(row)) - np.repeat(np.cumsum(run) - run, run)
@@ -165,8 +165,8 @@ class Labels:
         other = self.g_label[entry] != self.q_label[queries][row]
         row, entry = row[other], entry[other]
         count = self.matches[queries]
-        found[row, np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)] = entry
-        return found
+        matches[row, np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)] = entry
+        return matches
 
 
 def _label_arrays(side, count, pid, cam):
@@ -204,10 +204,10 @@ def _search(scores, labels, topk, max_rank, block):
     for queries in parts:
         rows = scores.fill(rows, queries)
         groups = -(-int(labels.matches[queries].max()) // scoring.GROUP)
-        rows, *found = scoring.measure(rows, labels.match(queries, size), groups, topk=max(topk, 1))
+        rows, *measured = scoring.measure(rows, labels.match(queries, size), groups, topk=max(topk, 1))
         if waiting is not None:  # the last block's, while the device is busy with this one
             figures.add(*waiting)
-        waiting = queries, labels.matches[queries], found
+        waiting = queries, labels.matches[queries], measured
     figures.add(*waiting)
     return _summary(figures, scores, labels, topk, max_rank)
 
@@ -221,9 +221,9 @@ class _Figures:
         self.top_index = np.full((queries, topk), -1, np.int32)
         self.top_score = np.full((queries, topk), -np.inf, np.float32)
 
-    def add(self, queries, matches, found):
+    def add(self, queries, matches, measured):
         """Results of `scoring.measure` for a block of queries with so many matches."""
-        ranks, top_index, top_score = (np.asarray(x)[: len(queries)] for x in found)
+        ranks, top_index, top_score = (np.asarray(x)[: len(queries)] for x in measured)
         self.top_index[queries], self.top_score[queries] = top_index, top_score
         some = np.flatnonzero(matches)
         queries, matches, ranks = queries[some], matches[some], ranks[some]

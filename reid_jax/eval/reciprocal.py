@@ -28,17 +28,17 @@ def vectors(index, depth, half, k2, distances):
     rows = np.repeat(np.arange(len(index)), np.diff(indptr))
     weights = np.exp(-distances(rows, columns))
     weights /= np.bincount(rows, weights, len(index)).astype(weights.dtype)[rows]
-    own = sparse.csr_matrix((weights, columns, indptr), shape=(len(index),) * 2)
-    return own if k2 == 1 else _local_mean(own, index[:, :k2])
+    v = sparse.csr_matrix((weights, columns, indptr), shape=(len(index),) * 2)
+    return v if k2 == 1 else _local_mean(v, index[:, :k2])
 
 
-def _local_mean(own, index):
+def _local_mean(v, index):
     """Rows of V replaced by their mean over the images listed in index i32[N,k2]."""
     count, size = index.shape
-    ones = np.full(index.size, 1, own.dtype)
+    ones = np.full(index.size, 1, v.dtype)
     indptr = np.arange(0, index.size + 1, size)
-    mean = sparse.csr_matrix((ones, index.ravel(), indptr), shape=own.shape) @ own
-    mean.data /= own.dtype.type(size)
+    mean = sparse.csr_matrix((ones, index.ravel(), indptr), shape=v.shape) @ v
+    mean.data /= v.dtype.type(size)
     mean.sort_indices()  # s is summed in this order, so that s_ij = s_ji to the last bit
     return mean
 
@@ -58,26 +58,26 @@ def expanded_sets(index, half):
     for start in range(0, count, step):
         row, place = np.nonzero(base[start : start + step])
         candidate = index[start + row, place]
-        own = row * count + candidate
+        listed = row * count + candidate
         members, valid = index[candidate, :half] + (row * count)[:, None], near[candidate]
-        table[own] = True
+        table[listed] = True
         inside = np.sum(table[members] & valid, 1)
-        table[own] = False
+        table[listed] = False
         added = 3 * inside > 2 * sizes[candidate]
-        keys.append(start * count + np.unique(np.concatenate([own, members[added][valid[added]]])))
+        keys.append(start * count + np.unique(np.concatenate([listed, members[added][valid[added]]])))
     rows, columns = np.divmod(np.concatenate(keys), count)
     return np.searchsorted(rows, np.arange(count + 1)), columns.astype(np.int32)
 
 
 def _reciprocal(index):
     """bool[N,k]: whether i is in the list of index[i, r]."""
-    found = np.empty(index.shape, bool)
+    mutual = np.empty(index.shape, bool)
     step = max(1, _TABLE // index.shape[1] ** 2)
     for start in range(0, len(index), step):
         block = index[start : start + step]
-        own = np.arange(start, start + len(block), dtype=index.dtype)
-        found[start : start + step] = (index[block] == own[:, None, None]).any(2)
-    return found
+        images = np.arange(start, start + len(block), dtype=index.dtype)
+        mutual[start : start + step] = (index[block] == images[:, None, None]).any(2)
+    return mutual
 
 
 def inverted(v):

@@ -122,9 +122,9 @@ class _Square:
     def nearest(self, k, progress):
         return neighbours.smallest(self.x, self.count, k, progress=progress)
 
-    def low(self, found):
+    def low(self, nearest):
         """Smallest x_ji of every i."""
-        return found.distance[:, 0]
+        return nearest.distance[:, 0]
 
     def _power(self, x):
         return np.square(x) if self.squared else x
@@ -140,14 +140,14 @@ class _Matrices(_Square):
 
     def x(self, start, stop):
         """x_ji of images i from start to stop, f[b,Q+G]."""
-        own, q = np.empty((stop - start, self.count), self.q_g.dtype), self.first
+        rows, q = np.empty((stop - start, self.count), self.q_g.dtype), self.first
         split = min(max(q - start, 0), stop - start)
-        own[:split, :q] = self.q_q[:, start : start + split].T
-        own[:split, q:] = self.q_g[start : start + split]
-        rest = slice(max(start - q, 0), max(stop - q, 0))
-        own[split:, :q] = self.q_g[:, rest].T
-        own[split:, q:] = self.g_g[:, rest].T
-        return np.square(own, out=own) if self.squared else own
+        rows[:split, :q] = self.q_q[:, start : start + split].T
+        rows[:split, q:] = self.q_g[start : start + split]
+        columns = slice(max(start - q, 0), max(stop - q, 0))
+        rows[split:, :q] = self.q_g[:, columns].T
+        rows[split:, q:] = self.g_g[:, columns].T
+        return np.square(rows, out=rows) if self.squared else rows
 
     def pairs(self, i, j):
         out, q = np.empty(len(i), self.q_g.dtype), self.first
@@ -175,8 +175,8 @@ class _Rows:
         self.fourth = form == "torchreid"  # its distance is squared already
 
     def nearest(self, k, progress):
-        found = self.features.search(k, progress=progress)
-        return neighbours.Neighbours(found.index, self._power(found.distance), self._power(found.farthest))
+        lists = self.features.search(k, progress=progress)
+        return neighbours.Neighbours(lists.index, self._power(lists.distance), self._power(lists.farthest))
 
     def pairs(self, i, j):
         return self._power(self.features.pairs(i, j))
@@ -184,17 +184,17 @@ class _Rows:
     def gallery(self, start, stop):
         return self._power(self.features.block(start, stop, self.first))
 
-    def low(self, found):
-        return np.zeros_like(found.farthest)  # that of i itself, free of rounding
+    def low(self, nearest):
+        return np.zeros_like(nearest.farthest)  # that of i itself, free of rounding
 
     def _power(self, x):
         return np.sqrt(x) if self.root else np.square(x) if self.fourth else x
 
 
-def _joined(found, queries):
+def _joined(parts, queries):
     """Blocks (start, f[b,G]) as one array f[Q,G]."""
     result = None
-    for start, block in found:
+    for start, block in parts:
         if result is None:
             result = np.empty((queries, block.shape[1]), block.dtype)
         result[start : start + len(block)] = block
@@ -205,14 +205,14 @@ def _blocks(source, settings, progress):
     """The result by blocks of queries: (start, f[b,G])."""
     form, k1, k2, lambda_value = settings
     depth = k1 if form == "fastreid" else k1 + 1
-    found = source.nearest(max(depth, k2), progress)
-    low, scale = _scaling(source, found, form)
-    kept = scale / 2 if form == "fastreid" and source.features.cosine else scale  # 1 - cosine
+    nearest = source.nearest(max(depth, k2), progress)
+    low, scale = _scaling(source, nearest, form)
+    blend_scale = scale / 2 if form == "fastreid" and source.features.cosine else scale  # 1 - cosine
 
     def original(i, j):
         return (source.pairs(i, j) - low[i]) * scale[i]
 
-    v = reciprocal.vectors(found.index, depth, reciprocal.half_depth(k1), k2, original)
+    v = reciprocal.vectors(nearest.index, depth, reciprocal.half_depth(k1), k2, original)
     lists = reciprocal.inverted(v[source.first :])
     step = max(1, _BLOCK_BYTES // (v.dtype.itemsize * lists.shape[1]))
     with tqdm(total=source.queries, desc="re-ranking", unit="query", disable=not progress) as bar:
@@ -220,7 +220,7 @@ def _blocks(source, settings, progress):
             stop = min(start + step, source.queries)
             if lambda_value:
                 block = source.gallery(start, stop) - low[start:stop, None]
-                block *= v.dtype.type(lambda_value) * kept[start:stop, None]
+                block *= v.dtype.type(lambda_value) * blend_scale[start:stop, None]
                 block += v.dtype.type(1 - lambda_value)
             else:
                 block = np.ones((stop - start, lists.shape[1]), v.dtype)
@@ -229,12 +229,12 @@ def _blocks(source, settings, progress):
             bar.update(stop - start)
 
 
-def _scaling(source, found, form):
+def _scaling(source, nearest, form):
     """m_i and 1 / (largest x_ji - m_i), f[N] each."""
-    low = source.low(found) if form == "iics" else np.zeros_like(found.farthest)
+    low = source.low(nearest) if form == "iics" else np.zeros_like(nearest.farthest)
     if form == "fastreid":
         return low, np.ones_like(low)
-    spread = found.farthest - low
+    spread = nearest.farthest - low
     return low, np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
 
 

@@ -105,9 +105,9 @@ class Tiles:
         square = np.empty(len(self.array), self.array.dtype)
 
         def use(_, tile, start):
-            found = _square_norms(tile)
-            square[start : start + self.size] = found
-            return found
+            norms = _square_norms(tile)
+            square[start : start + self.size] = norms
+            return norms
 
         self.each(use, None)
         bad = np.flatnonzero(~(square < _HUGE) & keep)
@@ -179,8 +179,8 @@ class FeatureScores:
         q, label = self._scaled(queries), jnp.asarray(self.q_label[queries])
 
         def use(rows, tile, start):
-            given = rows, q, tile, start, self.g_factor, label, self.g_label
-            return _fill_features(*given, cosine=self.cosine, weights=self.weights)
+            args = rows, q, tile, start, self.g_factor, label, self.g_label
+            return _fill_features(*args, cosine=self.cosine, weights=self.weights)
 
         return self.tiles.each(use, rows)
 
@@ -234,8 +234,8 @@ class DistanceScores:
         """(lowest, highest) of minus the distances."""
         starts = range(0, len(self.distance), 256)
         blocks = (np.asarray(self.distance[start : start + 256], self.dtype) for start in starts)
-        kept = (block[:, self.g_mask] for block in blocks)
-        low, high = zip(*((float(-block.max()), float(-block.min())) for block in kept), strict=True)
+        masked = (block[:, self.g_mask] for block in blocks)
+        low, high = zip(*((float(-block.max()), float(-block.min())) for block in masked), strict=True)
         return min(low), max(high) if max(high) > min(low) else min(low) + 1
 
     def squares(self, queries, rows):

@@ -21,14 +21,14 @@ def nearest(whole, parts, camid, k, lambda_p, lambda_c, tile=_TILE) -> np.ndarra
     count = len(whole)
     tile, tiles = min(tile, count), range(0, count, tile)
     settings = (k, lambda_p, lambda_c)
-    found = []
+    indices = []
     for a in tiles:
         best = jnp.full((tile, k), jnp.inf, jnp.result_type(whole)), jnp.full((tile, k), -1, jnp.int32)
         rows = block(a, tile, whole, parts, camid)
         for b in tiles:
             best = nearer(best, rows, block(b, tile, whole, parts, camid), a, b, count, settings)
-        found.append(np.asarray(best[1]))
-    return np.concatenate(found)[:count]
+        indices.append(np.asarray(best[1]))
+    return np.concatenate(indices)[:count]
 
 
 def block(start, tile, *arrays):
@@ -42,8 +42,8 @@ def nearer(best, rows, columns, a, b, count, settings):
     """(dissimilarities f[T,k], indices i32[T,k]) of the nearest among `best` and the columns b, b + 1, ..."""
     k, lambda_p, lambda_c = settings
     column = b + jnp.arange(len(columns[0]))
-    own = (a + jnp.arange(len(rows[0])))[:, None] == column
-    d = jnp.where(own | (column >= count), jnp.inf, dissimilarity(rows, columns, lambda_p, lambda_c))
+    itself = (a + jnp.arange(len(rows[0])))[:, None] == column
+    d = jnp.where(itself | (column >= count), jnp.inf, dissimilarity(rows, columns, lambda_p, lambda_c))
     values = jnp.concatenate([best[0], d], 1)
     indices = jnp.concatenate([best[1], jnp.broadcast_to(column.astype(jnp.int32), d.shape)], 1)
     least, place = lax.top_k(-values, k)

@@ -144,8 +144,8 @@ def _counted(scores, labels, block):
     for part in queries:
         rows = scores.fill(rows, part)
         mine = np.pad(q_person[part], (0, size - len(part)), constant_values=-2)
-        rows, found = _count(rows, scores.squares(part, size), mine, g_person, low, high)
-        total += np.asarray(found)
+        rows, counts = _count(rows, scores.squares(part, size), mine, g_person, low, high)
+        total += np.asarray(counts)
     if not total[0].any():
         raise DataError("there are no pairs of two persons: the gallery holds the query's person alone")
     return Pairs(low, high, same=total[1], other=total[0])
@@ -160,6 +160,6 @@ def _count(rows, q_square, q_person, g_person, low, high):
     similarity = rows if q_square is None else -jnp.sqrt(jnp.maximum(q_square[:, None] - rows, 0))
     place = jnp.clip((similarity - low) * (BINS / (high - low)), 0, BINS - 1).astype(jnp.int32)
     same = q_person[:, None] == g_person
-    kept = (rows > -jnp.inf) & (q_person[:, None] >= 0)
-    place = jnp.where(kept, place + BINS * same, 2 * BINS)  # the last place is dropped
+    valid = (rows > -jnp.inf) & (q_person[:, None] >= 0)
+    place = jnp.where(valid, place + BINS * same, 2 * BINS)  # the last place is dropped
     return rows, jnp.zeros(2 * BINS, jnp.int32).at[place.ravel()].add(1, mode="drop").reshape(2, BINS)

@@ -55,11 +55,11 @@ def __getattr__(name):
 
 def fields():
     """All fields of config.model with their defaults: the common ones and those of every module."""
-    found = dict(FIELDS)
+    defaults = dict(FIELDS)
     for package in ("backbones", "norms", "styles", "pooling", "classifiers", "heads"):
         for module in modules(f"{__name__}.{package}"):
-            found |= getattr(module, "FIELDS", {})
-    return found
+            defaults |= getattr(module, "FIELDS", {})
+    return defaults
 
 
 @functools.cache
@@ -100,13 +100,13 @@ class Keys(NamedTuple):
 @functools.cache
 def published():
     """{name of a backbone: (file of ImageNet weights, whose)} of those that have one."""
-    every = modules(f"{__name__}.backbones")
-    return {name: file for module in every for name, file in getattr(module, "PUBLISHED", {}).items()}
+    backbones = modules(f"{__name__}.backbones")
+    return {name: file for module in backbones for name, file in getattr(module, "PUBLISHED", {}).items()}
 
 
 @functools.cache
 def keys():
     """{layout: Keys} of all backbones and heads, and of `weights` itself."""
     packages = ("backbones", "heads", "weights")
-    every = [module for package in packages for module in modules(f"{__name__}.{package}")]
-    return {name: layout for module in every for name, layout in getattr(module, "KEYS", {}).items()}
+    sources = [module for package in packages for module in modules(f"{__name__}.{package}")]
+    return {name: layout for module in sources for name, layout in getattr(module, "KEYS", {}).items()}

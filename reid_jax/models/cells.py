@@ -30,30 +30,30 @@ def windows(function, *args):
         return list(_windows(jax.make_jaxpr(function)(*args).jaxpr))
 
 
-def centres(found, size, shape):
+def centres(spans, size, shape):
     """(rows f64[h], columns f64[w]) of the cells of a map (h, w), in pixels; the first pixel's centre is 0.
 
-    found: `windows` of what makes the map of a picture of `size` (H, W). Cells share the picture evenly where
+    spans: `windows` of what makes the map of a picture of `size` (H, W). Cells share the picture evenly where
     no chain of windows leads from the one to the other.
     """
-    return tuple(_line(found, axis, size[axis], shape[axis]) for axis in (0, 1))
+    return tuple(_line(spans, axis, size[axis], shape[axis]) for axis in (0, 1))
 
 
-def _line(found, axis, size, cells):
-    chain = _chain(found, axis, size, cells, 1.0, 0.0, ())
+def _line(spans, axis, size, cells):
+    chain = _chain(spans, axis, size, cells, 1.0, 0.0, ())
     scale, first = chain or (size / cells, (size / cells - 1) / 2)
     return first + scale * np.arange(cells)
 
 
-def _chain(found, axis, size, cells, scale, first, seen):
+def _chain(spans, axis, size, cells, scale, first, seen):
     """(pixels from cell to cell, pixel of cell 0) by the first chain that leads to so many cells, or None."""
     if size == cells:
         return scale, first
-    for w in found:
+    for w in spans:
         if w.before[axis] != size or w.after[axis] in (size, *seen):
             continue
         start = first + scale * ((w.span[axis] - 1) / 2 - w.padding[axis])
-        end = _chain(found, axis, w.after[axis], cells, scale * w.stride[axis], start, (*seen, size))
+        end = _chain(spans, axis, w.after[axis], cells, scale * w.stride[axis], start, (*seen, size))
         if end:
             return end
     return None

@@ -36,23 +36,23 @@ class Margin:
 
     def __call__(self, logits, labels):
         s = logits / self.scale
-        own = jax.nn.one_hot(labels, s.shape[-1], dtype=bool)
-        return self.scale * getattr(self, f"_{self.kind}")(s, own)
+        one_hot = jax.nn.one_hot(labels, s.shape[-1], dtype=bool)
+        return self.scale * getattr(self, f"_{self.kind}")(s, one_hot)
 
-    def _cosface(self, s, own):
+    def _cosface(self, s, one_hot):
         """Wang et al., CVPR 2018."""
-        return s - self.margin * own
+        return s - self.margin * one_hot
 
-    def _arcface(self, s, own):
+    def _arcface(self, s, one_hot):
         """Deng et al., CVPR 2019."""
         angle = jnp.arccos(jnp.clip(s, -_NEAR_ONE, _NEAR_ONE))
-        return jnp.where(own, jnp.cos(angle + self.margin), s)
+        return jnp.where(one_hot, jnp.cos(angle + self.margin), s)
 
-    def _circle(self, s, own):
+    def _circle(self, s, one_hot):
         """Sun et al., CVPR 2020: weights of the classes without gradient."""
         still = lax.stop_gradient(s)
         positive = jax.nn.relu(1 + self.margin - still) * (s - (1 - self.margin))
-        return jnp.where(own, positive, jax.nn.relu(still + self.margin) * (s - self.margin))
+        return jnp.where(one_hot, positive, jax.nn.relu(still + self.margin) * (s - self.margin))
 
 
 def margin(model):

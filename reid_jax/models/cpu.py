@@ -96,8 +96,8 @@ def _in_order(windows):
         if of[0] and not of[1]:
             y = run(x.reshape(-1, *x.shape[2:]), kernel)
             return y.reshape(*x.shape[:2], *y.shape[1:]), True
-        one = [run(x[i] if of[0] else x, kernel[i] if of[1] else kernel) for i in range(size)]
-        return jnp.stack(one), True
+        outputs = [run(x[i] if of[0] else x, kernel[i] if of[1] else kernel) for i in range(size)]
+        return jnp.stack(outputs), True
 
     return run
 

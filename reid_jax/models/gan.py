@@ -349,8 +349,8 @@ class Generator(nn.Module):
         """(scales, shifts), a list of [B,2 C] each, one for every block."""
         d = wide(d)
         seen = jnp.split(d, self.pieces, -1) if self.pieces else [d] * self.blocks
-        made = [[getattr(self, f"mlp_{kind}{k}")(x) for k, x in enumerate(seen, 1)] for kind in "wb"]
-        return [values[: self.blocks] for values in made]
+        outputs = [[getattr(self, f"mlp_{letter}{k}")(x) for k, x in enumerate(seen, 1)] for letter in "wb"]
+        return [values[: self.blocks] for values in outputs]
 
 
 def each(module, variables, x, *, train, method=None, key=None):

@@ -35,8 +35,8 @@ class KnowledgeGraph(nn.Module):
         inside, among = (_within(score(nodes)[:, 0], score.variables) for nodes in (x, vertex))
         square = ((x[:, None] - vertex) ** 2).sum(-1)
         cross = jax.nn.softmax(-jnp.maximum(square, 1e-6) / (2 * self.sigma), axis=0)
-        every = jnp.block([[inside, cross], [cross.T, among]]) + jnp.eye(len(x) + len(vertex))
-        return every / every.sum(1, keepdims=True)
+        adjacency = jnp.block([[inside, cross], [cross.T, among]]) + jnp.eye(len(x) + len(vertex))
+        return adjacency / adjacency.sum(1, keepdims=True)
 
 
 def _within(score, variables):

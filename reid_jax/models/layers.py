@@ -368,5 +368,5 @@ class Dropout(nn.Module):
         if not self.has_rng("dropout"):
             raise ConfigError("dropout draws numbers in training: give rngs={'dropout': key} to apply")
         keys = row_keys(self.make_rng("dropout"), len(x), self.axis_name)
-        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
-        return jnp.where(kept, x / (1 - self.rate), 0)
+        mask = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
+        return jnp.where(mask, x / (1 - self.rate), 0)

@@ -31,8 +31,11 @@ class Restitution(nn.Module):
         if self.is_mutable_collection(KEPT):
             # an instance norm's mean over a map is its bias, whatever the picture
             bias = jnp.broadcast_to(norm.variables["params"]["bias"], a[:, 0, 0].shape).astype(a.dtype)
-            rest = wide(x).mean((1, 2)) - bias
-            self.keep(a[:, 0, 0], jnp.stack([bias, bias + a[:, 0, 0] * rest, bias + (1 - a[:, 0, 0]) * rest]))
+            residual = wide(x).mean((1, 2)) - bias
+            self.keep(
+                a[:, 0, 0],
+                jnp.stack([bias, bias + a[:, 0, 0] * residual, bias + (1 - a[:, 0, 0]) * residual]),
+            )
         return f + (a * r).astype(x.dtype)
 
     def gate(self, mean):
@@ -43,8 +46,8 @@ class Restitution(nn.Module):
         return jax.nn.sigmoid(Conv(channels, name="fc2", **layer)(inner))
 
     def keep(self, a, vectors):
-        kept = {"gate": a, "vectors": vectors}
+        sown = {"gate": a, "vectors": vectors}
         if self.classes:
-            kept["logits"] = nn.Dense(self.classes, kernel_init=normal(0.0, 0.01), name="classifier")(vectors)
-        for name, value in kept.items():
+            sown["logits"] = nn.Dense(self.classes, kernel_init=normal(0.0, 0.01), name="classifier")(vectors)
+        for name, value in sown.items():
             self.sow(KEPT, name, value, init_fn=tuple, reduce_fn=lambda _, value: value)

@@ -63,13 +63,13 @@ class Backbone(nn.Module, kw_only=True):
         first 0: x are images and the first map is the stem's, before the max pooling; else the map before
         stage `first`.
         """
-        found = []
+        maps = []
         if first == 0:
-            found.append(self.stem(x, train))
-            x = self.pool(found[0], train)
+            maps.append(self.stem(x, train))
+            x = self.pool(maps[0], train)
         for stage in range(max(first, 1), (self.depth if last is None else last) + 1):
-            found.append(x := self.stage(stage, x, train))
-        return found
+            maps.append(x := self.stage(stage, x, train))
+        return maps
 
     def pool(self, x, train):
         """The stem's map as stage 1 gets it."""

@@ -60,7 +60,7 @@ class AppearancePreserving(nn.Module):
             x_map = conv(inner, name="x_mapping")
             n_map = conv(inner, name="n_mapping")
             attend = conv(1, name="contrastive_att_net_0")
-            own = x_map(jax.lax.stop_gradient(x))
+            x_mapped = x_map(jax.lax.stop_gradient(x))
         frames, half = [], self.time // 2
         for offset in range(-half, half + 1):
             if offset == 0:
@@ -68,15 +68,15 @@ class AppearancePreserving(nn.Module):
                 continue
             near = self.rebuild(semantic, shift(semantic, offset), shift(x, offset))
             if self.contrastive:
-                score = _wide(attend(own * n_map(jax.lax.stop_gradient(near))))
+                score = _wide(attend(x_mapped * n_map(jax.lax.stop_gradient(near))))
                 near = near * jax.nn.sigmoid(score).astype(near.dtype)
             frames.append(near)
         return jnp.stack(frames, 2)
 
-    def rebuild(self, own, other, values):
+    def rebuild(self, centre, other, values):
         """Every pixel as the mean of the other frame's, weighted by how alike they look."""
-        own, other, flat = (a.reshape(*a.shape[:2], -1, a.shape[-1]) for a in (own, other, values))
-        alike = _wide(jnp.einsum("btpc,btqc->btpq", own, other))
+        centre, other, flat = (a.reshape(*a.shape[:2], -1, a.shape[-1]) for a in (centre, other, values))
+        alike = _wide(jnp.einsum("btpc,btqc->btpq", centre, other))
         weights = jax.nn.softmax(self.temperature * alike, -1).astype(values.dtype)
         return jnp.einsum("btpq,btqc->btpc", weights, flat).reshape(values.shape)
 

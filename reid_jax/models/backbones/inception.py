@@ -79,10 +79,10 @@ class Mixed(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         def unit(x, features, name, size=1, **fields):
-            made = Unit(
+            module = Unit(
                 scaled(features, self.width), size, dtype=self.dtype, norms=self.norms, **fields, name=name
             )
-            return made(x, train)
+            return module(x, train)
 
         return jnp.concatenate(list(getattr(self, f"_{self.form.lower()}")(x, unit)), -1)
 
@@ -101,13 +101,13 @@ class Mixed(nn.Module):
         yield half_max_pool(x)
 
     def _c(self, x, unit):
-        own, row, column = self.channels, (1, 7), (7, 1)
+        channels, row, column = self.channels, (1, 7), (7, 1)
         yield unit(x, 192, "branch1x1")
-        y = unit(unit(x, own, "branch7x7_1"), own, "branch7x7_2", row)
+        y = unit(unit(x, channels, "branch7x7_1"), channels, "branch7x7_2", row)
         yield unit(y, 192, "branch7x7_3", column)
-        y = unit(x, own, "branch7x7dbl_1")
+        y = unit(x, channels, "branch7x7dbl_1")
         for i, size in enumerate((column, row, column), 2):
-            y = unit(y, own, f"branch7x7dbl_{i}", size)
+            y = unit(y, channels, f"branch7x7dbl_{i}", size)
         yield unit(y, 192, "branch7x7dbl_5", row)
         yield unit(average(x), 192, "branch_pool")
 

@@ -116,8 +116,8 @@ class MobileNetV2(Backbone):
                     place["expand"] = self.expand_first or group > 0 or i > 0
                     stride = self.strides[group + 1] if i == 0 else 1
                     width, inner = self.channels[group + 1], before * GROUPS[group][1]
-                    made = block(width, stride, self.dtype, norms, inner=inner, **place)
-                    setattr(self, f"conv{group + 2}_{i}", made)
+                    module = block(width, stride, self.dtype, norms, inner=inner, **place)
+                    setattr(self, f"conv{group + 2}_{i}", module)
                     before = width
         place = dict(stage=self.depth, stages=self.depth)
         self.conv9 = Last(self.channels[-1], 1, self.dtype, norms, **place)
@@ -142,9 +142,9 @@ class MobileNetV2(Backbone):
 def scaled(width, rounded):
     """Channels of the stem, the groups and the last convolution; rounded: to multiples of 8."""
     last = int(LAST * max(width, 1.0))
-    every = (STEM, *(c for c, _ in GROUPS))
+    channels = (STEM, *(c for c, _ in GROUPS))
     return (
-        *(eighth(c * width) if rounded else int(c * width) for c in every),
+        *(eighth(c * width) if rounded else int(c * width) for c in channels),
         eighth(last) if rounded else last,
     )
 
@@ -244,11 +244,11 @@ def _sequence(number, block, inner, whole=False):
 
 def _in_sequence(whole):
     """Keys.names of the two forms whose modules are numbered."""
-    found = _names(functools.partial(_sequence, whole=whole))
+    numbered = _names(functools.partial(_sequence, whole=whole))
 
     def keys(modules, leaf):
         if modules[:2] != ("base", "conv9"):
-            return found(modules, leaf)
+            return numbered(modules, leaf)
         end = f"{int(modules[2] == 'bn')}.{names.leaf_name(leaf)}"
         usual = "conv." if not whole else "features.18."
         return [front + last + end for last in ("features.18.", usual) for front in _FRONTS]
@@ -256,7 +256,7 @@ def _in_sequence(whole):
     return keys
 
 
-def _layout(found, key, norm=(), **fields):
+def _layout(key_names, key, norm=(), **fields):
     """Keys of a layout; key: a pattern of the last block's last convolution, which no other layout has.
 
     norm: (config.model.norm, a pattern of the keys of nets with it). fields: what all its files stand for.
@@ -274,7 +274,7 @@ def _layout(found, key, norm=(), **fields):
         normed = norm and any(re.search(norm[1], k) for k in entries)
         return fields | sized | ({"norm": norm[0]} if normed else {})
 
-    return Keys(found, lambda entries: last(entries) > 0, fields=implied)
+    return Keys(key_names, lambda entries: last(entries) > 0, fields=implied)
 
 
 _METABIN_HEAD = dict(neck="heads.classifier_norm", classifier="heads.classifier_fc")

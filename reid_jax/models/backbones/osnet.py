@@ -176,8 +176,8 @@ class OSNet(Backbone):
         fields = dict(streams=self.streams, gate=self.gate, join=self.join)
         for stage in range(1, self.depth):
             for i, instance in enumerate(self.instance[stage - 1]):
-                made = block(self.widths[stage], instance, self.dtype, self.norms, **fields)
-                setattr(self, f"conv{stage + 1}_{i}", made)
+                module = block(self.widths[stage], instance, self.dtype, self.norms, **fields)
+                setattr(self, f"conv{stage + 1}_{i}", module)
             if stage < self.depth - 1:
                 setattr(self, f"pool{stage + 1}_0", Unit(self.widths[stage], self.dtype, self.norms))
         self.conv5 = Unit(self.widths[-1], self.dtype, self.norms)

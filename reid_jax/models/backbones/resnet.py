@@ -44,8 +44,8 @@ class Block(nn.Module):
 
     def layers(self):
         """Constructors of this block's convolutions, norms and first norm, by name."""
-        every = self.norms.every(self)
-        return functools.partial(Conv, dtype=self.dtype), every, self.norms.first(self, every)
+        norm = self.norms.every(self)
+        return functools.partial(Conv, dtype=self.dtype), norm, self.norms.first(self, norm)
 
     def joined(self, y, x, conv, norm, train):
         """The block's output: residual y plus the shortcut of x, and what the norms have behind it."""

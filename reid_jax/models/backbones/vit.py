@@ -258,9 +258,9 @@ def build(model, dtype, axis_name):
             f"config.model.vit_stride is {model.vit_stride}, vit_sie {model.vit_sie} and vit_drop_path "
             f"{model.vit_drop_path}; they must be from 1 to {s.patch} (a patch), at least 0, and in [0, 1)"
         )
-    given = (model.vit_stride, model.vit_drop_path, model.vit_sie)
-    given += (0, model.vit_attention, model.remat)
-    return ViT(s, *given, dtype=dtype, axis_name=axis_name)
+    settings = (model.vit_stride, model.vit_drop_path, model.vit_sie)
+    settings += (0, model.vit_attention, model.remat)
+    return ViT(s, *settings, dtype=dtype, axis_name=axis_name)
 
 
 def sizes_of(model):
@@ -312,7 +312,7 @@ def read(entries, leaf):
     entries: {key: array}; leaf: {path: leaf of the model}. Resized bilinearly, corners not aligned. DeiT's
     second token goes by the presence of its own. Returns ({key: (key in the file, array)}, sentences).
     """
-    found, notes = {}, _heads(entries)
+    positions, notes = {}, _heads(entries)
     for key in ("base.pos_embed", "pos_embed"):
         like = leaf.get(("params", "base", "pos_embed"))
         if like is not None and key in entries:
@@ -324,13 +324,13 @@ def read(entries, leaf):
                 )
             distilled = f"{front}dist_token" in entries
             grid = resized(value[0, 1 + distilled :], like.shape[:2])
-            found |= {f"{front}cls_pos": (key, value[:, :1]), key: (key, grid)}
+            positions |= {f"{front}cls_pos": (key, value[:, :1]), key: (key, grid)}
             if grid.shape[0] * grid.shape[1] != value.shape[1] - 1 - distilled:
                 notes.append(
                     f"positions of {value.shape[1] - 1 - distilled} patches resized to {grid.shape[:2]}"
                 )
-        found |= _cameras(entries, leaf, key.replace("pos", "sie"), notes)
-    return found, notes
+        positions |= _cameras(entries, leaf, key.replace("pos", "sie"), notes)
+    return positions, notes
 
 
 def _heads(entries):
@@ -395,9 +395,9 @@ def fields(entries):
     depths = (len(blocks), len(blocks) + jigsaw)
     backbones = [n for n, s in SIZES.items() if s.width == width and s.depth in depths]
     strides = (s for size in _IMAGES for s in _STRIDES if _patches(size, s) == count)
-    found = {"head": "jpm" if jigsaw else "token", "vit_stride": next(strides, 16)}
-    found |= {"backbone": backbones[0]} if backbones else {}
-    return found | ({"vit_sie": 3.0} if f"{front}sie_embed" in entries else {})
+    implied = {"head": "jpm" if jigsaw else "token", "vit_stride": next(strides, 16)}
+    implied |= {"backbone": backbones[0]} if backbones else {}
+    return implied | ({"vit_sie": 3.0} if f"{front}sie_embed" in entries else {})
 
 
 def _patches(size, stride, patch=16):

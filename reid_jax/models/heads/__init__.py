@@ -103,8 +103,8 @@ def encoder(net, parts=1):
 
     def trained(variables, x, rng, camera):
         rngs = None if rng is None else {"style": rng, "dropout": rng}
-        given = inputs(x, True, camera)
-        features, changed = net.apply(variables, *given, mutable=["batch_stats"], rngs=rngs)
+        args = inputs(x, True, camera)
+        features, changed = net.apply(variables, *args, mutable=["batch_stats"], rngs=rngs)
         return features, changed.get("batch_stats", {})
 
     def apply(variables, x, train, rng=None, camera=None):
@@ -121,8 +121,8 @@ def encoder(net, parts=1):
             return stats, features
 
         x, camera = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), (x, camera))
-        given = jax.numpy.arange(parts), x, camera
-        stats, features = jax.lax.scan(step, variables["batch_stats"], given)
+        chunks = jax.numpy.arange(parts), x, camera
+        stats, features = jax.lax.scan(step, variables["batch_stats"], chunks)
         return jax.tree.map(lambda f: f.reshape(-1, *f.shape[2:]), features), stats
 
     return Encoder(init, apply)

@@ -37,13 +37,13 @@ class Head(nn.Module):
         """Maps [...,H,W,C] -> vectors [...,D]."""
         raise NotImplementedError
 
-    def map(self, base, x, train, **given):
-        """Maps [...,H,W,C] of images by a backbone, as they are pooled; given: what it gets beside."""
-        return wide(base(x, train, **given))
+    def map(self, base, x, train, **options):
+        """Maps [...,H,W,C] of images by a backbone, as they are pooled; options: what it gets beside."""
+        return wide(base(x, train, **options))
 
-    def pooled(self, base, x, train, **given):
+    def pooled(self, base, x, train, **options):
         """Vectors [...,D] of images by a backbone."""
-        return self.pool(self.map(base, x, train, **given))
+        return self.pool(self.map(base, x, train, **options))
 
     def __call__(self, x, train):
         """Vectors [B,D] -> Branches."""
@@ -93,8 +93,8 @@ class ReIDNet(nn.Module):
 
     def vectors(self, x, train, camera=None):
         """Pooled vectors of images [B,H,W,3] -> [B,D], or of every frame of clips [B,T,H,W,3] -> [B,T,D]."""
-        given = {"camera": camera} if self.wants_camera else {}
-        return self.top.pooled(self.base, x, train, **given)
+        options = {"camera": camera} if self.wants_camera else {}
+        return self.top.pooled(self.base, x, train, **options)
 
     def map(self, x, train):
         """The map [...,h,w,C] of images that the head pools."""

@@ -87,9 +87,9 @@ class MgnHead(Head):
         inside = [f"fc_id_256_{i}_{j}" for i, n in enumerate(self.parts) if n > 1 for j in range(n)]
         return (*(f"fc_id_2048_{i}" for i in range(len(self.parts))), *inside)
 
-    def pooled(self, base, x, train, **given):
+    def pooled(self, base, x, train, **options):
         """Images -> [...,V C], one vector behind the other; ConfigError unless parts divide a map's rows."""
-        maps = jax.tree.map(wide, base(x, train, **given))
+        maps = jax.tree.map(wide, base(x, train, **options))
         pieces = list(maps)
         for number, (n, x) in enumerate(zip(self.parts, maps, strict=True), 1):
             if x.shape[-3] % n:
@@ -115,12 +115,12 @@ class MgnHead(Head):
 
     def measured(self, reduced):
         """What metric losses see of the reduced vectors."""
-        found, at = list(reduced[: len(self.parts)]), len(self.parts)
+        vectors, at = list(reduced[: len(self.parts)]), len(self.parts)
         for n in self.parts if self.metric == "joined" else ():
             if n > 1:
-                found.append(jnp.concatenate(reduced[at : at + n], -1))
+                vectors.append(jnp.concatenate(reduced[at : at + n], -1))
                 at += n
-        return tuple(found)
+        return tuple(vectors)
 
     def classifier(self, name):
         if self.frozen_bias or self.margin is not None:

@@ -17,8 +17,8 @@ class ReducedContrastHead(ContrastHead):
 
     reduce: Any = None
 
-    def map(self, base, x, train, **given):
-        return self.reduce(super().map(base, x, train, **given))
+    def map(self, base, x, train, **options):
+        return self.reduce(super().map(base, x, train, **options))
 
 
 def build(model, num_classes, axis_name, num_features):

@@ -55,34 +55,34 @@ class AttributeNet(nn.Module):
 
     @nn.compact
     def __call__(self, x, train):
-        x, own = wide(self.base(x, train)), self.own
+        x, settings = wide(self.base(x, train)), self.own
         neck = functools.partial(Neck, self.num_classes, norm=self.norm)
-        inputs = {"global": [x.mean((1, 2))], "part": lambda: list(bands(x, own.parts, own.reach))}
-        found = {"logits": {}, "vectors": [], "map": None}
-        self.param("log_variance", nn.initializers.zeros, (len(own.tasks),), jnp.float32)
-        if "attribute" in own.tasks:
-            found["logits"]["attribute"], found["map"] = self.attributes(x, train)
-            weight = found["map"] if own.aam_gradient else lax.stop_gradient(found["map"])
+        inputs = {"global": [x.mean((1, 2))], "part": lambda: list(bands(x, settings.parts, settings.reach))}
+        outputs = {"logits": {}, "vectors": [], "map": None}
+        self.param("log_variance", nn.initializers.zeros, (len(settings.tasks),), jnp.float32)
+        if "attribute" in settings.tasks:
+            outputs["logits"]["attribute"], outputs["map"] = self.attributes(x, train)
+            weight = outputs["map"] if settings.aam_gradient else lax.stop_gradient(outputs["map"])
             inputs["aam"] = [(x * weight[..., None]).mean((1, 2))]
-        for task in (t for t in own.tasks if t != "attribute"):
-            given = inputs[task]() if callable(inputs[task]) else inputs[task]
-            dim = own.part_dim if task == "part" else own.dim
-            pairs = [neck(dim, name=f"{task}{i}")(vector, train) for i, vector in enumerate(given)]
-            found["vectors"] += [vector for vector, _ in pairs]
-            found["logits"][task] = [logits for _, logits in pairs]
-        return found
+        for task in (t for t in settings.tasks if t != "attribute"):
+            vectors = inputs[task]() if callable(inputs[task]) else inputs[task]
+            dim = settings.part_dim if task == "part" else settings.dim
+            pairs = [neck(dim, name=f"{task}{i}")(vector, train) for i, vector in enumerate(vectors)]
+            outputs["vectors"] += [vector for vector, _ in pairs]
+            outputs["logits"][task] = [logits for _, logits in pairs]
+        return outputs
 
     def attributes(self, x, train):
         """([f[B,classes]] of every attribute, their activation map f[B,h,w]) of maps f[B,h,w,C]."""
         x = Conv(self.own.dim, name="attribute")(x)
         x = nn.relu(self.norm(name="attribute_bn")(x, train))
-        every, maps = [], []
+        predictions, maps = [], []
         for number, (_, classes, region) in enumerate(self.own.attributes):
             layer = nn.Dense(int(classes), kernel_init=normal(0.0, 0.01), name=f"attribute{number}")
-            every.append(logits := layer(rows_of(x, *REGIONS[region]).mean((1, 2))))
+            predictions.append(logits := layer(rows_of(x, *REGIONS[region]).mean((1, 2))))
             kernel = layer.variables["params"]["kernel"][:, logits.argmax(-1)]  # of the predicted class
             maps.append(jnp.einsum("bhwc,cb->bhw", x, kernel))
-        return every, attention(jnp.stack(maps, 1), self.own.aam_threshold)
+        return predictions, attention(jnp.stack(maps, 1), self.own.aam_threshold)
 
 
 def rows_of(x, first, last):

@@ -86,8 +86,8 @@ class RefinedHead(StripesHead):
     channels: int = 256
     temperature: float = 1.0
 
-    def pooled(self, base, x, train, **given):
-        x = wide(base(x, train, **given))
+    def pooled(self, base, x, train, **options):
+        x = wide(base(x, train, **options))
         w = self.assignment(x, train) * (self.parts / (x.shape[-3] * x.shape[-2]))
         g = jnp.einsum("...hwp,...hwc->...pc", w, x)
         return g.reshape(*g.shape[:-2], -1)
@@ -118,8 +118,8 @@ def refined(model, num_classes, axis_name, num_features):
     settings = _settings(model, num_classes, axis_name, num_features)
     within("model", model, refined_dim=(1, None))
     mask = Conv(model.stripes_parts, use_bias=True, bias_init=nn.initializers.zeros)
-    own = (mask, Dropout(model.stripes_dropout, axis_name), model.refined_dim, model.refined_temperature)
-    return RefinedHead(*settings, *own)
+    extra = (mask, Dropout(model.stripes_dropout, axis_name), model.refined_dim, model.refined_temperature)
+    return RefinedHead(*settings, *extra)
 
 
 def _settings(model, num_classes, axis_name, num_features):

@@ -99,9 +99,9 @@ class JpmHead(Head):
             classifier = nn.Dense(self.num_classes, False, kernel_init=normal(0.0, 0.001))
             setattr(self, f"classifier{end}", classifier)
 
-    def pooled(self, base, x, train, **given):
+    def pooled(self, base, x, train, **options):
         """Class tokens [...,(1+parts)C] of images by a backbone, the global one first."""
-        z = base.before_last(x, train, **given)
+        z = base.before_last(x, train, **options)
         whole = self.b1_1(self.b1_0(z, train))[..., :1, :]
         local = self.b2_1(self.b2_0(self.cut(z), train))[:, 0]
         local = local.reshape(*whole.shape[:-2], self.parts, -1)
@@ -136,8 +136,8 @@ class JpmHead(Head):
 def token(model, num_classes, axis_name, num_features):
     """TokenHead of config.model."""
     neck = choice("model.neck", model.neck, ("ap3d", "bnneck", "none"))
-    given = dict(neck=neck, num_features=num_features, axis_name=group_axis(model, axis_name))
-    return TokenHead(num_classes, rows=model.bn_rows, test=test_of(model), **given)
+    options = dict(neck=neck, num_features=num_features, axis_name=group_axis(model, axis_name))
+    return TokenHead(num_classes, rows=model.bn_rows, test=test_of(model), **options)
 
 
 def jpm(model, num_classes, axis_name, num_features):
@@ -152,9 +152,9 @@ def jpm(model, num_classes, axis_name, num_features):
     if model.backbone not in vit.NAMES:
         raise ConfigError(f"config.model.head 'jpm' is for ViTs, not for {model.backbone!r}: use head=global")
     net = vit.build(model, DTYPES[model.dtype], axis_name)
-    given = dict(axis_name=group_axis(model, axis_name), rows=model.bn_rows, test=test_of(model))
+    options = dict(axis_name=group_axis(model, axis_name), rows=model.bn_rows, test=test_of(model))
     last = net.block(net.depth - 1), functools.partial(vit.layer_norm, net.sizes)
-    return JpmHead(num_classes, *last, *sizes, model.jpm_shuffle, **given)
+    return JpmHead(num_classes, *last, *sizes, model.jpm_shuffle, **options)
 
 
 def test_of(model):

@@ -45,9 +45,9 @@ class Norms:
         """Function of a name that makes a norm of a block."""
         return lambda name: self.batch(name=name)
 
-    def first(self, block, every):
-        """The same for the first norm of a block; every: what `every` gave."""
-        return every
+    def first(self, block, norm):
+        """The same for the first norm of a block; norm: what `every` gave."""
+        return norm
 
     def after(self, block):
         """What stands behind a block's residual sum, before its last ReLU: a module, or None."""

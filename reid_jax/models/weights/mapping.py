@@ -43,13 +43,13 @@ def by_domain(leaf):
     return split
 
 
-def joined(found, leaf):
+def joined(arrays, leaf):
     """`by_domain` undone, under the paths of {path: leaf}; of norms those whose domains are all there."""
     whole = {}
     for path, x in leaf.items():
-        parts = [found.get((*path[:-1], f"dsbn_{g}", path[-1])) for g in range((*x.shape, 0)[0])]
-        if path in found:
-            whole[path] = found[path]
+        parts = [arrays.get((*path[:-1], f"dsbn_{g}", path[-1])) for g in range((*x.shape, 0)[0])]
+        if path in arrays:
+            whole[path] = arrays[path]
         elif parts and all(part is not None for part in parts):
             whole[path] = np.stack(parts)
     return whole
@@ -73,9 +73,9 @@ def to_torch(variables, naming="torchvision", counters=False):
     return write(entries) if write else entries
 
 
-def nested(found):
+def nested(arrays):
     """{(collection, *path): array} -> variables."""
-    return flax.traverse_util.unflatten_dict(found)
+    return flax.traverse_util.unflatten_dict(arrays)
 
 
 def fill(entries, shapes, layout="", inflate=False):
@@ -103,7 +103,7 @@ def fill(entries, shapes, layout="", inflate=False):
         n: [] for n in ("used", "unused", "missing", "ignored", "cast", "inflated", "misfits")
     }
     trunk = {p for p in leaf if p[1] == "base"} or set(leaf)
-    found, taken = {}, {}
+    arrays, taken = {}, {}
     for path, like in leaf.items():
         key, flat = _find(path, like, non_local, entries, layout)
         if flat and not inflate:
@@ -118,8 +118,8 @@ def fill(entries, shapes, layout="", inflate=False):
             continue
         if flat:
             report["inflated"].append(file.origin[key])
-        found[path], taken[key] = value, ".".join(path)
-    if not trunk & set(found):
+        arrays[path], taken[key] = value, ".".join(path)
+    if not trunk & set(arrays):
         wanted = [keys(p, layout)[0] for p in sorted(trunk)]
         if not _alike_inside(wanted, file):
             raise WeightsError(
@@ -132,7 +132,7 @@ def fill(entries, shapes, layout="", inflate=False):
             "Another beginning of its keys is taken off with python -m reid_jax.convert --key"
         )
     _account(report, file, taken)
-    return joined(found, leaves(shapes)), report | {"notes": file.notes + _notes(report, leaf, file)}
+    return joined(arrays, leaves(shapes)), report | {"notes": file.notes + _notes(report, leaf, file)}
 
 
 def _in_our_form(file, leaf):
@@ -140,10 +140,10 @@ def _in_our_form(file, leaf):
     read = getattr(models.keys().get(file.layout), "read", None)
     if not read:
         return file
-    found, notes = read(file.entries, leaf)
-    gone = {source for source, _ in found.values()}
-    entries = {k: v for k, v in file.entries.items() if k not in gone} | {k: v for k, (_, v) in found.items()}
-    origin = file.origin | {key: file.origin[source] for key, (source, _) in found.items()}
+    ours, notes = read(file.entries, leaf)
+    gone = {source for source, _ in ours.values()}
+    entries = {k: v for k, v in file.entries.items() if k not in gone} | {k: v for k, (_, v) in ours.items()}
+    origin = file.origin | {key: file.origin[source] for key, (source, _) in ours.items()}
     return file._replace(entries=entries, origin=origin, notes=[*file.notes, *notes])
 
 
@@ -312,8 +312,8 @@ def _heads(misfits, file):
 
 def implied(file):
     """{field of config.model: value} that a Recognised file stands for, {} in layouts of many nets."""
-    own = models.keys().get(file.layout)
-    return own.fields(file.entries) if own else STEMS.get(file.layout, {}) | _trunk_of(file.entries)
+    known = models.keys().get(file.layout)
+    return known.fields(file.entries) if known else STEMS.get(file.layout, {}) | _trunk_of(file.entries)
 
 
 def _trunk_of(entries):
@@ -341,8 +341,8 @@ def load(entries, variables, layout="", inflate=False):
 
     See `fill` for the layouts, the report and the errors; arrays are cast to the type of the leaf.
     """
-    found, report = fill(entries, variables, layout, inflate)
-    filled = {p: jnp.array(found[p]) if p in found else leaf for p, leaf in leaves(variables).items()}
+    arrays, report = fill(entries, variables, layout, inflate)
+    filled = {p: jnp.array(arrays[p]) if p in arrays else leaf for p, leaf in leaves(variables).items()}
     return nested(filled), report
 
 
@@ -358,9 +358,9 @@ def from_torch(entries, variables):
 
 def load_file(path, variables, layout="", key="", inflate=False):
     """`load` from a .pth, .pt, .safetensors or .npz file: (variables, report)."""
-    found = files.read(path, key)
+    weights = files.read(path, key)
     try:
-        return load(found.entries, variables, layout, inflate)
+        return load(weights.entries, variables, layout, inflate)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
 

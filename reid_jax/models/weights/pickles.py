@@ -342,15 +342,15 @@ class Zip:
         names = self.archive.namelist()
         if sum(i.file_size for i in self.archive.infolist()) > self.size:
             raise WeightsError("is a zip archive that claims to hold more than its own size")
-        found = [n for n in names if n.count("/") == 1 and n.endswith("/data.pkl")]
-        if len(found) != 1:
+        pickled = [n for n in names if n.count("/") == 1 and n.endswith("/data.pkl")]
+        if len(pickled) != 1:
             raise WeightsError("is a zip archive, but not of PyTorch (no data.pkl in it)")
-        self.folder = found[0].removesuffix("data.pkl")
+        self.folder = pickled[0].removesuffix("data.pkl")
         if f"{self.folder}constants.pkl" in names:
             raise WeightsError("is a TorchScript program, not weights; save its state_dict() instead")
         order = f"{self.folder}byteorder"
         self.big_endian = order in names and self._member(order) == b"big"
-        self.root = Machine().run(io.BytesIO(self._member(found[0], _PICKLE_BYTES)))
+        self.root = Machine().run(io.BytesIO(self._member(pickled[0], _PICKLE_BYTES)))
         self.read = {}
 
     def _member(self, name, limit=None):

@@ -36,17 +36,17 @@ def recognise(entries, layout=""):
     layout: one of names.layouts(); '' tells it from the keys. Raises WeightsError when a key is there twice.
     """
     stripped = _stripped(entries)
-    own = models.keys()
-    if layout in own or (not layout and names.guess(stripped) in own):  # which know their fronts
+    layouts = models.keys()
+    if layout in layouts or (not layout and names.guess(stripped) in layouts):  # which know their fronts
         return plain(entries, layout)
     if any(re.match(r"(params|batch_stats|E_id|E_con)\.", key) for key in stripped):
         return plain(entries, layout)
     front, numbered, notes = _trunk(stripped)
     origin = _renamed(stripped, front, numbered, "" in names.LAYOUTS.get(layout, {}).get("base", ()))
     origin, domain = _of_one_domain(origin)
-    found = {key: stripped[there] for key, there in origin.items()}
+    renamed = {key: stripped[there] for key, there in origin.items()}
     beside = sorted(set(stripped) - set(origin.values()))
-    return Recognised(found, origin, beside, layout or names.guess(found), notes + domain)
+    return Recognised(renamed, origin, beside, layout or names.guess(renamed), notes + domain)
 
 
 def plain(entries, layout=""):
@@ -56,14 +56,14 @@ def plain(entries, layout=""):
 
 
 def _stripped(entries):
-    found = {}
+    stripped = {}
     for key, value in entries.items():
-        if names.strip(key) in found:
+        if names.strip(key) in stripped:
             raise WeightsError(
                 f"has {names.strip(key)} twice, with and without 'module.' or '_orig_mod.' in front"
             )
-        found[names.strip(key)] = value
-    return found
+        stripped[names.strip(key)] = value
+    return stripped
 
 
 def _trunk(entries):
@@ -102,18 +102,21 @@ def _renamed(entries, front, numbered, bare):
     keys = {key: tuple(key.split(".")) for key in entries}
     depth = len(front)
     below = {parts[depth] for parts in keys.values() if parts[:depth] == front and len(parts) > depth}
-    own = not numbered and (not front or bare or below & _HEADS)  # the trunk's modules are the network's own
-    outer = front if own else front[:-1]
+    # whether the trunk's modules are the network's own
+    trunk_is_net = not numbered and (not front or bare or below & _HEADS)
+    outer = front if trunk_is_net else front[:-1]
     known = bool(front) and not numbered and front[-1] in _ATTRIBUTES
     attribute = front[-1] if known else "base"
     trunk = {
-        k for k, parts in keys.items() if not own and parts[:depth] == front and (front or _place(parts))
+        k
+        for k, parts in keys.items()
+        if not trunk_is_net and parts[:depth] == front and (front or _place(parts))
     }
-    found = {f"{attribute}.{'.'.join(keys[key][depth:])}": key for key in entries if key in trunk}
+    origin = {f"{attribute}.{'.'.join(keys[key][depth:])}": key for key in entries if key in trunk}
     for key, parts in keys.items():
         if key not in trunk and parts[: len(outer)] == outer:
-            found.setdefault(".".join(parts[len(outer) :]), key)
-    return found
+            origin.setdefault(".".join(parts[len(outer) :]), key)
+    return origin
 
 
 def _of_one_domain(origin):

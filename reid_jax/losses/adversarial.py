@@ -18,8 +18,8 @@ def omega(joint, marginal, axis_name=None):
     device under axis_name.
     """
     joint, marginal = batch.wide(joint), batch.wide(marginal)
-    own = -jax.nn.softplus(-joint).mean() - jax.nn.softplus(marginal).mean()
-    return own if axis_name is None else jax.lax.pmean(own, axis_name)
+    local = -jax.nn.softplus(-joint).mean() - jax.nn.softplus(marginal).mean()
+    return local if axis_name is None else jax.lax.pmean(local, axis_name)
 
 
 def js(value):

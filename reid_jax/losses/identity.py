@@ -50,9 +50,9 @@ def cross_entropy_others(logits, labels, *, label_smooth=0.0, adaptive=0.2, mask
     mask = batch.rows(mask, logits)
     logits, labels = batch.wide(logits), jnp.where(mask, labels, 0)
     scores = jax.nn.log_softmax(logits)
-    own = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    chosen = jnp.exp((scores * own).sum(-1, keepdims=True))
+    one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    chosen = jnp.exp((scores * one_hot).sum(-1, keepdims=True))
     smooth = lax.stop_gradient(adaptive * chosen) if label_smooth < 0 else label_smooth
-    target = own * (1 - smooth) + (1 - own) * (smooth / max(logits.shape[-1] - 1, 1))
+    target = one_hot * (1 - smooth) + (1 - one_hot) * (smooth / max(logits.shape[-1] - 1, 1))
     values = -(target * scores).sum(-1)
     return batch.mean(values, mask & (values != 0), axis_name)

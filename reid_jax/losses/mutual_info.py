@@ -77,8 +77,8 @@ def _negatives(y, negatives, mask, axis_name):
     bank = batch.gather(y, axis_name)
     if jnp.issubdtype(negatives.dtype, jax.dtypes.prng_key):
         negatives = _permutation(negatives, batch.gather(batch.rows(mask, y), axis_name))
-    own = batch.first_row(y, axis_name) + jnp.arange(len(y))
-    return bank[jnp.asarray(negatives)[own]]
+    rows = batch.first_row(y, axis_name) + jnp.arange(len(y))
+    return bank[jnp.asarray(negatives)[rows]]
 
 
 def _permutation(key, mask):

@@ -37,8 +37,8 @@ def preserving(f, support, label, per, temperature, axis_name=None):
     f, support f[B,D] of unit length; label i32[B]. With e = exp(f s / temperature), p is the least e of a row
     to a support of its label, n the sum of the largest of every run of `per` supports of other labels.
     """
-    every, labels = (batch.gather(x, axis_name) for x in (support, label))
-    e = jnp.exp(f @ every.T / temperature)
+    bank, labels = (batch.gather(x, axis_name) for x in (support, label))
+    e = jnp.exp(f @ bank.T / temperature)
     same = label[:, None] == labels
     least = jnp.where(same, e, jnp.inf).min(1)
     runs = jnp.where(same, 0, e).reshape(len(f), -1, per).max(2)

@@ -72,8 +72,8 @@ def weighted_distances(features, labels, distance, guard, mask=None, axis_name=N
 
 def _weights(x, among, guard):
     """exp(x) over its sum plus a guard, of the entries `among` [B,N]; 0 elsewhere."""
-    kept = jnp.where(among, x, 0 if guard else -jnp.inf)
-    shift = _take(kept, lax.stop_gradient(kept).argmax(1))[:, None]
+    masked = jnp.where(among, x, 0 if guard else -jnp.inf)
+    shift = _take(masked, lax.stop_gradient(masked).argmax(1))[:, None]
     shift = jnp.where(among.any(1)[:, None], shift, 0)
     power = jnp.where(among, jnp.exp(jnp.where(among, x - shift, 0)), 0)
     total = power.sum(1, keepdims=True) + guard
@@ -132,8 +132,8 @@ def pairwise(features, *, metric, axis_name=None):
         features = features * lax.rsqrt(jnp.where(square > 0, square, 1))
     bank = batch.gather(features, axis_name)
     product = jnp.matmul(features, bank.T, precision=lax.Precision.HIGHEST)
-    own = batch.first_row(features, axis_name) + jnp.arange(len(features))
-    self_pair = own[:, None] == jnp.arange(len(bank))
+    rows = batch.first_row(features, axis_name) + jnp.arange(len(features))
+    self_pair = rows[:, None] == jnp.arange(len(bank))
     if metric == "cosine":
         return jnp.where(self_pair, -1, -product)
     square = jnp.sum(bank * bank, -1)

@@ -21,11 +21,11 @@ def partners(key, labels, mask=None, axis_name=None):
     """Partners of labels i32[B], equally likely; key: the same on every device."""
     mask = batch.rows(mask, labels)
     labels_all, mask_all = batch.gather(labels, axis_name), batch.gather(mask, axis_name)
-    own = batch.first_row(labels, axis_name) + jnp.arange(len(labels))
+    index = batch.first_row(labels, axis_name) + jnp.arange(len(labels))
     among = mask[:, None] & mask_all
     same = labels[:, None] == labels_all
-    alike, other = among & same & (own[:, None] != jnp.arange(len(labels_all))), among & ~same
-    draws = jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row), labels_all.shape))(own)
+    alike, other = among & same & (index[:, None] != jnp.arange(len(labels_all))), among & ~same
+    draws = jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row), labels_all.shape))(index)
     chosen = (jnp.where(rows, draws, -1).argmax(1) for rows in (alike, other))
     return Partners(*chosen, alike.any(1), other.any(1))
 

@@ -108,12 +108,12 @@ class Manager(ocp.CheckpointManager):
         the mAP is NOT_EVALUATED when they cannot be read or are not those that were written.
         """
         try:
-            found = super().metrics(step)
-            metrics = {_METRIC: float(found[_METRIC])}
-            if "lines" not in found:
+            stored = super().metrics(step)
+            metrics = {_METRIC: float(stored[_METRIC])}
+            if "lines" not in stored:
                 return metrics
-            metrics["lines"] = int(found["lines"])
-            if found["checksum"] == _checksum(metrics):
+            metrics["lines"] = int(stored["lines"])
+            if stored["checksum"] == _checksum(metrics):
                 return metrics
         except (ValueError, TypeError, KeyError):
             pass
@@ -244,10 +244,10 @@ class Checkpoints:
         warning and removed, so that training can save that step again. Returns (None, None) when there is no
         checkpoint at all. Process 0 chooses for all.
         """
-        kept = {}
+        cache = {}
 
         def choose():
-            chosen, kept["state"] = self._newest_readable(like, step)
+            chosen, cache["state"] = self._newest_readable(like, step)
             for damaged in [s for s in self.steps() if step is None and chosen is not None and s > chosen]:
                 self.manager.delete(damaged)
             return chosen
@@ -255,7 +255,7 @@ class Checkpoints:
         chosen = processes.from_first(choose)
         if chosen is None:
             return None, None
-        return kept.get("state") or self._read(chosen, like)
+        return cache.get("state") or self._read(chosen, like)
 
     def _newest_readable(self, like, step):
         """(step, (state, meta)) of a checkpoint that can be read, (None, None) when there is none at all."""
@@ -317,14 +317,14 @@ class Checkpoints:
         """{leaf path: numpy array} of some leaves of a checkpoint, the others not being read; CheckpointError
         when one is damaged or not there."""
         try:
-            every = self.manager.item_metadata(step)["state"]
+            saved = self.manager.item_metadata(step)["state"]
             device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            target = {k: jax.ShapeDtypeStruct(every[k].shape, every[k].dtype, sharding=device) for k in names}
+            target = {k: jax.ShapeDtypeStruct(saved[k].shape, saved[k].dtype, sharding=device) for k in names}
             options = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray), target)
             args = ocp.args.PyTreeRestore(item=target, restore_args=options, partial_restore=True)
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-                found = reader.restore(epath.Path(self.folder) / str(step) / "state", args=args)
-            arrays = {k: np.asarray(found[k]) for k in names}
+                leaves = reader.restore(epath.Path(self.folder) / str(step) / "state", args=args)
+            arrays = {k: np.asarray(leaves[k]) for k in names}
             self._check_some(step, arrays)
         except Exception as e:
             raise self._unreadable(step, e) from e

@@ -42,8 +42,8 @@ class Devices:
 
         def spread(x):
             x = np.asarray(x)
-            every = np.broadcast_to(x, (count, *x.shape))
-            return jax.make_array_from_callback(every.shape, sharding, lambda index: every[index])
+            copies = np.broadcast_to(x, (count, *x.shape))
+            return jax.make_array_from_callback(copies.shape, sharding, lambda index: copies[index])
 
         return jax.tree.map(spread, tree)
 

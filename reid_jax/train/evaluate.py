@@ -63,8 +63,8 @@ def tests_of(config, dataset):
     """
     query, gallery = split_records(config, dataset)
     protocol = choose_protocol(config, dataset.protocol)
-    own = TestSet("", query, gallery, protocol, dataset.root, left_out=dataset.left_out)
-    return ({"": own} if query or gallery else {}) | {test.name: test for test in dataset.also}
+    own_test = TestSet("", query, gallery, protocol, dataset.root, left_out=dataset.left_out)
+    return ({"": own_test} if query or gallery else {}) | {test.name: test for test in dataset.also}
 
 
 class Evaluator:
@@ -147,17 +147,17 @@ class Embedder:
         if not self.method.wants_camera:
             return records
         known = 0 if foreign else self.method.info.num_cams
-        given = [r if 0 <= r.camid < known else dataclasses.replace(r, camid=-1) for r in records]
-        unknown = sum(r.camid < 0 for r in given)
+        masked = [r if 0 <= r.camid < known else dataclasses.replace(r, camid=-1) for r in records]
+        unknown = sum(r.camid < 0 for r in masked)
         if unknown and not self.warned:
             self.warned = True
             log.warning(
                 "%d of %d pictures are by cameras that training has not seen: they get the mean of the "
                 "cameras' embeddings (config.model.vit_sie)",
                 unknown,
-                len(given),
+                len(masked),
             )
-        return given
+        return masked
 
     @property
     def mirrors(self):
@@ -172,10 +172,10 @@ class Embedder:
         return feature
 
     def _sums(self, state, clips, net):
-        given = {"camera": clips["camid"]} if self.method.wants_camera else {}
-        vectors = self.method.embed_frames(state, clips["image"], net, **given)
+        extra = {"camera": clips["camid"]} if self.method.wants_camera else {}
+        vectors = self.method.embed_frames(state, clips["image"], net, **extra)
         if self.mirrors:
-            vectors = (vectors + self.method.embed_frames(state, mirrored(clips["image"]), net, **given)) / 2
+            vectors = (vectors + self.method.embed_frames(state, mirrored(clips["image"]), net, **extra)) / 2
         return jnp.where(clips["frames"][..., None], vectors.astype(jnp.float32), 0).sum(1)
 
 
@@ -317,11 +317,11 @@ class InBatches:
         """Tree of numpy arrays; rows: numpy arrays of the same length."""
         parts, count = [], len(rows[0])
         for start in range(0, count, self.size):
-            given = [r[start : start + self.size] for r in rows]
-            extra = self.size - len(given[0])
-            given = tuple(np.pad(g, ((0, extra), *[(0, 0)] * (g.ndim - 1))) for g in given)
-            found = self.compiled(state, given)
-            parts.append(jax.tree.map(lambda x, n=self.size - extra: np.asarray(x)[:n], found))
+            block = [r[start : start + self.size] for r in rows]
+            extra = self.size - len(block[0])
+            block = tuple(np.pad(g, ((0, extra), *[(0, 0)] * (g.ndim - 1))) for g in block)
+            outputs = self.compiled(state, block)
+            parts.append(jax.tree.map(lambda x, n=self.size - extra: np.asarray(x)[:n], outputs))
         return jax.tree.map(lambda *p: np.concatenate(p), *parts)
 
 
@@ -344,19 +344,19 @@ def score(config, features, protocol="market", distance=""):
         trials = getattr(config.eval, "trials", 0) or cross_modal.TRIALS
         options = dict(protocol=protocol, count=trials, distance=distance)
         path = features.path[features.split == "gallery"]
-        found = cross_modal.trials(*labels, q_cam + 1, g_cam + 1, path, **options)
+        retrieval = cross_modal.trials(*labels, q_cam + 1, g_cam + 1, path, **options)
     elif protocol in protocols.SINGLE:
         trials = getattr(config.eval, "trials", 0) or protocols.TRIALS[protocol]
         settings = dict(trials=trials, seed=config.seed, draw=protocols.SINGLE[protocol])
-        found = protocols.single_shot(*sides, distance=distance, **settings)
+        retrieval = protocols.single_shot(*sides, distance=distance, **settings)
     else:
-        found = ranking.rank(*sides, distance=distance, camera_filter=protocol == "market")
-    figures = dict(found.figures())
+        retrieval = ranking.rank(*sides, distance=distance, camera_filter=protocol == "market")
+    figures = dict(retrieval.figures())
     known = np.isin(pid, pid[features.split == "query"])  # people, no distractors
     if len(np.unique(pid[known])) > 3:
         with contextlib.suppress(DataError):  # one camera alone shows those who are learned from
             figures["camera_probe"] = probe.camera_probe(f[known], cam[known], pid[known])
-    return Result(figures, features, found, protocol)
+    return Result(figures, features, retrieval, protocol)
 
 
 def sides_of(features):
@@ -417,11 +417,11 @@ def save_final(config, workdir, step, results, left_out=None, folder="eval", che
     checkpoint: last, best (by figures of config.eval.split) or a step. Returns {(test, net): the figures
     written}.
     """
-    folder, own, tests = os.path.join(workdir, folder), chosen(results), {"": {"nets": {}}}
+    folder, own_result, tests = os.path.join(workdir, folder), chosen(results), {"": {"nets": {}}}
     os.makedirs(folder, exist_ok=True)
     written = {}
-    if own:
-        store.save(os.path.join(folder, "final.npz"), own.features)
+    if own_result:
+        store.save(os.path.join(folder, "final.npz"), own_result.features)
         save_queries(os.path.join(folder, "queries.npz"), results)
     for (test, name), result in results.items():
         entry = tests.setdefault(test, {"nets": {}})
@@ -430,9 +430,9 @@ def save_final(config, workdir, step, results, left_out=None, folder="eval", che
     for test, paths in (left_out or {}).items():
         tests[test]["left_out"] = paths
     final = {"step": step, "split": config.eval.split, "checkpoint": checkpoint, **tests.pop("")}
-    if own:
-        final |= {"net": next(iter(final["nets"])), "random": random_figures(config, own)}
-        final |= {"knows_camera": True} if own.knows_camera else {}
+    if own_result:
+        final |= {"net": next(iter(final["nets"])), "random": random_figures(config, own_result)}
+        final |= {"knows_camera": True} if own_result.knows_camera else {}
     write_json(os.path.join(folder, "final.json"), final | ({"sets": tests} if tests else {}))
     return written
 
@@ -443,9 +443,9 @@ def save_queries(path, results):
     Nothing is written for drawn galleries, where a query has many first hits.
     """
     whole = {key: r for key, r in results.items() if isinstance(r.retrieval, ranking.Retrieval)}
-    found = {net: r for (test, net), r in whole.items() if not test}
-    if found:
-        nets = {net: queries_of(r.retrieval, r.features) for net, r in found.items()}
+    own_results = {net: r for (test, net), r in whole.items() if not test}
+    if own_results:
+        nets = {net: queries_of(r.retrieval, r.features) for net, r in own_results.items()}
         store.save_arrays(path, paired.arrays(nets))
 
 

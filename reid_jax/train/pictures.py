@@ -89,8 +89,8 @@ def heat_maps(config, method, state, devices, records):
     Maps that method.look_mean names are deviations from their mean over all these clips and frames.
     """
     image = np.stack([read_clip(r, config.data) for r in records])
-    found = devices.compile_embed(lambda state, image: method.look(state, image))
-    parts = [found(state, np.repeat(clip[None], len(devices.local), 0)) for clip in image]
+    compiled = devices.compile_embed(lambda state, image: method.look(state, image))
+    parts = [compiled(state, np.repeat(clip[None], len(devices.local), 0)) for clip in image]
     maps = {n: np.stack([np.asarray(p[n], np.float32)[0] for p in parts]) for n in parts[0]}
     read = cells.windows(method.look, state, jax.ShapeDtypeStruct(image[:1].shape, image.dtype))
     for name in [n for n in maps if n.startswith("map/")]:
@@ -130,8 +130,8 @@ def silhouettes(known, record, data, root):
     """f32[T,H,W] of the frames that `read_clip` reads."""
     paths = [os.path.relpath(record.frames[i], root) for i in clips.rrs_test(len(record), data.frames)]
     size = data.width, data.height
-    found = [Image.fromarray(known.silhouette(p.replace(os.sep, "/"))) for p in paths]
-    return np.stack([np.asarray(f.resize(size, Image.Resampling.BILINEAR)) for f in found])
+    masks = [Image.fromarray(known.silhouette(p.replace(os.sep, "/"))) for p in paths]
+    return np.stack([np.asarray(f.resize(size, Image.Resampling.BILINEAR)) for f in masks])
 
 
 def read_clip(record, data):

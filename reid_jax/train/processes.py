@@ -118,11 +118,11 @@ def from_first(function):
         return function()
     client, key = multihost.get_jax_distributed_client(), f"reid_jax/value/{next(_number)}"
     if not first():
-        found = json.loads(client.blocking_key_value_get(key, LONGEST * 1000))
-        if "error" in found:
+        answer = json.loads(client.blocking_key_value_get(key, LONGEST * 1000))
+        if "error" in answer:
             part()
-            raise getattr(errors, found["error"], ReidError)(found["message"])
-        return found["value"]
+            raise getattr(errors, answer["error"], ReidError)(answer["message"])
+        return answer["value"]
     try:
         value = function()
     except ReidError as e:
@@ -141,9 +141,9 @@ def part():
 
 def first_then_all(function):
     """function() of each process's own; the others call it when process 0 is done with it."""
-    kept = []
-    from_first(lambda: kept.append(function()))
-    return kept[0] if kept else function()
+    results = []
+    from_first(lambda: results.append(function()))
+    return results[0] if results else function()
 
 
 def arrays_from_first(tree):
@@ -168,7 +168,7 @@ def gather(part, count):
     wait()
     blocks = [multihost_utils.process_allgather(part[i : i + rows]) for i in range(0, len(part), rows)]
     whole = np.concatenate(blocks, 1)  # [processes,rows,D]
-    return np.concatenate([found[:n] for found, n in zip(whole, sizes, strict=True)])
+    return np.concatenate([block[:n] for block, n in zip(whole, sizes, strict=True)])
 
 
 def stop_due(step):
@@ -181,10 +181,12 @@ def stop_due(step):
 
 def check_same_config(config):
     """Raises ConfigError when this process was started with another config than process 0."""
-    theirs, own = (flatten(c) for c in (from_first(lambda: config), config))
-    fields = [f for f in sorted({*theirs, *own}) if not f.startswith(OWN_FIELDS)]
+    theirs, ours = (flatten(c) for c in (from_first(lambda: config), config))
+    fields = [f for f in sorted({*theirs, *ours}) if not f.startswith(OWN_FIELDS)]
     lines = [
-        f"  {f}: {theirs.get(f)!r} there, {own.get(f)!r} here" for f in fields if theirs.get(f) != own.get(f)
+        f"  {f}: {theirs.get(f)!r} there, {ours.get(f)!r} here"
+        for f in fields
+        if theirs.get(f) != ours.get(f)
     ]
     if lines:
         raise ConfigError("\n".join((f"{me()} has another config than process 0:", *lines)))

@@ -47,11 +47,11 @@ class Restored(NamedTuple):
     def broken(self, splits, progress=False):
         """Paths of the pictures that cannot be read; a warning names them."""
         paths = testable.paths_of(r for records in splits.values() for r in records)
-        found = testable.unreadable(paths, self.config.data, progress)
-        if found:
-            text = "\n".join(f"  {why}" for why in found.values())
-            log.warning("%d of %d pictures cannot be read:\n%s", len(found), len(paths), text)
-        return {paths[i] for i in found}
+        reasons = testable.unreadable(paths, self.config.data, progress)
+        if reasons:
+            text = "\n".join(f"  {why}" for why in reasons.values())
+            log.warning("%d of %d pictures cannot be read:\n%s", len(reasons), len(paths), text)
+        return {paths[i] for i in reasons}
 
     def readable(self, splits, progress=False):
         """{split: records} without the pictures that cannot be read, which are named in a warning."""

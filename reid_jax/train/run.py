@@ -205,10 +205,10 @@ class Run:
         """The state that a part starts from, by process 0: another's rounding could tip a cluster over."""
         if part.features is not None:
             log.info("%s: features of %d training images", self.where(part, at), len(self.train_records()))
-        features, kept = self.features(state, part.features), []
+        features, begun = self.features(state, part.features), []
         host = self.devices.fetch(state._replace(key=None))
-        processes.from_first(lambda: kept.append(jax.tree.map(np.asarray, part.begin(host, features))))
-        state = processes.arrays_from_first(kept[0] if kept else host)
+        processes.from_first(lambda: begun.append(jax.tree.map(np.asarray, part.begin(host, features))))
+        state = processes.arrays_from_first(begun[0] if begun else host)
         if "labels" in state.memory and self.method.info.unlabelled is not None:
             self.rate_labels(part, at, state.memory["labels"])
         if "neighbours" in state.memory and self.method.info.unlabelled is not None:
@@ -351,14 +351,14 @@ class Run:
         except CheckpointError as e:
             log.warning("%s", e)
         shown = ", ".join(f"{k}={metrics[k]}" for k in bad)
-        kept, method = self.checkpoints.steps(), self.config.method
+        saved, method = self.checkpoints.steps(), self.config.method
         weights = ", ".join(f"config.{x}" for x in (method, "loss") if hasattr(self.config, x))
         narrow = self.config.model.dtype != "float32"
         wider = ", or train in float32 (config.model.dtype)" if narrow else ""
         return TrainingError(
             f"{shown} at step {step} is not finite. The last good checkpoint (step "
-            f"{kept[-1] if kept else 'none'}) is kept in {self.checkpoints.folder}. Lower config.optim.lr or "
-            f"the weights of the losses ({weights}){wider}, in a new --workdir."
+            f"{saved[-1] if saved else 'none'}) is kept in {self.checkpoints.folder}. Lower config.optim.lr "
+            f"or the weights of the losses ({weights}){wider}, in a new --workdir."
         )
 
     def write(self, kind, at, values):
@@ -443,11 +443,11 @@ class Run:
         path = os.path.join(self.workdir, "eval", "drawn.json")
         if os.path.exists(path):
             return
-        given = self.config, self.method, state, self.devices, self.dataset
-        figures = pictures.pointing(*given) if self.config.report.enabled else {}
+        args = self.config, self.method, state, self.devices, self.dataset
+        figures = pictures.pointing(*args) if self.config.report.enabled else {}
         if self.config.eval.swap:
             stored = store.load(os.path.join(self.workdir, self.folder, "final.npz"))
-            figures |= swap.measure(*given, stored)
+            figures |= swap.measure(*args, stored)
         if figures:
             self.write("drawn", at, figures)
             checkpoint.write_json(path, figures)

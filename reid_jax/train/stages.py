@@ -102,13 +102,13 @@ def loader(config, workdir, read=read_arrays):
     Looks in config.init.stages, then in workdir. read: what is read of a checkpoint. Raises CheckpointError
     when there is no such thing.
     """
-    folders, kept = elsewhere(config), {}
+    folders, loaded = elsewhere(config), {}
 
     def load(stage, net):
         folder = folders.get(stage, workdir)
-        if stage not in kept:
-            kept[stage] = newest(folder, stage, read)
-        leaves = {k.split("/", 2)[2]: v for k, v in kept[stage].items() if k.startswith(f"nets/{net}/")}
+        if stage not in loaded:
+            loaded[stage] = newest(folder, stage, read)
+        leaves = {k.split("/", 2)[2]: v for k, v in loaded[stage].items() if k.startswith(f"nets/{net}/")}
         if not leaves:
             raise CheckpointError(f"stage {stage!r} of {folder} has no network {net!r}")
         if read is read_arrays:
@@ -175,7 +175,7 @@ class Intervals(NamedTuple):
 def intervals(config, method):
     """The Intervals of a stage; config: the stage's own."""
     train, unit = config.train, 1 if method.rounds else method.info.steps_per_epoch
-    evaluate, save = (math.ceil(every * unit) for every in (train.eval_every, train.checkpoint_every))
+    evaluate, save = (math.ceil(epochs * unit) for epochs in (train.eval_every, train.checkpoint_every))
     return Intervals(max(train.log_every, 1), evaluate, save)
 
 

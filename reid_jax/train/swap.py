@@ -53,10 +53,10 @@ def measure(config, method, state, devices, dataset, features):
     with tempfile.TemporaryDirectory() as folder:
         known = bodies.Bodies(dataset.root)
         pairs = zip(rows, cameras, strict=True)
-        made = [drawn(known, records[i], camera, dataset.root, folder) for i, camera in pairs]
+        swapped = [drawn(known, records[i], camera, dataset.root, folder) for i, camera in pairs]
         net = methods.choose_net(method, config.eval.net)[0]  # that stands for the run
         embedder = evaluate.Embedder(method, net, devices)
-        after = evaluate.embed_records(config, embedder, devices.local_state(state), made)
+        after = evaluate.embed_records(config, embedder, devices.local_state(state), swapped)
     return figures(config, features, np.array(rows), after, np.array(cameras))
 
 
@@ -89,18 +89,22 @@ def figures(config, features, rows, after, cameras):
     rule = dict(distance=config.eval.distance)
     rule["camera_filter"] = evaluate.choose_protocol(config, "market") != "all-pairs"
     labels = query.pid[rows], gallery.pid, query.camid[rows], gallery.camid
-    found = {}
+    values = {}
     for name, feature in (("_before", query.feature[rows]), ("", after)):
         result = ranking.rank(feature, gallery.feature, *labels, **rule).figures()
-        found |= {f"swap/{k}{name}": result[k] for k in ("rank1", "mAP")}
+        values |= {f"swap/{k}{name}": result[k] for k in ("rank1", "mAP")}
     people = features.pid > 0
     try:
         named = probe.Named(features.feature[people], features.camid[people], features.pid[people])
     except DataError:
-        return found
-    own, asked = query.camid[rows], named.unseen(query.pid[rows])
+        return values
+    own_camera, asked = query.camid[rows], named.unseen(query.pid[rows])
     if not asked.any():
-        return found
+        return values
     before, now = (named(f[asked]) for f in (query.feature[rows], after))
-    shares = {"before": before == own[asked], "body": now == own[asked], "background": now == cameras[asked]}
-    return found | {f"swap/probe_{k}": 100 * float(v.mean()) for k, v in shares.items()}
+    shares = {
+        "before": before == own_camera[asked],
+        "body": now == own_camera[asked],
+        "background": now == cameras[asked],
+    }
+    return values | {f"swap/probe_{k}": 100 * float(v.mean()) for k, v in shares.items()}

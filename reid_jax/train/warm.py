@@ -195,8 +195,8 @@ def from_run(workdir, classifiers=("classifier",)):
         if source is None:
             raise WeightsError(f"{workdir} has no network {name!r} to start from")
         leaves = traverse_util.flatten_dict(variables)
-        kept = [path for path in leaves if of_classifier(path, classifiers)]
-        stored = {p: arrays.get("/".join(("nets", source, *p))) for p in leaves if p not in kept}
+        fresh = [path for path in leaves if of_classifier(path, classifiers)]
+        stored = {p: arrays.get("/".join(("nets", source, *p))) for p in leaves if p not in fresh}
         stored = {p: by_domain(value, leaves[p]) for p, value in stored.items()}
         for path, value in stored.items():
             if value is not None and value.shape != leaves[path].shape:
@@ -205,7 +205,7 @@ def from_run(workdir, classifiers=("classifier",)):
                 )
         used = [p for p, v in stored.items() if v is not None]
         absent = [p for p, v in stored.items() if v is None]
-        log_origin(name, f"{workdir} ({source})", *map(dotted, (used, absent)), classifiers=dotted(kept))
+        log_origin(name, f"{workdir} ({source})", *map(dotted, (used, absent)), classifiers=dotted(fresh))
         return traverse_util.unflatten_dict({**leaves, **{p: jnp.asarray(stored[p]) for p in used}})
 
     return load

@@ -30,10 +30,10 @@ class Writer:
         meta = meta or {"step": 0}
         self.path = os.path.join(workdir, "metrics.jsonl")
         self.stage = {"stage": stage} if stage else {}
-        kept = [x for i, x in enumerate(read(self.path)) if x.get("stage", "") != stage or older(x, i, meta)]
-        self.lines, whole = len(kept), f"{self.path}.part"
+        lines = [x for i, x in enumerate(read(self.path)) if x.get("stage", "") != stage or older(x, i, meta)]
+        self.lines, whole = len(lines), f"{self.path}.part"
         with open(whole, "w") as f:
-            f.writelines(json.dumps(x) + "\n" for x in kept)
+            f.writelines(json.dumps(x) + "\n" for x in lines)
         os.replace(whole, self.path)
         self.file = open(self.path, "a")
         self.board = _board(os.path.join(workdir, "tensorboard", stage), meta["step"])

@@ -279,12 +279,12 @@ def _rounded(numbers):
 
 def _style(value, colours, text):
     """Only what changes the look; `font` becomes a size, so that the page's typeface is used."""
-    kept = []
+    properties = []
     for item in value.split(";"):
         name, _, setting = (x.strip() for x in item.partition(":"))
         size = re.search(r"([\d.]+)px", setting) if name in ("font", "font-size") else None
         if size:
-            kept.append(f"font-size:{size[1]}px")
+            properties.append(f"font-size:{size[1]}px")
         elif name in _KEPT_PROPERTIES or (text and name == "text-anchor"):
-            kept.append(f"{name}:{colours.get(setting, setting)}")
-    return ";".join(kept)
+            properties.append(f"{name}:{colours.get(setting, setting)}")
+    return ";".join(properties)

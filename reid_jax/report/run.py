@@ -106,10 +106,10 @@ class Run:
     def sets(self):
         """[(name, protocol, {net: figures})] of further test sets; damaged ones are left out."""
         sets = self.final.get("sets")
-        kept = [] if not isinstance(sets, dict) else [(n, s) for n, s in sets.items() if isinstance(s, dict)]
+        pairs = [] if not isinstance(sets, dict) else [(n, s) for n, s in sets.items() if isinstance(s, dict)]
         return [
             (name, tested["protocol"], {net: numbers(f) for net, f in tested["nets"].items()})
-            for name, tested in kept
+            for name, tested in pairs
             if tested.get("protocol") in protocols.PROTOCOLS and _figures(tested.get("nets"))
         ]
 
@@ -129,10 +129,10 @@ class Run:
         data = self.config.get("data", {})
         return decode.Pixels(bool(data.get("exif", True)), tuple(data.get("grey", ())))
 
-    def data_root(self, given=None):
+    def data_root(self, folder=None):
         """Folder that the paths of the features are relative to, or None."""
         data = self.config.get("data", {})
-        roots = (given, self.summary.get("data_root"), data.get("root"))
+        roots = (folder, self.summary.get("data_root"), data.get("root"))
         root = next((r for r in roots if r and isinstance(r, str | Path)), None)
         return root and Path(os.path.expanduser(root))
 
@@ -273,8 +273,8 @@ def _titles(tree):
 
 def _summary(tree):
     """The fields of summary.json that the report shows, as far as they are what they should be."""
-    kept = {k: v for k, v in tree.items() if isinstance(v, _SUMMARY.get(k, object))}
-    return {k: v for k, v in kept.items() if _number(v) or not isinstance(v, float | int)}
+    fields = {k: v for k, v in tree.items() if isinstance(v, _SUMMARY.get(k, object))}
+    return {k: v for k, v in fields.items() if _number(v) or not isinstance(v, float | int)}
 
 
 def _distance(config):
@@ -346,8 +346,8 @@ def rank(features, distance="cosine", keep_features=True, camera_filter=True, pa
     if pairs:
         with contextlib.suppress(DataError):
             counted = verification.count(*sides, **options)
-    kept = features if keep_features else None
-    return Ranked(kept, _without_features(q), _without_features(g), retrieval, counted)
+    stored = features if keep_features else None
+    return Ranked(stored, _without_features(q), _without_features(g), retrieval, counted)
 
 
 def _without_features(side):

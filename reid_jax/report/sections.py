@@ -189,10 +189,10 @@ def differences(run, compared):
     rows = strips.same_rows(compared.last, run.last)
     ours, theirs = _queries(run.last), _queries(compared.last)
     theirs = paired.Queries(*(x[rows] for x in theirs))
-    found = paired.differences([ours], [theirs])
+    gaps = paired.differences([ours], [theirs])
     titles = {k: FIGURES[k][0] for k in FIGURES} | {"other_id_same_cam": "Same-camera errors"}
     return {
-        "people": found["mAP"].people,
+        "people": gaps["mAP"].people,
         "rows": [
             {
                 "title": titles[name],
@@ -202,7 +202,7 @@ def differences(run, compared):
                 "interval": f"{gap.low:+.1f} to {gap.high:+.1f}",
                 "zero": gap.holds_zero,
             }
-            for name, gap in found.items()
+            for name, gap in gaps.items()
         ],
     }
 
@@ -565,11 +565,11 @@ def settings(config, defaults):
     known = flatten(defaults or common_defaults())
     sections = {}
     for field, value in flatten(config).items():
-        section, _, rest = field.partition(".")
-        section, rest = (section, rest) if rest else ("run", field)
+        section, _, key = field.partition(".")
+        section, key = (section, key) if key else ("run", field)
         changed = field in known and known[field] != value
         default = _shown(known[field]) if changed else None
-        sections.setdefault(section, []).append((rest, _shown(value), default, changed))
+        sections.setdefault(section, []).append((key, _shown(value), default, changed))
     return sorted(sections.items(), key=lambda s: s[0] != "run")
 
 

@@ -68,12 +68,12 @@ def add_process_flags(parser):
     add("--nodistributed", action="store_true", help="alone, although srun or mpirun started several")
 
 
-def config_path(path, what="a config"):
+def config_path(path, name="a config"):
     """FILE.py[:VARIANT] as a path of this machine: a file that is not there may be one of the package's own.
 
     An installed wheel keeps the project's configs/ below share/reid_jax of the environment.
     """
-    file, colon, variant = places.local(path, what).partition(":")
+    file, colon, variant = places.local(path, name).partition(":")
     shipped = os.path.join(sysconfig.get_path("data"), "share", "reid_jax", file)
     file = shipped if not os.path.exists(file) and os.path.exists(shipped) else file
     return file + colon + variant

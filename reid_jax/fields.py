@@ -109,8 +109,8 @@ def split_row(config, variant, variants, rows):
 
 def split_label(text):
     """'A=runs/a' -> ('A', 'runs/a'); without a label ('', text)."""
-    label, equals, rest = text.partition("=")
-    return (label, rest) if equals and not set(label) & set("/\\:") else ("", text)
+    label, equals, value = text.partition("=")
+    return (label, value) if equals and not set(label) & set("/\\:") else ("", text)
 
 
 def fingerprint(tree):

@@ -122,13 +122,13 @@ def join():
     """Joins the other processes of this run, if there are to be any; they log warnings only."""
     from reid_jax.train import processes
 
-    given = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
+    settings = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
     wanted = DISTRIBUTED.value
     if wanted is None:
-        wanted = given != (None, None, None) or processes.started_by_a_launcher()
+        wanted = settings != (None, None, None) or processes.started_by_a_launcher()
     if not wanted:
         return
-    processes.join(*given, JOIN_TIMEOUT.value, LOST_TIMEOUT.value)
+    processes.join(*settings, JOIN_TIMEOUT.value, LOST_TIMEOUT.value)
     if not processes.first():
         log.setLevel(logging.WARNING)
         absl_logging.set_verbosity(absl_logging.ERROR)
@@ -261,9 +261,9 @@ def keep_study(folder, step, figures, arrays):
 
 def describe(dataset):
     """One line about a data set."""
-    what = "tracklets" if dataset.kind == "video" else "images"
+    unit = "tracklets" if dataset.kind == "video" else "images"
     return (
-        f"{dataset.name} ({dataset.root}): train {len(dataset.train)} {what}, "
+        f"{dataset.name} ({dataset.root}): train {len(dataset.train)} {unit}, "
         f"{dataset.num_train_pids} identities, {dataset.num_cams} cameras; "
         f"query {len(dataset.query)}, gallery {len(dataset.gallery)}"
     )

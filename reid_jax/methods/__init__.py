@@ -179,8 +179,8 @@ class Method:
 
         camera: i32[B], given where the method `wants_camera`.
         """
-        given = (camera,) if self.wants_camera else ()
-        return self.network.apply(state.nets[net], self.plain(clip), False, *given, method="vectors")
+        cameras = (camera,) if self.wants_camera else ()
+        return self.network.apply(state.nets[net], self.plain(clip), False, *cameras, method="vectors")
 
     def embed_pooled(self, state, mean, net):
         """Test features f32[B,D] of tracklets from the mean f32[B,C] of their frames' vectors."""
@@ -257,8 +257,8 @@ def build(config, stage, info):
 
 def defaults(name):
     """All fields of a config of method `name` with their defaults: the common ones and its own."""
-    own = getattr(find(name), "FIELDS", None)
-    return common.defaults() | {"method": name} | ({name: copy.deepcopy(own)} if own else {})
+    fields = getattr(find(name), "FIELDS", None)
+    return common.defaults() | {"method": name} | ({name: copy.deepcopy(fields)} if fields else {})
 
 
 def choose_net(method, net):

@@ -55,16 +55,18 @@ class Beside:
         """
         features, terms, alone = _steps.select_features(self.loss, branches), {}, jnp.zeros(())
         if self.loss.center:
-            own = nets["centers"]["params"]
-            still, moving = jax.lax.stop_gradient(own), jax.lax.stop_gradient(features)
+            params = nets["centers"]["params"]
+            still, moving = jax.lax.stop_gradient(params), jax.lax.stop_gradient(features)
             terms["center"] = self.loss.center * self._center(features, still, labels)
-            alone = self._center(moving, own, labels, sum)
+            alone = self._center(moving, params, labels, sum)
         if self.loss.verification:
             terms["verification"] = self.loss.verification * self._verification(nets, features, labels, key)
         return terms, alone - jax.lax.stop_gradient(alone)
 
-    def _center(self, features, own, labels, joined=None):
-        losses = [centers.loss(f, own[str(i)], labels, axis_name=self.axis) for i, f in enumerate(features)]
+    def _center(self, features, params, labels, joined=None):
+        losses = [
+            centers.loss(f, params[str(i)], labels, axis_name=self.axis) for i, f in enumerate(features)
+        ]
         return _steps.joined(self.loss, losses) if joined is None else joined(losses)
 
     def _verification(self, nets, features, labels, key):

@@ -72,13 +72,13 @@ def check_patterns(optim, networks):
 
     networks: the params of each.
     """
-    every = [path for params in networks for path in paths(params)]
+    known = [path for params in networks for path in paths(params)]
     for field, patterns in (("groups", [g[0] for g in optim.groups]), ("freeze", optim.freeze)):
         for pattern in patterns:
-            if not _any([pattern], *every):
+            if not _any([pattern], *known):
                 raise ConfigError(
                     f"config.optim.{field}: {pattern!r} matches no parameter; paths are like "
-                    f"{next(iter(every), '')}"
+                    f"{next(iter(known), '')}"
                 )
 
 

@@ -28,14 +28,14 @@ def proxies(features, labels, camid, places, name):
     "proxy_camera": i32[places]}. Of more than places those of the largest clusters are kept, with a warning
     that names config.NAME.
     """
-    kept, cameras = labels >= 0, camid.max(initial=0) + 1
-    keys, found = np.unique(labels[kept] * cameras + camid[kept], return_inverse=True)
+    clustered, cameras = labels >= 0, camid.max(initial=0) + 1
+    keys, inverse = np.unique(labels[clustered] * cameras + camid[clustered], return_inverse=True)
     if len(keys) > places:
         log.warning("%d proxies, of which %d are kept (config.%s.max_proxies)", len(keys), places, name)
-    order = np.argsort(-np.bincount(labels[kept])[keys // cameras], kind="stable")[:places]
+    order = np.argsort(-np.bincount(labels[clustered])[keys // cameras], kind="stable")[:places]
     chosen, number, place = np.sort(order), np.full(len(keys), -1), np.full(len(labels), -1)
     number[chosen] = np.arange(len(chosen))
-    place[kept], keys = number[found], keys[chosen]
+    place[clustered], keys = number[inverse], keys[chosen]
     unused = (0, places - len(keys))
     sides = [np.pad(x.astype(np.int32), unused, constant_values=-1) for x in np.divmod(keys, cameras)]
     names = ("proxies", "proxy_cluster", "proxy_camera")

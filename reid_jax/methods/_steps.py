@@ -134,11 +134,11 @@ def norms_of(metrics_of, params, axis_name):
     A backward pass for each metric; those without a gradient (accuracies) have 0.
     """
     values, back = jax.vjp(metrics_of, params)
-    found = {}
+    norms = {}
     for name in values:
         chosen = {n: jnp.full_like(v, float(n == name)) for n, v in values.items()}
-        found[f"gradient/{name}"] = norm(pmean(back(chosen)[0], axis_name))
-    return found
+        norms[f"gradient/{name}"] = norm(pmean(back(chosen)[0], axis_name))
+    return norms
 
 
 def norm(tree):
@@ -227,22 +227,22 @@ def after(x, tree):
     return x + sum((0 * leaf.ravel()[0]).astype(x.dtype) for leaf in leaves) if leaves else x
 
 
-def encoded(encoder, variables, image, key, resting, *given):
+def encoded(encoder, variables, image, key, resting, *extra):
     """(Branches, batch_stats) of a network in training; given: what the encoder takes after the key.
 
     resting: bool[], whether what config.optim.freeze names is frozen now and its norms with it: the network
     then runs as in a test, with running statistics that stay; None where that never is.
     """
     if resting is None:
-        return encoder.apply(variables, image, True, key, *given)
+        return encoder.apply(variables, image, True, key, *extra)
 
-    def tested(variables, image, *given):
-        return encoder.apply(variables, image, False, None, *given)
+    def tested(variables, image, *extra):
+        return encoder.apply(variables, image, False, None, *extra)
 
-    def trained(variables, image, *given):
-        return encoder.apply(variables, image, True, key, *given)
+    def trained(variables, image, *extra):
+        return encoder.apply(variables, image, True, key, *extra)
 
-    return lax.cond(resting, tested, trained, variables, image, *given)
+    return lax.cond(resting, tested, trained, variables, image, *extra)
 
 
 def select_features(loss, branches):
@@ -274,14 +274,14 @@ def identity_terms(loss, branches, labels, axis_name):
     ce = joined(loss, [cross_entropy(x, labels) for x in classifiers.with_margin(branches, labels)])
     features, terms, watched = select_features(loss, branches), {}, {}
     if loss.triplet_weight:
-        found = [triplet_loss(loss, f, labels, axis_name) for f in features]
-        terms["triplet"] = loss.triplet_weight * joined(loss, [value for value, _ in found])
+        values = [triplet_loss(loss, f, labels, axis_name) for f in features]
+        terms["triplet"] = loss.triplet_weight * joined(loss, [value for value, _ in values])
         if loss.mining == "weighted":
-            watched = {name: sum(aux[name] for _, aux in found) / len(found) for name in ("d_ap", "d_an")}
+            watched = {name: sum(aux[name] for _, aux in values) / len(values) for name in ("d_ap", "d_an")}
     if loss.circle_weight:
         options = dict(form=loss.circle, margin=loss.circle_margin, scale=loss.circle_scale)
-        found = [circle.loss(f, labels, **options, axis_name=axis_name) for f in features]
-        terms["circle"] = loss.circle_weight * joined(loss, found)
+        values = [circle.loss(f, labels, **options, axis_name=axis_name) for f in features]
+        terms["circle"] = loss.circle_weight * joined(loss, values)
     return ce, terms, watched
 
 

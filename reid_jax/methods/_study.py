@@ -11,11 +11,11 @@ def one_each(records):
 
     The k-th identity's k-th one, cyclic, so that all cameras are there.
     """
-    found = {}
+    by_pid = {}
     for r in records:
         if r.pid > 0:
-            found.setdefault(r.pid, []).append(r)
-    return [own[k % len(own)] for k, own in enumerate(found.values())]
+            by_pid.setdefault(r.pid, []).append(r)
+    return [shown[k % len(shown)] for k, shown in enumerate(by_pid.values())]
 
 
 def pictures(records, data):
@@ -25,10 +25,10 @@ def pictures(records, data):
     return np.stack([degrade.enlarge(p, data.height, data.width) for p in originals])
 
 
-def table(first, rows, made):
-    """u8[R+1,C+1,H,W,3]: `made` [R,C,...] with `rows` [R,...] to its left and `first` [C,...] above."""
+def table(first, rows, cells):
+    """u8[R+1,C+1,H,W,3]: `cells` [R,C,...] with `rows` [R,...] to its left and `first` [C,...] above."""
     top = np.concatenate([np.full_like(rows[:1], 255), first])
-    return np.stack([top, *(np.concatenate([r[None], line]) for r, line in zip(rows, made, strict=True))])
+    return np.stack([top, *(np.concatenate([r[None], line]) for r, line in zip(rows, cells, strict=True))])
 
 
 def picture(config, x):

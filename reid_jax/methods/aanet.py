@@ -89,19 +89,21 @@ class AaNet(Method):
 
     def losses(self, logits, pid, table):
         """{task: loss f[], accuracy: f[]} of `AttributeNet`'s logits; table i32[B,A], -1: not known."""
-        found = {}
-        for task, every in logits.items():
+        figures = {}
+        for task, outputs in logits.items():
             if task == "attribute":
-                found |= self.attribute_losses(every, table)
+                figures |= self.attribute_losses(outputs, table)
             else:
-                found[task] = sum(identity.cross_entropy(x, pid) for x in every) / len(every)
-        scores = sum(jax.nn.log_softmax(x) for t, every in logits.items() if t != "attribute" for x in every)
-        return found | {"accuracy": jnp.mean(scores.argmax(-1) == pid)}
+                figures[task] = sum(identity.cross_entropy(x, pid) for x in outputs) / len(outputs)
+        scores = sum(
+            jax.nn.log_softmax(x) for t, outputs in logits.items() if t != "attribute" for x in outputs
+        )
+        return figures | {"accuracy": jnp.mean(scores.argmax(-1) == pid)}
 
-    def attribute_losses(self, every, table):
+    def attribute_losses(self, outputs, table):
         """Means over the attributes of cross entropy and accuracy, over the rows that are known."""
         values, right = [], []
-        for number, logits in enumerate(every):
+        for number, logits in enumerate(outputs):
             label, known = table[:, number], table[:, number] >= 0
             values.append(identity.cross_entropy(logits, label, mask=known, axis_name=self.axis))
             right.append(jnp.where(known, logits.argmax(-1) == label, 0).sum() / jnp.maximum(known.sum(), 1))
@@ -115,33 +117,33 @@ class AaNet(Method):
 
 def check(config, info):
     """config.aanet; ConfigError for fields or a table of attributes that do not fit."""
-    own, table = config.aanet, info.attributes
-    within("aanet", own, parts=(1, None), dim=(1, None), part_dim=(1, None))
-    within("aanet", own, reach=(0, 1), aam_threshold=(0, 1))
-    for task in own.tasks:
+    fields, table = config.aanet, info.attributes
+    within("aanet", fields, parts=(1, None), dim=(1, None), part_dim=(1, None))
+    within("aanet", fields, reach=(0, 1), aam_threshold=(0, 1))
+    for task in fields.tasks:
         choice("aanet.tasks", task, TASKS)
-    if not set(own.tasks) - {"attribute"} or len(set(own.tasks)) < len(own.tasks):
-        raise ConfigError(f"config.aanet.tasks is {own.tasks}; an identity task is needed, each task once")
-    if "aam" in own.tasks and "attribute" not in own.tasks:
-        raise ConfigError(f"config.aanet.tasks is {own.tasks}; aam needs attribute")
+    if not set(fields.tasks) - {"attribute"} or len(set(fields.tasks)) < len(fields.tasks):
+        raise ConfigError(f"config.aanet.tasks is {fields.tasks}; an identity task is needed, each task once")
+    if "aam" in fields.tasks and "attribute" not in fields.tasks:
+        raise ConfigError(f"config.aanet.tasks is {fields.tasks}; aam needs attribute")
     if config.data.frames:
         raise ConfigError(f"config.data.frames is {config.data.frames}, but AANet is for pictures")
-    for name, _, region in own.attributes:
+    for name, _, region in fields.attributes:
         choice(f"aanet.attributes: region of {name}", region, tuple(REGIONS))
-    if "attribute" not in own.tasks or info.labelled is None:
-        return own
+    if "attribute" not in fields.tasks or info.labelled is None:
+        return fields
     if table is None:
         raise ConfigError(
             "config.data.attributes is empty, and AANet learns attributes: name market_attribute.mat or "
             "duke_attribute.mat, or 'true' with synthetic pictures; or set config.aanet.tasks=('global',)"
         )
-    most, classes = table.max(0, initial=-1), [int(n) for _, n, _ in own.attributes]
+    most, classes = table.max(0, initial=-1), [int(n) for _, n, _ in fields.attributes]
     if table.shape[1] != len(classes) or (most >= classes).any():
         raise ConfigError(
             f"config.aanet.attributes has classes {classes}, the table of config.data.attributes columns "
             f"with classes up to {most.tolist()}: describe its columns, see configs/aanet.py"
         )
-    return own
+    return fields
 
 
 STAGES = {"train": AaNet}

@@ -46,8 +46,8 @@ class Baseline(Method):
         resting = _steps.rests(self.config.optim, self.info, state.step)
 
         def loss(nets):
-            given = nets["net"], image, key, resting, batch.get("camid")
-            out, stats = _steps.encoded(self.encoder, *given)
+            inputs = nets["net"], image, key, resting, batch.get("camid")
+            out, stats = _steps.encoded(self.encoder, *inputs)
             ce, terms, watched = _steps.identity_terms(self.config.loss, out, pid, self.axis)
             more, alone = self.beside.terms(nets, out, pid, key)
             total = sum((terms | more).values(), ce)

@@ -147,13 +147,13 @@ def losses(f, memory, place, fields, axis_name=None):
     """
     scores, cluster = f @ memory["proxies"].T / fields.temperature, memory["cluster"]
     camera, used = memory["camera"][place], cluster >= 0
-    own = jnp.where(used & (memory["camera"] == camera[:, None]), scores, -jnp.inf)
-    intra = optax.softmax_cross_entropy_with_integer_labels(own, place)
+    intra_scores = jnp.where(used & (memory["camera"] == camera[:, None]), scores, -jnp.inf)
+    intra = optax.softmax_cross_entropy_with_integer_labels(intra_scores, place)
     positive = used & (cluster == cluster[place][:, None])
     inter = contrast.inter_camera(scores, positive, used & ~positive, fields.hard)
     everywhere = batches.gather(camera, axis_name)
     weight = len(everywhere) / len(f) / (camera[:, None] == everywhere).sum(1)  # devices are averaged
-    return (weight * intra).sum(), (weight * inter).sum(), jnp.mean(own.argmax(1) == place)
+    return (weight * intra).sum(), (weight * inter).sum(), jnp.mean(intra_scores.argmax(1) == place)
 
 
 # ---- labels and proxies, on the host
@@ -172,8 +172,8 @@ def places_of(labels, camid):
 
     labels i[N] (-1: none), camid i[N] from 0. Places are sorted by camera, then by cluster.
     """
-    kept, clusters = labels >= 0, labels.max(initial=0) + 1
-    keys, inverse = np.unique(np.where(kept, camid * clusters + labels, -1), return_inverse=True)
+    clustered, clusters = labels >= 0, labels.max(initial=0) + 1
+    keys, inverse = np.unique(np.where(clustered, camid * clusters + labels, -1), return_inverse=True)
     keys, place = (keys[1:], inverse - 1) if len(keys) and keys[0] < 0 else (keys, inverse)
     camera, cluster = np.divmod(keys, clusters)
     return cluster.astype(np.int32), camera.astype(np.int32), place.astype(np.int32)
@@ -185,11 +185,11 @@ def fitting(labels, camid, places):
     if len(cluster) <= places:
         return labels
     order = np.argsort(-np.bincount(labels[labels >= 0]), kind="stable")
-    kept = order[np.cumsum(np.bincount(cluster)[order]) <= places]
+    largest = order[np.cumsum(np.bincount(cluster)[order]) <= places]
     text = "%d proxies; those of the %d largest clusters are kept (config.cap.max_proxies)"
-    log.warning(text, len(cluster), len(kept))
+    log.warning(text, len(cluster), len(largest))
     number = np.full(len(order) + 1, -1, np.int32)  # the last place is that of -1
-    number[np.sort(kept)] = np.arange(len(kept))
+    number[np.sort(largest)] = np.arange(len(largest))
     return number[labels]
 
 

@@ -136,8 +136,8 @@ class Efl(Method):
         new = self.with_teachers(new, teacher_stats)
         metrics = id_metrics | metrics
         if self.sees_cameras:
-            new, own = self.with_estimator(new, features, f_cam)
-            metrics |= own
+            new, figures = self.with_estimator(new, features, f_cam)
+            metrics |= figures
         return new._replace(step=state.step + 1), metrics
 
     def teacher_logits(self, nets, views):

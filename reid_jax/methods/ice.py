@@ -123,11 +123,11 @@ class Ice(Method):
 
         def loss(nets):
             image = self.view(self.blurred(batch, key, 0), 0)
-            out, own = self.encoder.apply(nets["net"], image, True, key)
+            out, net_stats = self.encoder.apply(nets["net"], image, True, key)
             terms, scores = self.losses(out.after_bn[0], seen, batch, state.memory)
             value = sum(terms.values())
             metrics = terms | {"loss": value, "accuracy": jnp.mean(scores.argmax(-1) == batch["pid"])}
-            return value, {"net": own}, metrics, None
+            return value, {"net": net_stats}, metrics, None
 
         new, metrics, _ = _steps.descend(loss, state, self.tx, self.axis)
         params = _steps.ema(state.nets["mean"]["params"], new.nets["net"]["params"], self.config.ice.alpha)
@@ -138,8 +138,8 @@ class Ice(Method):
         """((unit features of view 1, of the plain picture), batch_stats after both) of the mean network."""
         image = self.view(self.blurred(batch, key, 1), 1)
         other, stats = self.encoder.apply(mean, image, True, key)
-        given = {**mean, "batch_stats": stats}
-        weak, stats = self.encoder.apply(given, self.plain(batch["image"]), True, key)
+        variables = {**mean, "batch_stats": stats}
+        weak, stats = self.encoder.apply(variables, self.plain(batch["image"]), True, key)
         return (other.after_bn[0], weak.after_bn[0]), stats
 
     def blurred(self, batch, key, view):
@@ -192,8 +192,8 @@ def instances(q, k, w, pid, fields, axis_name=None):
     least = jnp.where(same, scores, jnp.inf).min(1) / fields.hard_temperature
     negatives = jnp.where(same, -jnp.inf, scores / fields.hard_temperature)
     hard = jax.nn.logsumexp(jnp.concatenate([least[:, None], negatives], 1), 1) - least
-    wanted, found = (x / fields.alike_temperature for x in (w @ plains.T, scores))
-    return hard.mean(), distill.kl(wanted, found)
+    wanted, actual = (x / fields.alike_temperature for x in (w @ plains.T, scores))
+    return hard.mean(), distill.kl(wanted, actual)
 
 
 def cameras(q, batch, memory, fields, axis_name=None):

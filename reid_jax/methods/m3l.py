@@ -65,8 +65,8 @@ class M3l(Method):
         """P identities of every domain with K images each."""
         from reid_jax.data import streams
 
-        given = self.info.labelled, self.config.data, self.config.seed
-        return {"train": streams.domains(*given, within="gallery")}
+        inputs = self.info.labelled, self.config.data, self.config.seed
+        return {"train": streams.domains(*inputs, within="gallery")}
 
     def init(self, key):
         """The memory is empty."""
@@ -100,8 +100,8 @@ class M3l(Method):
 
     def by_domain(self, batch):
         """A device's batch: image, pid, place (row of the memory) [S,n,...]; domain i32[S]."""
-        count, given = len(self.places), {"image": self.view(batch), "pid": batch["pid"]}
-        rows, domain = _steps.by_domain(given, count, self.config.data.instances), jnp.arange(count)
+        count, columns = len(self.places), {"image": self.view(batch), "pid": batch["pid"]}
+        rows, domain = _steps.by_domain(columns, count, self.config.data.instances), jnp.arange(count)
         return rows | {"place": jnp.asarray(self.places)[domain[:, None], rows["pid"]], "domain": domain}
 
     def iterate(self, state, rows, left_out, share, noise):
@@ -146,29 +146,31 @@ class M3l(Method):
 
     def train_loss(self, params, state, rows):
         """(mean loss over the domains of rows, (pooled vectors f[S,n,D], batch_stats, metrics))."""
-        stats, found = self.in_turn(params, state.nets["net"]["batch_stats"], rows["image"], self.key(state))
-        every = jax.vmap(functools.partial(self.terms, params, state))(*found, rows)
-        ce, tri, accuracy = (x.mean() for x in every)
+        stats, vectors = self.in_turn(
+            params, state.nets["net"]["batch_stats"], rows["image"], self.key(state)
+        )
+        values = jax.vmap(functools.partial(self.terms, params, state))(*vectors, rows)
+        ce, tri, accuracy = (x.mean() for x in values)
         metrics = {"meta_train": ce + tri, "ce": ce, "triplet": tri, "accuracy": accuracy}
-        return ce + tri, (found[0], stats, metrics)
+        return ce + tri, (vectors[0], stats, metrics)
 
     def test_loss(self, params, state, rows, aux, share, noise):
         """(loss f[] of the domain left out, batch_stats); aux: what `train_loss` gave."""
         key, top = jax.random.fold_in(self.key(state), 1), self.network.top
         if not self.own.metabn:
-            stats, found = self.in_turn(params, aux[1], rows["image"][None], key)
-            ce, tri, _ = self.terms(params, state, *(x[0] for x in found), rows)
+            stats, vectors = self.in_turn(params, aux[1], rows["image"][None], key)
+            ce, tri, _ = self.terms(params, state, *(x[0] for x in vectors), rows)
             return ce + tri, stats
         variables, options = {"params": params["net"], "batch_stats": aux[1]}, dict(mutable=["batch_stats"])
-        given = dict(method="vectors", rngs={"dropout": key}, **options)
-        v, stats = self.network.apply(variables, rows["image"], True, **given)
-        kept = metabn.statistics(aux[0], self.own.noise == "deviation", top.rows, top.axis_name)
+        settings = dict(method="vectors", rngs={"dropout": key}, **options)
+        v, stats = self.network.apply(variables, rows["image"], True, **settings)
+        moments = metabn.statistics(aux[0], self.own.noise == "deviation", top.rows, top.axis_name)
 
         def of(mixed):  # moves no running values
             out, _ = self.network.apply(variables, mixed, True, method="head", **options)
             return self.terms(params, state, v, out.after_bn[0], out.test, rows)
 
-        ce, tri, _ = (x.mean() for x in jax.vmap(of)(metabn.mix(v, kept, share, noise(kept[0].shape))))
+        ce, tri, _ = (x.mean() for x in jax.vmap(of)(metabn.mix(v, moments, share, noise(moments[0].shape))))
         return ce + tri, stats["batch_stats"]
 
     def in_turn(self, params, stats, images, key):
@@ -205,15 +207,15 @@ class M3l(Method):
 
 def check(config):
     """config.m3l; ConfigError for fields of it and a head that cannot be."""
-    own = config.m3l
-    choice("m3l.outer", own.outer, ("full", "reference", "first_order", "meta_train"))
-    choice("m3l.noise", own.noise, ("variance", "deviation"))
+    fields = config.m3l
+    choice("m3l.outer", fields.outer, ("full", "reference", "first_order", "meta_train"))
+    choice("m3l.noise", fields.noise, ("variance", "deviation"))
     choice("model.head", config.model.head, ("contrast",))
     # several domains pass together, whose statistics these would mix
     choice("model.norm", config.model.norm, sorted({*offers("norms")} - {"aibn"}))
     choice("model.style", config.model.style, ("none",))
-    within("m3l", own, momentum=(0, 1), temperature=(1e-6, None), mix=(1e-6, None))
-    return own
+    within("m3l", fields, momentum=(0, 1), temperature=(1e-6, None), mix=(1e-6, None))
+    return fields
 
 
 STAGES = {"train": M3l}

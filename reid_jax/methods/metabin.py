@@ -78,11 +78,11 @@ def gate_figures(gates):
     """Metrics of gates {path: f32[C]}: shares at the ends, means of the stem and of every stage."""
     if not gates:
         return {}
-    every, places = jnp.concatenate(list(gates.values())), {}
+    values, places = jnp.concatenate(list(gates.values())), {}
     for path, gate in gates.items():
         places.setdefault(path.split("/")[1].split("_")[0], []).append(gate)
     means = {f"gate_{place}": jnp.concatenate(gate).mean() for place, gate in places.items()}
-    return {"gates_low": (every <= 0).mean(), "gates_high": (every >= 1).mean(), **means}
+    return {"gates_low": (values <= 0).mean(), "gates_high": (values >= 1).mean(), **means}
 
 
 class MetaBin(baseline.Baseline):

@@ -85,15 +85,15 @@ class Pgfa(Method):
 
     def heat(self, batch, flip=None, crop=None):
         """Function of a map's size (h, w) that gives heat maps f32[B,18,h,w] of a batch's points."""
-        d, given = self.config.data, (batch["points"], batch["size"])
+        d, inputs = self.config.data, (batch["points"], batch["size"])
         if self.own.heat == "cell":
             options = dict(threshold=self.own.threshold, flip=flip, crop=crop, pad=d.pad_crop)
-            return lambda shape: pose.cell_heat(*given, shape, (d.height, d.width), **options)
+            return lambda shape: pose.cell_heat(*inputs, shape, (d.height, d.width), **options)
         draw = functools.partial(pose.pillow_heat, threshold=self.own.threshold)
 
         def drawn(shape):
-            like = jax.ShapeDtypeStruct((*given[0].shape[:2], *shape), jnp.float32)
-            heat = jax.pure_callback(lambda *a: draw(*a, shape), like, *given)
+            like = jax.ShapeDtypeStruct((*inputs[0].shape[:2], *shape), jnp.float32)
+            heat = jax.pure_callback(lambda *a: draw(*a, shape), like, *inputs)
             return heat if flip is None else jnp.where(flip[:, None, None, None], heat[..., ::-1], heat)
 
         return drawn
@@ -129,35 +129,35 @@ def stored(whole, parts, seen):
     Columns a: pose u / sqrt2, 1 / sqrt2, of each stripe v u / sqrt2 and v / sqrt2, u having unit length; then
     b: 1, v. (a . a') / (b . b') is the score.
     """
-    half, one = 0.5**0.5, jnp.ones_like(whole[:, :1])
+    half, ones = 0.5**0.5, jnp.ones_like(whole[:, :1])
     seen = seen.astype(whole.dtype)
     stripes = (seen[..., None] * _steps.unit(parts) * half).reshape(len(parts), -1)
-    a = [_steps.unit(whole) * half, one * half, stripes, seen * half]
-    return jnp.concatenate([*a, one, seen], -1)
+    a = [_steps.unit(whole) * half, ones * half, stripes, seen * half]
+    return jnp.concatenate([*a, ones, seen], -1)
 
 
 def check(config, info):
     """config.pgfa; ConfigError for fields that cannot be together, or training rows without points."""
-    own, data = config.pgfa, config.data
-    within("pgfa", own, parts=(1, None), dim=(1, None), threshold=(0, 1), lam=(0, 1))
-    choice("pgfa.heat", own.heat, ("cell", "pil"))
-    if not 0 <= own.dropout < 1:
-        raise ConfigError(f"config.pgfa.dropout is {own.dropout}; it must be 0 or more and below 1")
+    fields, data = config.pgfa, config.data
+    within("pgfa", fields, parts=(1, None), dim=(1, None), threshold=(0, 1), lam=(0, 1))
+    choice("pgfa.heat", fields.heat, ("cell", "pil"))
+    if not 0 <= fields.dropout < 1:
+        raise ConfigError(f"config.pgfa.dropout is {fields.dropout}; it must be 0 or more and below 1")
     if data.frames:
         raise ConfigError(f"config.data.frames is {data.frames}, but PGFA is for pictures: set it to 0")
-    if own.heat == "pil" and data.pad_crop:
+    if fields.heat == "pil" and data.pad_crop:
         raise ConfigError("config.pgfa.heat=pil knows no crops: set config.data.pad_crop=0, or use cell")
-    if config.eval.distance != f"ratio{own.parts + 1}":
+    if config.eval.distance != f"ratio{fields.parts + 1}":
         raise ConfigError(
-            f"config.eval.distance is {config.eval.distance!r}; features of {own.parts} parts are compared "
-            f"by their visible parts: set it to ratio{own.parts + 1}"
+            f"config.eval.distance is {config.eval.distance!r}; features of {fields.parts} parts are "
+            f"compared by their visible parts: set it to ratio{fields.parts + 1}"
         )
     if info.labelled is not None and "points" not in info.labelled.extras:
         raise ConfigError(
             "config.data.points is empty, and PGFA learns from body points: name a file or folder of "
             "AlphaPose's or OpenPose's JSON, or 'true' with synthetic pictures"
         )
-    return own
+    return fields
 
 
 STAGES = {"train": Pgfa}

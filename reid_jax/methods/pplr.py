@@ -93,8 +93,8 @@ class Pplr(Method):
         from reid_jax.data import streams
 
         seed, labels = _steps.part_seed(self.config.seed, i), state.memory["labels"]
-        rest = dict(labels=labels, views=("strong",))
-        return {"train": streams.gallery(self.info.unlabelled, self.config.data, seed, **rest)}
+        options = dict(labels=labels, views=("strong",))
+        return {"train": streams.gallery(self.info.unlabelled, self.config.data, seed, **options)}
 
     def begin(self, state, features, i):
         """New clusters, agreements, proxies; every classifier holds the unit means of its features."""
@@ -107,8 +107,8 @@ class Pplr(Method):
         memory = {"labels": labels, "used": np.int32(used), "round": np.int32(i)}
         memory["agreement"] = agreement(apart[0], apart[1:], fields.neighbours)
         if self.places:
-            found = [_rounds.proxies(f, labels, camid, self.places, "pplr") for f in apart]
-            memory |= found[0] | {"proxies": np.stack([x["proxies"] for x in found])}
+            proxies = [_rounds.proxies(f, labels, camid, self.places, "pplr") for f in apart]
+            memory |= proxies[0] | {"proxies": np.stack([x["proxies"] for x in proxies])}
         return state._replace(nets=nets, memory=memory)
 
     def step(self, state, batch):
@@ -178,9 +178,9 @@ def agreement(features, parts, k):
 
     features f[N,D], parts: P arrays f[N,D]; intersection over union. Nothing is N x N.
     """
-    own = near(features, k)
-    shared = np.stack([np.asarray(own.multiply(near(part, k)).sum(1)).ravel() for part in parts], 1)
-    sizes = np.asarray(own.sum(1))
+    by_global = near(features, k)
+    shared = np.stack([np.asarray(by_global.multiply(near(part, k)).sum(1)).ravel() for part in parts], 1)
+    sizes = np.asarray(by_global.sum(1))
     return (shared / (2 * sizes - shared)).astype(np.float32)
 
 
@@ -189,9 +189,9 @@ def near(features, k):
     from reid_jax.eval import neighbours
 
     index = neighbours.search(features, k + 1).index
-    own = index == np.arange(len(index))[:, None]
-    own[~own.any(1), -1] = True  # copies of it take its place
-    rows, columns = np.nonzero(~own)[0], index[~own]
+    itself = index == np.arange(len(index))[:, None]
+    itself[~itself.any(1), -1] = True  # copies of it take its place
+    rows, columns = np.nonzero(~itself)[0], index[~itself]
     return sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=(len(index),) * 2)
 
 
@@ -214,9 +214,9 @@ def smoothed(parts, agreement, label, used):
 def cameras(f, memory, label, camid, fields):
     """Unit features f[B,D] against the fixed proxies: those of their cluster by other cameras, f[]."""
     scores = f @ memory["proxies"].T / fields.camera_temperature
-    own = memory["proxy_cluster"] == label[:, None]
-    negative = ~own & (memory["proxy_cluster"] >= 0)
-    positive = own & (memory["proxy_camera"] != camid[:, None])
+    same = memory["proxy_cluster"] == label[:, None]
+    negative = ~same & (memory["proxy_cluster"] >= 0)
+    positive = same & (memory["proxy_camera"] != camid[:, None])
     return contrast.inter_camera(scores, positive, negative, fields.hard).mean()
 
 

@@ -75,8 +75,8 @@ class Scal(Method):
         rngs = None if key is None else {"style": key, "dropout": key}
         mutable = ["batch_stats", "attention"]
         out, changed = self.network.apply(variables, image, train, mutable=mutable, rngs=rngs)
-        kept = changed["attention"]["base"]
-        return out, changed.get("batch_stats", {}), [kept[name(stage)]["pair"] for stage in self.own.stages]
+        pairs = changed["attention"]["base"]
+        return out, changed.get("batch_stats", {}), [pairs[name(stage)]["pair"] for stage in self.own.stages]
 
     def step(self, state, batch):
         image, pid, key = self.view(batch["train"]), batch["train"]["pid"], self.key(state)
@@ -97,8 +97,8 @@ class Scal(Method):
 
     def game(self, critic, pairs, reward, metrics):
         """(-V for the net, (V - R)^2 for the critic), f[] each; metrics gets their figures."""
-        given = [(lax.stop_gradient(x), a) if self.own.hold_state else (x, a) for x, a in pairs]
-        agent = -self.critic.apply(lax.stop_gradient(critic), given).mean()
+        states = [(lax.stop_gradient(x), a) if self.own.hold_state else (x, a) for x, a in pairs]
+        agent = -self.critic.apply(lax.stop_gradient(critic), states).mean()
         value = self.critic.apply(critic, lax.stop_gradient(pairs))
         error = jnp.square(value - reward).mean()
         metrics |= {"value": value.mean(), "reward": reward.mean(), "critic": error}
@@ -124,12 +124,12 @@ def name(stage):
 
 def net(config, info):
     """heads.ReIDNet with attention behind the stages of config.scal."""
-    own = config.scal
+    fields = config.scal
 
     def refine(place):
-        if place not in tuple(own.stages):
+        if place not in tuple(fields.stages):
             return None
-        return Attention(own.attention, own.kernel, own.ratio, name=name(place))
+        return Attention(fields.attention, fields.kernel, fields.ratio, name=name(place))
 
     whole = heads.build(config.model, info.num_pids, info.axis_name)
     return whole.clone(base=heads.trunk(config.model, info.axis_name, refine))
@@ -144,29 +144,35 @@ def correlation(a, b):
 
 def check(config):
     """config.scal; ConfigError for fields that cannot be together."""
-    own, head = config.scal, config.model.head
-    choice("scal.attention", own.attention, ("spatial", "channel"))
+    fields, head = config.scal, config.model.head
+    choice("scal.attention", fields.attention, ("spatial", "channel"))
     within(
-        "scal", own, kernel=(1, None), ratio=(1, None), hidden=(1, None), agent=(0, None), critic_lr=(0, None)
+        "scal",
+        fields,
+        kernel=(1, None),
+        ratio=(1, None),
+        hidden=(1, None),
+        agent=(0, None),
+        critic_lr=(0, None),
     )
     places = [p for p in heads.trunk(config.model).places if isinstance(p, int)]
-    if not tuple(own.stages) or set(own.stages) - set(places) or own.kernel % 2 == 0:
+    if not tuple(fields.stages) or set(fields.stages) - set(places) or fields.kernel % 2 == 0:
         raise ConfigError(
-            f"config.scal.stages is {own.stages} and kernel {own.kernel}; {config.model.backbone} has stages "
-            f"{places}, and the kernel is odd"
+            f"config.scal.stages is {fields.stages} and kernel {fields.kernel}; {config.model.backbone} has "
+            f"stages {places}, and the kernel is odd"
         )
-    if own.critic and own.relative and max(own.stages) != places[-1]:
+    if fields.critic and fields.relative and max(fields.stages) != places[-1]:
         raise ConfigError(
-            f"config.scal.stages is {own.stages}; config.scal.relative compares with the last map without "
+            f"config.scal.stages is {fields.stages}; config.scal.relative compares with the last map without "
             f"its attention: attend behind stage {places[-1]} too, or set relative=False"
         )
-    if len(own.grid) != 2 or min(own.grid) < 1:
-        raise ConfigError(f"config.scal.grid is {own.grid}; it must be rows and columns, as (8, 4)")
+    if len(fields.grid) != 2 or min(fields.grid) < 1:
+        raise ConfigError(f"config.scal.grid is {fields.grid}; it must be rows and columns, as (8, 4)")
     if config.data.frames:
         raise ConfigError(f"config.data.frames is {config.data.frames}, but SCAL is for pictures")
     if head == "contrast":
         raise ConfigError("config.model.head is 'contrast', which has no classifier to reward: use 'global'")
-    return own
+    return fields
 
 
 STAGES = {"train": Scal}

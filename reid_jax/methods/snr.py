@@ -61,9 +61,9 @@ class Snr(Method):
         rngs = None if key is None else {"style": key, "dropout": key}
         mutable = [restitution.KEPT, *(["batch_stats"] if train else [])]
         out, changed = self.network.apply(variables, image, train, mutable=mutable, rngs=rngs)
-        found = changed[restitution.KEPT]["base"]
+        sown = changed[restitution.KEPT]["base"]
         stats = changed.get("batch_stats", variables.get("batch_stats", {}))
-        return out, stats, [found[name(stage)] for stage in self.own.stages]
+        return out, stats, [sown[name(stage)] for stage in self.own.stages]
 
     def step(self, state, batch):
         image, pid, key = self.view(batch["train"]), batch["train"]["pid"], self.key(state)
@@ -113,13 +113,13 @@ def name(stage):
 
 def net(config, info):
     """heads.ReIDNet with a Restitution behind the stages of config.snr."""
-    own = config.snr
-    classes = info.num_pids if own.loss == "entropy" and own.restore else 0
+    fields = config.snr
+    classes = info.num_pids if fields.loss == "entropy" and fields.restore else 0
 
     def refine(place):
-        if place not in tuple(own.stages):
+        if place not in tuple(fields.stages):
             return None
-        return restitution.Restitution(own.reduction, classes, own.restore, name=name(place))
+        return restitution.Restitution(fields.reduction, classes, fields.restore, name=name(place))
 
     whole = heads.build(config.model, info.num_pids, info.axis_name)
     return whole.clone(base=heads.trunk(config.model, info.axis_name, refine))
@@ -127,24 +127,25 @@ def net(config, info):
 
 def check(config):
     """config.snr; ConfigError for fields that cannot be together."""
-    own = config.snr
-    choice("snr.loss", own.loss, ("triplets", "entropy", "none"))
-    choice("snr.mining", own.mining, causality.MINING)
-    within("snr", own, reduction=(1, None), last_ce=(0, None))
+    fields = config.snr
+    choice("snr.loss", fields.loss, ("triplets", "entropy", "none"))
+    choice("snr.mining", fields.mining, causality.MINING)
+    within("snr", fields, reduction=(1, None), last_ce=(0, None))
     places = [p for p in heads.trunk(config.model).places if isinstance(p, int)]
-    if not tuple(own.stages) or set(own.stages) - set(places):
+    if not tuple(fields.stages) or set(fields.stages) - set(places):
         raise ConfigError(
-            f"config.snr.stages is {own.stages}; {config.model.backbone} has {places}: name some of them"
+            f"config.snr.stages is {fields.stages}; {config.model.backbone} has {places}: name some of them"
         )
-    if len(own.weights) != len(own.stages):
+    if len(fields.weights) != len(fields.stages):
         raise ConfigError(
-            f"config.snr.weights is {own.weights}; it must be a number for each of the stages {own.stages}"
+            f"config.snr.weights is {fields.weights}; it must be a number for each of the "
+            f"stages {fields.stages}"
         )
     if config.data.frames:
         raise ConfigError(f"config.data.frames is {config.data.frames}, but SNR is for pictures: set it to 0")
     if config.model.head == "contrast":
         raise ConfigError("config.model.head is 'contrast', which has no classifier: use 'global'")
-    return own
+    return fields
 
 
 STAGES = {"train": Snr}

@@ -82,8 +82,8 @@ class SoftSim(Method):
         lam, moving = fields.lam if fields.soft else 1.0, fields.table == "moving"
         step = functools.partial(self.step, lam=lam, moving=moving)
         features = ("net", "parts") if fields.lambda_p else ("net",)
-        rest = dict(begin=self.soften, features=features, round=i + 1)
-        return Part("soft", step, streams, epochs=fields.epochs, **rest)
+        options = dict(begin=self.soften, features=features, round=i + 1)
+        return Part("soft", step, streams, epochs=fields.epochs, **options)
 
     def streams(self, state, i):
         """Every image once an epoch."""
@@ -167,9 +167,9 @@ def log_likely(f, table, temperature):
 
 def soft_cross_entropy(likely, index, near, lam):
     """-lam log p_own - (1 - lam) / k sum of log p over the reliable images near i32[B,k], batch mean."""
-    own = jnp.take_along_axis(likely, index[:, None], 1)[:, 0]
+    own_class = jnp.take_along_axis(likely, index[:, None], 1)[:, 0]
     others = jnp.take_along_axis(likely, jnp.maximum(near, 0), 1).mean(1)  # -1: none yet, and lam is 1
-    return -jnp.mean(lam * own + (1 - lam) * others)
+    return -jnp.mean(lam * own_class + (1 - lam) * others)
 
 
 STAGES = {"train": SoftSim}

@@ -68,10 +68,10 @@ def generator_losses(modules, nets, a, b, key, weights):
     def make(name, i, *images):
         """Of each of `images`; noise goes by the rows of a batch, so that they do not make one."""
 
-        def one(x, key):
+        def forward(x, key):
             return generator.apply(nets[name], x, True, rngs={"dropout": key})
 
-        return jax.vmap(one)(jnp.stack(images), jax.random.split(keys[i], len(images)))
+        return jax.vmap(forward)(jnp.stack(images), jax.random.split(keys[i], len(images)))
 
     (fake_b, same_b), (fake_a, same_a) = make("G_A", 0, a, b), make("G_B", 1, b, a)
     (back_a,), (back_b,) = make("G_B", 2, fake_b), make("G_A", 3, fake_a)
@@ -105,12 +105,12 @@ def pooled(pool, filled, fakes, key):
         full = filled >= size
         slot = jnp.where(full, jax.random.randint(place, (), 0, size), filled)
         old = full & jax.random.bernoulli(coin)
-        given = jnp.where(old, pool[slot], image)
+        shown = jnp.where(old, pool[slot], image)
         pool = jnp.where(old | ~full, pool.at[slot].set(image), pool)
-        return (pool, jnp.minimum(filled + 1, size)), given
+        return (pool, jnp.minimum(filled + 1, size)), shown
 
-    (pool, _), given = lax.scan(turn, (pool, filled), (fakes, jax.random.split(key, len(fakes))))
-    return given, pool
+    (pool, _), shown = lax.scan(turn, (pool, filled), (fakes, jax.random.split(key, len(fakes))))
+    return shown, pool
 
 
 class Styles(Method):
@@ -156,11 +156,11 @@ class Styles(Method):
 
         def fresh(key):
             keys = jax.random.split(key, 4)
-            made = {
+            nets = {
                 n: dict(generator.init(k, image, False)) for n, k in zip(GENERATORS, keys[:2], strict=True)
             }
             judges = zip(DISCRIMINATORS, keys[2:], strict=True)
-            return made | {n: dict(discriminator.init(k, image)) for n, k in judges}
+            return nets | {n: dict(discriminator.init(k, image)) for n, k in judges}
 
         memory, size = {}, self.config.camstyle.pool
         if size:
@@ -186,12 +186,12 @@ class Styles(Method):
         weights = d.cycle, d.cycle * d.identity
 
         def generators(params):
-            def one(params, nets, a, b, key):
-                own = {**nets, **{n: {"params": p} for n, p in params.items()}}
-                values, *fakes = generator_losses(self.modules, own, a, b, key, weights)
+            def of_pair(params, nets, a, b, key):
+                variables = {**nets, **{n: {"params": p} for n, p in params.items()}}
+                values, *fakes = generator_losses(self.modules, variables, a, b, key, weights)
                 return sum(v.sum() for v in values.values()), (values, fakes)
 
-            total, extra = jax.vmap(one)(params, state.nets, a, b, keys)
+            total, extra = jax.vmap(of_pair)(params, state.nets, a, b, keys)
             return total.sum(), extra
 
         params = {n: state.nets[n]["params"] for n in GENERATORS}
@@ -199,13 +199,13 @@ class Styles(Method):
         (fake_a, fake_b), memory = self.shown(state.memory, fakes, pool_key)
 
         def discriminators(params):
-            def one(params, a, b, fake_a, fake_b):
+            def of_pair(params, a, b, fake_a, fake_b):
                 sides = (("D_A", b, fake_b), ("D_B", a, fake_a))
                 return jnp.stack(
                     [discriminator_loss(self.modules[1], {"params": params[n]}, *x) for n, *x in sides]
                 )
 
-            values = jax.vmap(one)(params, a, b, fake_a, fake_b)
+            values = jax.vmap(of_pair)(params, a, b, fake_a, fake_b)
             return values.sum(), values
 
         params = {n: state.nets[n]["params"] for n in DISCRIMINATORS}
@@ -219,15 +219,17 @@ class Styles(Method):
         """(what the discriminators see for fakes [fake_a, fake_b], memory); the pools are of all devices."""
         if not memory:
             return fakes, memory
-        found, new, count = [], {}, len(self.pairs)
+        seen, new, count = [], {}, len(self.pairs)
         for i, (name, fake) in enumerate(zip(("fake_a", "fake_b"), fakes, strict=True)):
-            every = jax.vmap(lambda f: batches.gather(f, self.axis))(lax.stop_gradient(fake))
+            gathered = jax.vmap(lambda f: batches.gather(f, self.axis))(lax.stop_gradient(fake))
             keys = jax.random.split(jax.random.fold_in(key, i), count)
-            shown, new[name] = jax.vmap(pooled, (0, None, 0, 0))(memory[name], memory["filled"], every, keys)
+            shown, new[name] = jax.vmap(pooled, (0, None, 0, 0))(
+                memory[name], memory["filled"], gathered, keys
+            )
             first = batches.first_row(fake[0], self.axis)
-            found.append(lax.dynamic_slice_in_dim(shown, first, fake.shape[1], 1))
-        filled = jnp.minimum(memory["filled"] + every.shape[1], self.config.camstyle.pool)
-        return found, {**new, "filled": filled}
+            seen.append(lax.dynamic_slice_in_dim(shown, first, fake.shape[1], 1))
+        filled = jnp.minimum(memory["filled"] + gathered.shape[1], self.config.camstyle.pool)
+        return seen, {**new, "filled": filled}
 
     def embed(self, state, image, net):
         """There is no feature in this stage: the colours of the image in small."""
@@ -246,11 +248,11 @@ class Styles(Method):
         def study(state):
             images, n = pictures(records, self.config.data), len(records)
             from_, to = np.repeat(places, n).astype(np.int32), np.tile(places, n).astype(np.int32)
-            made = np.asarray(drawn(state, np.repeat(images, n, 0), from_, to))
-            made = made.reshape(n, n, *images.shape[1:])
-            change = np.abs(made.astype(int) - images[:, None]).mean((2, 3, 4))
+            cells = np.asarray(drawn(state, np.repeat(images, n, 0), from_, to))
+            cells = cells.reshape(n, n, *images.shape[1:])
+            change = np.abs(cells.astype(int) - images[:, None]).mean((2, 3, 4))
             moved = float(change[~np.eye(n, dtype=bool)].mean())
-            return {"moved": moved}, {"grid/cameras": table(images, images, made)}
+            return {"moved": moved}, {"grid/cameras": table(images, images, cells)}
 
         return study
 
@@ -259,11 +261,11 @@ def translated(method, nets, image, from_, to):
     """u8[B,H,W,3] of images in the style of camera `to` i32[B]; those of the same camera as they are."""
     x = unnormalised(method.config, method.plain(image))
 
-    def one(x, a, b):
+    def restyled(x, a, b):
         return styled(method.modules[0], nets, x[None], a, b, method.info.num_cams, None)[0]
 
-    made = lax.map(lambda args: one(*args), (x, from_, to))
-    return jnp.rint(255 * jnp.clip((made + 1) / 2, 0, 1)).astype(jnp.uint8)
+    output = lax.map(lambda args: restyled(*args), (x, from_, to))
+    return jnp.rint(255 * jnp.clip((output + 1) / 2, 0, 1)).astype(jnp.uint8)
 
 
 def styled(generator, nets, x, a, b, cameras, key):
@@ -271,9 +273,9 @@ def styled(generator, nets, x, a, b, cameras, key):
     low, high = jnp.minimum(a, b), jnp.maximum(a, b)
     pair = low * cameras - low * (low + 1) // 2 + high - low - 1
     pair = jnp.clip(pair, 0, cameras * (cameras - 1) // 2 - 1)
-    own = jax.tree.map(lambda g, h: jnp.where(a < b, g[pair], h[pair]), nets["G_A"], nets["G_B"])
+    variables = jax.tree.map(lambda g, h: jnp.where(a < b, g[pair], h[pair]), nets["G_A"], nets["G_B"])
     rngs = None if key is None else {"dropout": key}
-    return jnp.where(a == b, x, generator.apply(own, x, key is not None, rngs=rngs))
+    return jnp.where(a == b, x, generator.apply(variables, x, key is not None, rngs=rngs))
 
 
 def unnormalised(config, x):

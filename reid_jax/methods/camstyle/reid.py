@@ -38,16 +38,16 @@ class Reid(Baseline):
         del state
         rows, config, count = self.info.labelled, self.config, self.config.camstyle.styles
         style = np.asarray(rows.extras.get("style", np.zeros(len(rows.pid))))
-        found = {"train": streams.shuffled(rows, config.data, config.seed, groups=np.where(style, -1, 0))}
+        by_name = {"train": streams.shuffled(rows, config.data, config.seed, groups=np.where(style, -1, 0))}
         if not count:
-            return found
+            return by_name
         seed = _steps.part_seed(config.seed, 1)
         if self.files:
             groups = np.where(style, 0, -1)
             styles = streams.shuffled(rows, config.data, seed, groups=groups, ids=count, instances=1)
         else:
             styles = streams.cameras(rows, config.data, seed, instances=count)
-        return found | {"styles": styles}
+        return by_name | {"styles": styles}
 
     def init(self, key):
         state = super().init(key)
@@ -58,15 +58,15 @@ class Reid(Baseline):
         def fresh(key):
             return dict(self.generator.init(key, image, False))
 
-        made = {n: jax.vmap(fresh)(jax.random.split(key, count)) for n in GENERATORS}
-        return state._replace(nets={**state.nets, **made})
+        generators = {n: jax.vmap(fresh)(jax.random.split(key, count)) for n in GENERATORS}
+        return state._replace(nets={**state.nets, **generators})
 
     def inherit(self, state, load, extract):
         del extract
         if not self.generates:
             return state
-        made = {n: jax.tree.map(jnp.asarray, load("styles", n)) for n in GENERATORS}
-        return state._replace(nets={**state.nets, **made})
+        generators = {n: jax.tree.map(jnp.asarray, load("styles", n)) for n in GENERATORS}
+        return state._replace(nets={**state.nets, **generators})
 
     def step(self, state, batch):
         d, image, pid = self.config.camstyle, self.view(batch["train"]), batch["train"]["pid"]
@@ -78,8 +78,8 @@ class Reid(Baseline):
             ce = identity.cross_entropy(out.logits[0], pid)
             metrics = {"ce": ce, "accuracy": _steps.accuracy(out, pid), "styled": jnp.zeros(())}
             if second is not None:
-                own = {**nets["net"], "batch_stats": stats}
-                other, stats = self.encoder.apply(own, second, True, keys[2])
+                variables = {**nets["net"], "batch_stats": stats}
+                other, stats = self.encoder.apply(variables, second, True, keys[2])
                 labels = batch["styles"]["pid"]
                 metrics["styled"] = identity.cross_entropy(other.logits[0], labels, label_smooth=d.smooth)
             total = ce + d.weight * metrics["styled"]
@@ -95,14 +95,14 @@ class Reid(Baseline):
         plain, cameras = {**batch, "erase": jnp.zeros_like(batch["erase"])}, self.info.num_cams
         x = unnormalised(self.config, self.view(plain))
         x = x.reshape(-1, cameras, *x.shape[1:]).swapaxes(0, 1)
-        own = jnp.arange(cameras)
+        camera = jnp.arange(cameras)
         first, noise = jax.random.split(key)
-        other = (own + jax.random.randint(first, (cameras,), 1, cameras)) % cameras
+        other = (camera + jax.random.randint(first, (cameras,), 1, cameras)) % cameras
         keys = jax.random.split(noise, cameras)
 
-        def one(x, a, b, key):
+        def restyled(x, a, b, key):
             key = key if self.config.camstyle.noise else None
             return styled(self.generator, nets, x, a, b, cameras, key)
 
-        made = lax.stop_gradient(jax.vmap(one)(x, own, other, keys))
-        return normalised(self.config, made.swapaxes(0, 1).reshape(-1, *made.shape[2:]))
+        output = lax.stop_gradient(jax.vmap(restyled)(x, camera, other, keys))
+        return normalised(self.config, output.swapaxes(0, 1).reshape(-1, *output.shape[2:]))

@@ -49,17 +49,17 @@ def of(method):
             return None
         measured = over(lambda state, *images: measure(state, images, method))
         drawn = over(lambda state, *images: swap(state, images, method))
-        kept = []
+        loaded = []
 
         def study(state):
-            if not kept:
-                kept.append(pictures(records, method.config.data))
-            (people,) = kept
-            found = measured(state, people, np.roll(people, 1, 0))
+            if not loaded:
+                loaded.append(pictures(records, method.config.data))
+            (people,) = loaded
+            measures = measured(state, people, np.roll(people, 1, 0))
             figures = {
-                "donor": 100 * float(found["donor"].mean()),
-                "recon": float(found["recon"].mean()),
-                "moved": float(found["moved"].mean()),
+                "donor": 100 * float(measures["donor"].mean()),
+                "recon": float(measures["recon"].mean()),
+                "moved": float(measures["moved"].mean()),
             }
             return figures, {"grid/swaps": grid(state, people[:GRID], drawn)}
 
@@ -71,8 +71,8 @@ def of(method):
 def grid(state, people, drawn):
     """u8[N+1,N+1,H,W,3]: structures above, appearances to the left."""
     count = len(people)
-    made = drawn(state, np.tile(people, (count, 1, 1, 1)), np.repeat(people, count, 0))
-    return table(people, people, np.asarray(made).reshape(count, count, *people.shape[1:]))
+    swapped = drawn(state, np.tile(people, (count, 1, 1, 1)), np.repeat(people, count, 0))
+    return table(people, people, np.asarray(swapped).reshape(count, count, *people.shape[1:]))
 
 
 def decoded(method, nets, structure, appearance):
@@ -83,15 +83,15 @@ def decoded(method, nets, structure, appearance):
 
 def swap(state, images, method):
     """u8[B,H,W,3] of (structures, appearances) u8[B,H,W,3]."""
-    made = decoded(method, state.nets, *(method.plain(i) for i in images))
-    return jnp.rint(picture(method.config, made)).astype(jnp.uint8)
+    output = decoded(method, state.nets, *(method.plain(i) for i in images))
+    return jnp.rint(picture(method.config, output)).astype(jnp.uint8)
 
 
 def measure(state, images, method):
     """{"donor" bool[B], "recon", "moved" f[B]} of images and others u8[B,H,W,3]."""
     nets, (x, other) = state.nets, (method.plain(i) for i in images)
-    swapped, own = decoded(method, nets, x, other), decoded(method, nets, x, x)
-    levels = [picture(method.config, v) for v in (own, swapped, x)]
+    swapped, rebuilt = decoded(method, nets, x, other), decoded(method, nets, x, x)
+    levels = [picture(method.config, v) for v in (rebuilt, swapped, x)]
     seen, structure, appearance = (unit(feature(method, nets, v)) for v in (swapped, x, other))
     return {
         "donor": (seen * appearance).sum(-1) > (seen * structure).sum(-1),

@@ -99,8 +99,8 @@ class Dgnet(Method):
             new["T"] = taken(new["T"], load("teacher", "net"))
         if self.config.dgnet.from_teacher:
             base = {k: {"base": v["base"]} for k, v in load("teacher", "net").items()}
-            found = taken({k: {"base": v["base"]} for k, v in new["E_a"].items()}, base)
-            new["E_a"] = {k: {**v, **found[k]} for k, v in new["E_a"].items()}
+            copied = taken({k: {"base": v["base"]} for k, v in new["E_a"].items()}, base)
+            new["E_a"] = {k: {**v, **copied[k]} for k, v in new["E_a"].items()}
         return state._replace(nets=new)
 
     def warm_start(self, state, load):
@@ -131,9 +131,9 @@ class Dgnet(Method):
         x: images, p: others of the same identities.
         """
         plain = {n: self.view({**b, "erase": jnp.zeros_like(b["erase"])}) for n, b in batch.items()}
-        found = {"x": plain, "erased": {n: self.view(b) for n, b in batch.items()}}
+        views = {"x": plain, "erased": {n: self.view(b) for n, b in batch.items()}}
         rows = {"": slice(0, None, 2), "p": slice(1, None, 2)}
-        both = {k: jnp.stack([v[n] for n in "ab"]) for k, v in found.items()}
+        both = {k: jnp.stack([v[n] for n in "ab"]) for k, v in views.items()}
         images = {"x": both["x"][:, rows[""]], "p": both["x"][:, rows["p"]]}
         if self.config.data.erase:
             images |= {"erased": both["erased"][:, rows[""]], "p_erased": both["erased"][:, rows["p"]]}
@@ -161,7 +161,7 @@ class Dgnet(Method):
         ({net: gradient}, {net: batch_stats}, State after D's step, {name: f[] or f[2]}, {name: array}).
         Values of terms are of a and b where they have a part of each.
         """
-        first, rest = jax.random.split(draws.key)
+        first, second = jax.random.split(draws.key)
         params = {n: state.nets[n]["params"] for n in TRAINED}
 
         def make(params):
@@ -172,7 +172,7 @@ class Dgnet(Method):
 
         def total(out, params):
             nets = with_params(state.nets, params)
-            values, stats_ = self.losses(nets, out, stats, x, Draws(draws.encoder, rest), state.step)
+            values, stats_ = self.losses(nets, out, stats, x, Draws(draws.encoder, second), state.step)
             weight = self.weights(state.step, after=True)
             return sum(weight[n] * values[n].sum() for n in TERMS), (values, stats_)
 
@@ -201,15 +201,15 @@ class Dgnet(Method):
 
     def structure(self, nets, x):
         """E_s of images [...,H,W,3] (one leading axis or two)."""
-        made = self.modules["E_s"].apply(nets["E_s"], networks.grey(flat(x)))
-        return made.reshape(*x.shape[:-3], *made.shape[1:])
+        maps = self.modules["E_s"].apply(nets["E_s"], networks.grey(flat(x)))
+        return maps.reshape(*x.shape[:-3], *maps.shape[1:])
 
     def decode(self, nets, s, code):
         """Images [N,2,B,H,W,3] of structures [N,2,B,...] and codes [N,2,B,D]."""
-        made = self.modules["G"].apply(
+        images = self.modules["G"].apply(
             nets["G"], s.reshape(-1, *s.shape[-3:]), code.reshape(-1, code.shape[-1])
         )
-        return made.reshape(*s.shape[:3], *made.shape[1:])
+        return images.reshape(*s.shape[:3], *images.shape[1:])
 
     def looks(self, nets, stats, x, key):
         """E_a in training on [P,B,H,W,3], one part after the other: (Look [P,B,...], batch_stats)."""
@@ -222,11 +222,11 @@ class Dgnet(Method):
         s, swapped (x_ba, x_ab), self, same: [2,B,...]; look: of x_a, x_b, p_a, p_b [4,B,...].
         """
         s = self.structure(nets, x["x"])
-        every = jnp.concatenate([x["x"], x["p"]])
-        look, stats = self.looks(nets, nets["E_a"]["batch_stats"], every, key)
+        images = jnp.concatenate([x["x"], x["p"]])
+        look, stats = self.looks(nets, nets["E_a"]["batch_stats"], images, key)
         code = look.code[:2]
-        made = self.decode(nets, jnp.stack([s[::-1], s, s]), jnp.stack([code, code, look.code[2:]]))
-        return {"s": s, "look": look, **dict(zip(("swapped", "self", "same"), made, strict=True))}, stats
+        decoded = self.decode(nets, jnp.stack([s[::-1], s, s]), jnp.stack([code, code, look.code[2:]]))
+        return {"s": s, "look": look, **dict(zip(("swapped", "self", "same"), decoded, strict=True))}, stats
 
     # ---- losses
 
@@ -236,8 +236,8 @@ class Dgnet(Method):
         key_erased, key_teacher = jax.random.split(draws.key)
         look = out["look"]
         if "erased" in x:
-            every = jnp.concatenate([x["erased"], x["p_erased"]])
-            look, stats = self.looks(nets, stats, every, key_erased)
+            images = jnp.concatenate([x["erased"], x["p_erased"]])
+            look, stats = self.looks(nets, stats, images, key_erased)
         before = self.weights(step, after=False)
         fine = before["teacher"] * d.w_fine * each_entropy(look.fine[:2], pid)
         copied = lax.stop_gradient({"params": nets["E_a"]["params"], "batch_stats": stats})

@@ -96,12 +96,12 @@ def modules(config, info):
             "config.direid.attention_norm is for the forms sigmoid and softmax; form 'guided' has norms of "
             "its own"
         )
-    made = {"A_deg": attention(config, info)}
+    nets = {"A_deg": attention(config, info)}
     if source in ("score", "feature"):
-        made["D_deg"] = networks.degradation_discriminator(config)
+        nets["D_deg"] = networks.degradation_discriminator(config)
     elif source == "code":
-        made["E_deg"] = networks.degradation_encoder(config)
-    return made
+        nets["E_deg"] = networks.degradation_encoder(config)
+    return nets
 
 
 def attention(config, info):

@@ -167,19 +167,19 @@ class Dfen(Stage):
         """
         source = self.config.direid.attention_input
         if source == "score":
-            given = jnp.stack([o.mean((1, 2, 3)) for o in self.apply(nets, "D_deg", x)], -1)
+            description = jnp.stack([o.mean((1, 2, 3)) for o in self.apply(nets, "D_deg", x)], -1)
         elif source == "feature":
-            given = self.apply(nets, "D_deg", x, method="pooled")
+            description = self.apply(nets, "D_deg", x, method="pooled")
         elif source == "code":
-            given = self.apply(nets, "E_deg", x)
+            description = self.apply(nets, "E_deg", x)
         else:
-            given = f_sen
-        given = lax.stop_gradient(given)
+            description = f_sen
+        description = lax.stop_gradient(description)
         if self.config.direid.attention_form != "guided":
-            return (given,)
+            return (description,)
         # training draws one of the two ways for the whole batch, tests go by the code
         by_code = jax.random.bernoulli(key) if train and source == "code" else True
-        return f_sen, None if source == "self" else given, by_code
+        return f_sen, None if source == "self" else description, by_code
 
     # ---- the step
 
@@ -235,8 +235,8 @@ class Dfen(Stage):
     def replay(self, state, x, key):
         """Images [B,H,W,3] with the content of x and other degradations, no gradient."""
         c, _ = self.call(state.nets, "old_E_con", x, train=False, method="content")
-        made = self.apply(state.nets, "old_G", c, self.replay_codes(state, x, key))
-        return lax.stop_gradient(made).astype(x.dtype)
+        images = self.apply(state.nets, "old_G", c, self.replay_codes(state, x, key))
+        return lax.stop_gradient(images).astype(x.dtype)
 
     def replay_codes(self, state, x, key):
         """Codes f[B,D] for a batch: random entries of the bank, or those of x permuted."""
@@ -246,10 +246,10 @@ class Dfen(Stage):
         return jax.random.permutation(key, self.apply(state.nets, "old_E_deg", x))
 
 
-def agreement(logits, replayed, kind):
+def agreement(logits, replayed, form):
     """Distance of the predictions on replayed images from those on the images themselves, [B,K] each."""
-    choice("direid.replay_loss", kind, ("kl", "kl_detach", "js", "js_detach"))
-    detach = kind.endswith("_detach")
-    if kind.startswith("kl"):
+    choice("direid.replay_loss", form, ("kl", "kl_detach", "js", "js_detach"))
+    detach = form.endswith("_detach")
+    if form.startswith("kl"):
         return distill.kl(logits, replayed, detach=detach)
     return distill.js(lax.stop_gradient(logits) if detach else logits, replayed)

@@ -198,11 +198,11 @@ class Ddgan(Stage):
 
     def cycle(self, nets, stats, out, x_a, x_b, train):
         """Images decoded from the codes of generated ones, against the originals: (L1 sum, batch_stats)."""
-        variables, made = {**nets["E_con"], "batch_stats": stats}, (out["x_ab"], out["x_ba"])
+        variables, fakes = {**nets["E_con"], "batch_stats": stats}, (out["x_ab"], out["x_ba"])
         c, stats = layers.each(
-            self.modules["E_con"], variables, jnp.stack(made), train=train, method="content"
+            self.modules["E_con"], variables, jnp.stack(fakes), train=train, method="content"
         )
-        d_b, d_a = jnp.split(self.apply(nets, "E_deg", jnp.concatenate(made)), 2)
+        d_b, d_a = jnp.split(self.apply(nets, "E_deg", jnp.concatenate(fakes)), 2)
         images = self.apply(nets, "G", jnp.concatenate([*c]), jnp.concatenate([d_a, d_b]))
         return 2 * judges.l1(images, jnp.concatenate([x_a, x_b])), stats
 
@@ -273,15 +273,15 @@ class Ddgan(Stage):
         """L_pre (eq. 3, 8): E_id is in test mode and gives gradient to the generated images only."""
         nets = lax.stop_gradient({"E_id": nets["E_id"]})
         target = self.apply(nets, "E_id", jnp.concatenate([x_a, x_b]), False)
-        made = self.apply(nets, "E_id", jnp.concatenate([out["x_ab"], out["x_ba"]]), False)
-        return 2 * judges.l1(made, lax.stop_gradient(target))
+        output = self.apply(nets, "E_id", jnp.concatenate([out["x_ab"], out["x_ba"]]), False)
+        return 2 * judges.l1(output, lax.stop_gradient(target))
 
     def reality(self, nets, out, cross):
         """L_real of the generator: swapped images pass for real, in the paper's self phase those by E'_d."""
         d = self.config.direid
         other = "x_bb" if not cross and d.reality_self == "synthetic" else "x_ba"
-        made = jnp.concatenate([out["x_ab"], out[other]])
-        return 2 * judges.gen(self.modules["D_real"], nets["D_real"], made, form=d.gan_form)
+        fakes = jnp.concatenate([out["x_ab"], out[other]])
+        return 2 * judges.gen(self.modules["D_real"], nets["D_real"], fakes, form=d.gan_form)
 
     def degradation(self, nets, out, x_a, x_b, cross):
         """L_deg of the generator: x_ab is to be as degraded as x_b, x_ba as good as x_a."""
@@ -356,14 +356,14 @@ def optimiser(optim):
 
 def modules(config, info):
     """{network: module}; without the term "pre" there is no E_id."""
-    made = {
+    nets = {
         "E_con": networks.content_encoder(config, info),
         "E_deg": networks.degradation_encoder(config),
         "G": networks.generator(config),
         "D_real": networks.reality_discriminator(config),
         "D_deg": networks.degradation_discriminator(config),
     }
-    return made | ({"E_id": networks.identity_encoder(config, info)} if config.direid.w_pre else {})
+    return nets | ({"E_id": networks.identity_encoder(config, info)} if config.direid.w_pre else {})
 
 
 def init_networks(modules, key, image):

@@ -206,8 +206,8 @@ class DegradationEncoder(nn.Module):
         if not self.share:
             return self(x), self.synthetic(x_synthetic)
         pooled = self.trunk(jnp.concatenate([x, x_synthetic]))
-        one, other = jnp.split(pooled, [len(x)])
-        return self.conv3_real(one)[:, 0, 0], self.conv3_sync(other)[:, 0, 0]
+        real, other = jnp.split(pooled, [len(x)])
+        return self.conv3_real(real)[:, 0, 0], self.conv3_sync(other)[:, 0, 0]
 
 
 # ---- construction from a config

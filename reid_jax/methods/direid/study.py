@@ -97,21 +97,21 @@ def of(method):
         def study(state):
             nonlocal pictures
             pictures = pictures or Pictures(config, dataset)
-            found = measured(state, pictures.x, pictures.poor, pictures.donor, pictures.poor_donor)
-            figures = summary(found)
+            measures = measured(state, pictures.x, pictures.poor, pictures.donor, pictures.poor_donor)
+            figures = summary(measures)
             leveled = coded(state, pictures.levels.reshape(-1, *pictures.x.shape[1:]))["score"]
             codes = coded(state, pictures.some)
             arrays = {
                 "band/score/x": pictures.level,
                 "band/score/y": -leveled.reshape(len(pictures.levels), -1),
-                "hist/score/clean": -found["score"][:, 0],
-                "hist/score/degraded": -found["score"][:, 1],
+                "hist/score/clean": -measures["score"][:, 0],
+                "hist/score/degraded": -measures["score"][:, 1],
                 "scatter/code/points": codes["code"],
                 "scatter/code/brightness": codes["brightness"],
                 "scatter/code/sharpness": codes["sharpness"],
                 "scatter/code/score": -codes["score"],
             }
-            arrays |= {n: a[pictures.shown] for n, a in found.items() if n.startswith("map/")}
+            arrays |= {n: a[pictures.shown] for n, a in measures.items() if n.startswith("map/")}
             arrays["map/image"] = np.stack([pictures.x, pictures.poor], 1)[pictures.shown]
             arrays |= places(method, state, pictures.x[:1], arrays)
             return figures, arrays | pictures.grids(state, coded_swap)
@@ -125,21 +125,21 @@ def of(method):
 def maps_of(method, nets, image):
     """{name: maps [B,h,w,C]} that are shown, of images u8[B,H,W,3]."""
     x = method.plain(image)
-    found = {"content": content(method, nets, x)}
+    maps = {"content": content(method, nets, x)}
     if "E_id" in nets:
-        found["teacher"] = method.call(nets, "E_id", x, train=False, method="map")[0]
-    return found
+        maps["teacher"] = method.call(nets, "E_id", x, train=False, method="map")[0]
+    return maps
 
 
 def places(method, state, image, arrays):
     """{"rows/NAME" f[h], "columns/NAME" f[w]}: where the cells of arrays map/NAME are centred, in pixels."""
-    found = {}
+    positions = {}
     for name in ("content", "teacher"):
         if f"map/{name}" in arrays:
             read = cells.windows(lambda nets, x, n=name: maps_of(method, nets, x)[n], state.nets, image)
             centres = cells.centres(read, image.shape[1:3], arrays[f"map/{name}"].shape[2:])
-            found[f"rows/{name}"], found[f"columns/{name}"] = (np.float32(c) for c in centres)
-    return found
+            positions[f"rows/{name}"], positions[f"columns/{name}"] = (np.float32(c) for c in centres)
+    return positions
 
 
 def measurable(dataset):
@@ -160,26 +160,26 @@ class Pictures:
         settings, pixels = degrade.Settings.of(config.data.degrade), decode.Pixels.of(config.data)
         clean = one_each(dataset.gallery)
         donors = next_of_camera(clean)
-        kept = [i for i, j in enumerate(donors) if j is not None][:PEOPLE]
+        people = [i for i, j in enumerate(donors) if j is not None][:PEOPLE]
 
         def original(record):
             return images.original(record.path, pixels)
 
-        pictures = {i: original(clean[i]) for i in {*kept, *(donors[i] for i in kept)}}
+        pictures = {i: original(clean[i]) for i in {*people, *(donors[i] for i in people)}}
         poor = {i: settings.draw(np.random.default_rng([config.seed, i]), p) for i, p in pictures.items()}
 
         def stack(source, rows):
             return np.stack([degrade.enlarge(source[i], *size) for i in rows])
 
-        partner = [donors[i] for i in kept]
-        self.x, self.poor = stack(pictures, kept), stack(poor, kept)
+        partner = [donors[i] for i in people]
+        self.x, self.poor = stack(pictures, people), stack(poor, people)
         self.donor, self.poor_donor = stack(pictures, partner), stack(poor, partner)
-        self.level, self.levels = known_levels(settings, [pictures[i] for i in kept[:24]], size)
+        self.level, self.levels = known_levels(settings, [pictures[i] for i in people[:24]], size)
         some = [*dataset.query, *dataset.gallery]
         some = [some[i] for i in np.unique(np.linspace(0, len(some) - 1, min(POINTS, len(some))).astype(int))]
         self.some = np.stack([degrade.enlarge(original(r), *size) for r in some])
-        self.cameras = np.array([clean[i].camid for i in kept])
-        self.shown = np.unique(np.linspace(0, len(kept) - 1, GRID).astype(int))
+        self.cameras = np.array([clean[i].camid for i in people])
+        self.shown = np.unique(np.linspace(0, len(people) - 1, GRID).astype(int))
         poor_query = [original(r) for r in one_each(dataset.query)[:GRID]]
         self.real_poor = [degrade.enlarge(picture, *size) for picture in poor_query]
 
@@ -194,10 +194,10 @@ class Pictures:
         donors = [p for i in first for p in (self.x[i], self.poor[i])] + self.real_poor[:2]
         contents = [*self.x[:GRID], *self.poor[:2]]
         pairs = [(a, b) for a in contents for b in donors]
-        made = swapped(state, *(np.stack(side) for side in zip(*pairs, strict=True)))
-        made = made.reshape(len(contents), len(donors), *made.shape[1:])
+        output = swapped(state, *(np.stack(side) for side in zip(*pairs, strict=True)))
+        output = output.reshape(len(contents), len(donors), *output.shape[1:])
         top = np.concatenate([np.full_like(self.x[:1], 255), np.stack(donors)])
-        rows = [top, *(np.concatenate([c[None], row]) for c, row in zip(contents, made, strict=True))]
+        rows = [top, *(np.concatenate([c[None], row]) for c, row in zip(contents, output, strict=True))]
         return {"grid/cross": np.stack(rows)}
 
 
@@ -247,9 +247,9 @@ def measure(state, images, method):
     maps = {"content": c[:2]}
     if "E_id" in nets:
         maps["teacher"] = [method.call(nets, "E_id", v, train=False, method="map")[0] for v in (x, poor)]
-    kept = {f"map/{n}": jnp.stack([heat(m) for m in pair], 1) for n, pair in maps.items()}
-    kept |= {f"change/{n}": relative(*pair) for n, pair in maps.items()}
-    return kept | {
+    measures = {f"map/{n}": jnp.stack([heat(m) for m in pair], 1) for n, pair in maps.items()}
+    measures |= {f"change/{n}": relative(*pair) for n, pair in maps.items()}
+    return measures | {
         "transferred": level(with_clean) - level(with_poor),
         "true": level(true) - level(true_poor),
         "mse": jnp.square(with_poor - true_poor).mean((1, 2, 3)),
@@ -261,25 +261,25 @@ def measure(state, images, method):
     }
 
 
-def summary(found):
+def summary(measures):
     """The figures of the module's docstring, of the measurements of all people."""
 
     def psnr(mse):
         return float(np.mean(10 * np.log10(255**2 / np.maximum(mse, 1e-6))))
 
-    sharp, content_, score_ = (found[n].mean(0) for n in ("sharp", "content", "score"))
-    labels = np.repeat([1, 0], len(found["score"]))
+    sharp, content_, score_ = (measures[n].mean(0) for n in ("sharp", "content", "score"))
+    labels = np.repeat([1, 0], len(measures["score"]))
     names = {"change/content": "map_change", "change/teacher": "map_change_teacher"}
-    changes = {title: float(found[n].mean()) for n, title in names.items() if n in found}
+    changes = {title: float(measures[n].mean()) for n, title in names.items() if n in measures}
     return changes | {
-        "strength": float(found["transferred"].mean() / found["true"].mean()),
-        "psnr": psnr(found["mse"]),
-        "psnr_nothing": psnr(found["mse_nothing"]),
+        "strength": float(measures["transferred"].mean() / measures["true"].mean()),
+        "psnr": psnr(measures["mse"]),
+        "psnr_nothing": psnr(measures["mse_nothing"]),
         "sharpness": float(sharp[0] / sharp[1]),
         "score_gap": float(score_[0] - score_[1]),
-        "score_auc": 100 * float(roc_auc_score(labels, found["score"].T.ravel())),
+        "score_auc": 100 * float(roc_auc_score(labels, measures["score"].T.ravel())),
         "content": float(content_[0] / content_[1]),
-        "code_std": float(found["code"].std(0).mean()),
+        "code_std": float(measures["code"].std(0).mean()),
     }
 
 
@@ -308,15 +308,15 @@ def describe(state, image, method):
     """{"code" [B,D], "score" [B], "brightness" [B], "sharpness" [B]} of images u8[B,H,W,3]."""
     x, levels = method.plain(image), image.astype(jnp.float32)
     code = method.apply(state.nets, "E_deg", x)
-    found = {"brightness": brightness(levels), "sharpness": sharpness(levels)}
-    return found | {"code": code, "score": score(method, state.nets, x)}
+    described = {"brightness": brightness(levels), "sharpness": sharpness(levels)}
+    return described | {"code": code, "score": score(method, state.nets, x)}
 
 
 def swap(state, image, donor, method):
     """The content of one image with the degradation of another, u8[B,H,W,3] each."""
     nets, (x, y) = state.nets, (method.plain(i) for i in (image, donor))
-    made = method.apply(nets, "G", content(method, nets, x), method.apply(nets, "E_deg", y))
-    return jnp.rint(picture(method.config, made)).astype(jnp.uint8)
+    output = method.apply(nets, "G", content(method, nets, x), method.apply(nets, "E_deg", y))
+    return jnp.rint(picture(method.config, output)).astype(jnp.uint8)
 
 
 def brightness(x):

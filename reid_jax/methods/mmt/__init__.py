@@ -65,10 +65,10 @@ class Source(Baseline):
 
         if self.info.labelled is None or self.info.unlabelled is None:
             raise ConfigError("set config.data.name=SOURCE+TARGET and config.data.target=TARGET")
-        rest = dict(data=self.config.data, seed=self.config.seed, views=("weak",))
+        options = dict(data=self.config.data, seed=self.config.seed, views=("weak",))
         size = streams.sizes(self.config.data, "source")
-        source = streams.gallery(self.info.labelled, **rest, **size)
-        return {"source": source, "target": streams.shuffled(self.info.unlabelled, **rest)}
+        source = streams.gallery(self.info.labelled, **options, **size)
+        return {"source": source, "target": streams.shuffled(self.info.unlabelled, **options)}
 
     def step(self, state, batch):
         """The baseline's on the source; a pass over the target then moves the running statistics alone."""

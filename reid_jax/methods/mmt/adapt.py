@@ -114,8 +114,8 @@ class Adapt(Method):
         from reid_jax.data import streams
 
         seed, labels = _steps.part_seed(self.config.seed, i), state.memory["labels"]
-        rest = dict(labels=labels, views=("strong",) * self.count)
-        return {"target": streams.gallery(self.info.unlabelled, self.config.data, seed, **rest)}
+        options = dict(labels=labels, views=("strong",) * self.count)
+        return {"target": streams.gallery(self.info.unlabelled, self.config.data, seed, **options)}
 
     def begin(self, state, features):
         """New clusters; all classifiers hold their centres, and the optimisers begin anew.
@@ -128,11 +128,11 @@ class Adapt(Method):
             authority, features = labelling.weighed(apart, fields, seed), labelling.joined(apart)
         labels, centres, eps = labelling.find_labels(features, fields, seed, eps=float(state.memory["eps"]))
         nets = jax.tree.map(np.array, state.nets)
-        own = labelling.apart_by(
+        kernels = labelling.apart_by(
             [nets[s]["params"]["classifier"]["kernel"].shape[0] for s in self.students], centres
         )
         for names in (self.students, self.teachers):
-            for name, rows in zip(names, own, strict=False):
+            for name, rows in zip(names, kernels, strict=False):
                 kernel = nets[name]["params"]["classifier"]["kernel"][:, self.sources :]
                 kernel[:, : len(rows)] = rows.T
         memory = {"labels": labels, "used": np.int32(len(centres))}
@@ -177,9 +177,9 @@ class Adapt(Method):
     def loss(self, nets, taught, views, pid, memory):
         """(loss, {student: batch_stats}, metrics, the terms: (`hard` of each f[K,2], `soft` f[K,K,2]))."""
         outs, stats = self.forward(nets, self.students, views, memory["used"])
-        given = dict(loss=self.config.loss, axis_name=self.axis)
-        hard = jnp.stack([terms.by_labels(out, pid, **given) for out in outs.values()])
-        soft = terms.by_teachers([*outs.values()], [*taught.values()], pid, **given)
+        options = dict(loss=self.config.loss, axis_name=self.axis)
+        hard = jnp.stack([terms.by_labels(out, pid, **options) for out in outs.values()])
+        soft = terms.by_teachers([*outs.values()], [*taught.values()], pid, **options)
         said = jnp.einsum("i,ijt->t", memory["authority"].astype(soft.dtype), soft) / max(self.count - 1, 1)
         (a, b), values = self.shares, jnp.concatenate([hard.sum(0), said])
         total = values @ jnp.array([1 - a, 1 - b, a, b], values.dtype)

@@ -36,12 +36,12 @@ class Joint(Adapt):
         """Groups of the clusters of round i, and of the source's identities."""
         from reid_jax.data import streams
 
-        made, data = super().streams(state, i), self.config.data
+        by_name, data = super().streams(state, i), self.config.data
         if self.sources:
-            rest = dict(views=("strong",) * self.count, **streams.sizes(data, "source"))
+            options = dict(views=("strong",) * self.count, **streams.sizes(data, "source"))
             seed = _steps.part_seed(self.config.seed, i)
-            made["source"] = streams.gallery(self.info.labelled, data, seed, **rest)
-        return made
+            by_name["source"] = streams.gallery(self.info.labelled, data, seed, **options)
+        return by_name
 
     def rows(self, batch):
         """The source's rows and then the target's, whose classes come after the source's."""

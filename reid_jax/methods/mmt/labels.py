@@ -29,16 +29,17 @@ def apart_by(sizes, centres):
 
 def weighed(features, fields, seed):
     """Authority f[K] of teachers with unit features [f[N,D_i]]: their scatter over its mean (MEB-Net)."""
-    found = [find_labels(f, fields, seed, fields.authority)[0] for f in features]
-    scatters = np.array([scatter(f, labels) for f, labels in zip(features, found, strict=True)])
+    clusterings = [find_labels(f, fields, seed, fields.authority)[0] for f in features]
+    scatters = np.array([scatter(f, labels) for f, labels in zip(features, clusterings, strict=True)])
     mean = scatters.mean()
     return scatters / mean if np.isfinite(mean) and mean > 0 else np.ones(len(scatters))
 
 
 def scatter(features, labels):
     """How far clusters lie apart over how wide they are; features f[N,D], labels i[N] (-1: left out)."""
-    kept = labels >= 0
-    f, (names, labels) = features[kept].astype(np.float64), np.unique(labels[kept], return_inverse=True)
+    clustered = labels >= 0
+    f = features[clustered].astype(np.float64)
+    names, labels = np.unique(labels[clustered], return_inverse=True)
     if len(names) < 2:
         return 0.0
     count, centres = np.bincount(labels)[:, None], np.zeros((len(names), f.shape[1]))
@@ -76,8 +77,8 @@ def find_labels(features, fields, seed, how="", eps=0.0):
         return by_density(features, fields, eps)
     check_clusters(fields, len(features))
     options = dict(n_init=fields.restarts, random_state=seed % 2**32)
-    kind = MiniBatchKMeans if (how or fields.cluster) == "minibatch" else KMeans
-    model = kind(fields.clusters, **options).fit(features)
+    estimator = MiniBatchKMeans if (how or fields.cluster) == "minibatch" else KMeans
+    model = estimator(fields.clusters, **options).fit(features)
     return model.labels_.astype(np.int32), np.asarray(_steps.unit(model.cluster_centers_)), eps
 
 

@@ -148,10 +148,12 @@ class Spcl(Method):
         from reid_jax.data import streams
 
         data, seed, labels = self.config.data, _steps.part_seed(self.config.seed, i), state.memory["labels"]
-        made = {"target": streams.gallery(self.info.unlabelled, data, seed, labels=labels)}
+        by_name = {"target": streams.gallery(self.info.unlabelled, data, seed, labels=labels)}
         if self.sources:
-            made["source"] = streams.gallery(self.info.labelled, data, seed, **streams.sizes(data, "source"))
-        return made
+            by_name["source"] = streams.gallery(
+                self.info.labelled, data, seed, **streams.sizes(data, "source")
+            )
+        return by_name
 
     def begin(self, state, features):
         """New classes of the target's images, from their features in the memory."""
@@ -215,8 +217,8 @@ def start(source, pid, target, classes):
 
 def classes(labels, sources):
     """The class i32[C + N] of every place, the source's first; labels i32[N] of the target (-1: none)."""
-    own = jnp.arange(sources, dtype=labels.dtype)
-    return jnp.concatenate([own, jnp.where(labels < 0, -1, sources + labels)])
+    source = jnp.arange(sources, dtype=labels.dtype)
+    return jnp.concatenate([source, jnp.where(labels < 0, -1, sources + labels)])
 
 
 def singles(labels):

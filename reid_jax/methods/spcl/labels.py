@@ -10,12 +10,12 @@ def find_labels(features, fields, threshold):
 
     fields: config.spcl; threshold: of an earlier round, below 0 if none set it. Memory is linear in N.
     """
-    found = clusterings(features, fields)
-    labels, threshold, *_ = refined(*found, threshold, fields.share, fields.reliability)
+    labellings = clusterings(features, fields)
+    labels, threshold, *_ = refined(*labellings, threshold, fields.share, fields.reliability)
     if fields.outliers == "drop":
         labels = cluster.without_singles(labels)
-    kept = labels >= 0
-    labels[kept] = np.unique(labels[kept], return_inverse=True)[1]
+    clustered = labels >= 0
+    labels[clustered] = np.unique(labels[clustered], return_inverse=True)[1]
     return labels, threshold
 
 

@@ -57,13 +57,13 @@ def _both_modes(case, module, entries, alpha, x, upstream):
         y, changed = module.apply(all_, x, train, *alpha, mutable=["batch_stats"])
         return (y * upstream).sum(), (y, changed)
 
-    found = {}
+    modes = {}
     descend = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True), static_argnums=3)
     for mode in ("eval", "train"):
         (_, (y, changed)), (grads, grad_x, grad_a) = descend(variables["params"], x, alpha, mode == "train")
         grads = _torch(grads) | {"in/x": nets.channels_first(grad_x)}
-        found[mode] = nets.channels_first(y), grads | ({"adaptive_weight": grad_a[0]} if alpha else {})
-    return found, nets.torch_entries(changed)
+        modes[mode] = nets.channels_first(y), grads | ({"adaptive_weight": grad_a[0]} if alpha else {})
+    return modes, nets.torch_entries(changed)
 
 
 def aibn(case):
@@ -72,8 +72,8 @@ def aibn(case):
     module = norms.AdaptiveNorm(momentum=case.config.momentum, epsilon=case.config.eps)
     results = {}
     for i, alpha in enumerate(case.input("alphas")):
-        found, after = _both_modes(case, module, case.weights(), (alpha[None],), x, upstream)
-        for mode, (y, grads) in found.items():
+        modes, after = _both_modes(case, module, case.weights(), (alpha[None],), x, upstream)
+        for mode, (y, grads) in modes.items():
             results |= {f"out/{mode}.a{i}.y": y} | {f"grad/{mode}.a{i}/{k}": v for k, v in grads.items()}
         results |= {f"out/train.a{i}.{k}_after": v for k, v in after.items()}
     return results
@@ -84,9 +84,9 @@ def aibn_block(case):
     m, x, upstream = case.config, *(nets.channels_last(case.input(k)) for k in ("x", "upstream"))
     entries = case.weights() | {"adaptive_weight": np.asarray(case.input("alpha")).reshape(1)}
     block = resnet.Bottleneck(m.planes, m.stride, norms=norms.Adaptive(), stage=4)
-    found, after = _both_modes(case, block, entries, (), x, upstream)
+    modes, after = _both_modes(case, block, entries, (), x, upstream)
     results = {f"out/after/{k}": v for k, v in after.items()}
-    for mode, (y, grads) in found.items():
+    for mode, (y, grads) in modes.items():
         results |= {f"out/{mode}.y": y} | {f"grad/{mode}/{k}": v for k, v in grads.items()}
     return results
 
@@ -162,9 +162,12 @@ def intra_loss(case):
     (value, (logits, after)), (grads, grad_f) = descend(params, f)
     results = {"out/loss": value}
     for i, n in enumerate(m.classes):
-        own = logits[:, i]
-        results |= {f"out/logits{i}": own[:, :n], f"out/loss{i}": identity.cross_entropy(own, pid[:, i])}
-        results[f"out/accuracy{i}"] = jnp.mean(own.argmax(-1) == pid[:, i])
+        scores = logits[:, i]
+        results |= {
+            f"out/logits{i}": scores[:, :n],
+            f"out/loss{i}": identity.cross_entropy(scores, pid[:, i]),
+        }
+        results[f"out/accuracy{i}"] = jnp.mean(scores.argmax(-1) == pid[:, i])
         for k in ("mean", "var"):
             results[f"out/running_{k}{i}"] = after[k].reshape(cameras, -1)[i]
         scale = grads["neck"]["scale"].reshape(cameras, -1)[i]
@@ -192,8 +195,8 @@ def inter_loss(case):
 
     descend = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
     (value, terms), (grads, grad_f) = descend(variables["params"], f)
-    found = zip(("cross_entropy", "triplet", "triplet_accuracy", "accuracy"), terms, strict=True)
-    results = nets.out({"loss": value} | dict(found)) | {"grad/in/feature": grad_f}
+    metrics = zip(("cross_entropy", "triplet", "triplet_accuracy", "accuracy"), terms, strict=True)
+    results = nets.out({"loss": value} | dict(metrics)) | {"grad/in/feature": grad_f}
     return results | {f"grad/{k}": v for k, v in _torch(grads, names).items()}
 
 
@@ -235,8 +238,8 @@ def schedule(case):
     results["out/body_scalars"] = sum(x.size for x in body)
     results["out/mixing_weights"] = sum(x.size == 1 for x in body)
     for name, key in (("net", "body_lr"), ("heads", "head_lr")):
-        tx, one = method.tx["intra"][name], {"base": jnp.ones(1, case.dtype)}
-        move, _ = tx.update(one, tx.init(one), {"base": jnp.zeros(1, case.dtype)})
+        tx, params = method.tx["intra"][name], {"base": jnp.ones(1, case.dtype)}
+        move, _ = tx.update(params, tx.init(params), {"base": jnp.zeros(1, case.dtype)})
         results[f"out/{key}"] = -move["base"]
     return results
 
@@ -255,8 +258,8 @@ def rerank(case):
     """re-ranking of one set (IICS), float64 and as published in half precision"""
     distance, results = np.asarray(case.input("distance")), {}
     for i, settings in enumerate(case.config.settings):
-        found = reranking.square(distance, form="iics", **settings)
-        results |= {f"out/final{i}": found, f"out/final{i}_half": Within(found, 6e-3)}
+        reranked = reranking.square(distance, form="iics", **settings)
+        results |= {f"out/final{i}": reranked, f"out/final{i}_half": Within(reranked, 6e-3)}
     return results
 
 
@@ -267,8 +270,8 @@ def cluster(case):
     shared = dict(k1=m.k1, k2=m.k2, lambda_value=m.lambda_value)
 
     def by(mode, stage, clusters):
-        own = adl.FIELDS[stage] | dict(clusters=clusters, quantile=getattr(m, f"quantile_{stage}"))
-        return _config(mode=mode, **{stage: own}, **shared).adl
+        fields = adl.FIELDS[stage] | dict(clusters=clusters, quantile=getattr(m, f"quantile_{stage}"))
+        return _config(mode=mode, **{stage: fields}, **shared).adl
 
     results = {}
     for key, mode in (("fixed", "original"), ("threshold", "threshold")):
@@ -278,8 +281,8 @@ def cluster(case):
             results[f"out/intra_{key}{i}"] = Partition(intra[camera == i])
         for name, weight in m.mix.items():
             clusters = m.n_inter if mode == "original" else len(feature)
-            found = labels.inter(feature, scores, camera, weight, by(mode, "inter", clusters))
-            results[f"out/inter_{key}_{name}"] = Partition(found)
+            assigned = labels.inter(feature, scores, camera, weight, by(mode, "inter", clusters))
+            results[f"out/inter_{key}_{name}"] = Partition(assigned)
     for i in np.unique(camera):
         distance = labels.cosine_distance(feature[camera == i])
         results[f"out/intra_rank_distance{i}"] = reranking.square(distance, **shared)
@@ -288,16 +291,16 @@ def cluster(case):
         results[f"out/inter_distance_{name}"] = distance
         results[f"out/inter_rank_distance_{name}"] = reranking.square(distance, **shared)
     few = feature[case.arrays["in/few_index"]]
-    found = labels.intra(few, np.zeros(len(few), int), by("original", "intra", m.few["asked"]))
-    return results | {"out/intra_few": Partition(found)}
+    assigned = labels.intra(few, np.zeros(len(few), int), by("original", "intra", m.few["asked"]))
+    return results | {"out/intra_few": Partition(assigned)}
 
 
 def eval(case):
     """CMC and mAP from distances"""
     names = ("query_id", "gallery_id", "query_camera", "gallery_camera")
     ids = [case.arrays[f"in/{k}"] for k in names]
-    found = ranking.rank_distances(np.asarray(case.input("distance")), *ids, max_rank=case.config.topk)
-    return {"out/cmc": found.cmc, "out/mean_ap": found.mAP}
+    ranked = ranking.rank_distances(np.asarray(case.input("distance")), *ids, max_rank=case.config.topk)
+    return {"out/cmc": ranked.cmc, "out/mean_ap": ranked.mAP}
 
 
 # ---- the game
@@ -355,8 +358,8 @@ def _with_params(variables, params):
 
 
 def _game_grads(prefix, grads, grad_f, names):
-    found = {k: v for n in grads for k, v in _torch(grads[n], names[n]).items()}
-    return {f"grad/{prefix}/{k}": v for k, v in found.items()} | {f"grad/{prefix}/in/feature": grad_f}
+    entries = {k: v for n in grads for k, v in _torch(grads[n], names[n]).items()}
+    return {f"grad/{prefix}/{k}": v for k, v in entries.items()} | {f"grad/{prefix}/in/feature": grad_f}
 
 
 def adl_modules(case):
@@ -377,12 +380,12 @@ def adl_modules(case):
         joint, marginal = (critic.apply(all_["critic"], f, x) for x in (z, other))
         logits, _ = camera.apply(all_["camera"], z, True, mutable=["batch_stats"])
         omega = adversarial.omega(joint, marginal)
-        found = {"omega": omega, "camera_loss": identity.cross_entropy(logits, camid)}
+        values = {"omega": omega, "camera_loss": identity.cross_entropy(logits, camid)}
         pull = adversarial.pull(omega, "exp", m.temperature)
-        found["feature_loss"] = m.camera_weight * found["camera_loss"] + pull
+        values["feature_loss"] = m.camera_weight * values["camera_loss"] + pull
         pairs = {"joint": joint, "marginal": marginal}
         probability = {f"{k}_probability": jax.nn.sigmoid(v) for k, v in pairs.items()}
-        return found | {"discriminator_loss": -omega, "z_train": z} | probability
+        return values | {"discriminator_loss": -omega, "z_train": z} | probability
 
     params = {n: v["params"] for n, v in variables.items()}
     results = nets.out(jax.jit(forward)(params, f))
@@ -414,8 +417,8 @@ def adl_objective(case):
             return total, metrics
 
         (total, metrics), (grads, grad_f) = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, f)
-        found = {"omega": metrics["omega"], "adl": metrics["adl"], "camera": metrics["cam_ce"]}
-        found["total"] = total
-        results |= {f"out/{tag}.{k}": v for k, v in found.items()}
+        values = {"omega": metrics["omega"], "adl": metrics["adl"], "camera": metrics["cam_ce"]}
+        values["total"] = total
+        results |= {f"out/{tag}.{k}": v for k, v in values.items()}
         results |= _game_grads(tag, grads, grad_f, names)
     return results

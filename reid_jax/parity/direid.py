@@ -29,7 +29,7 @@ from reid_jax.parity.compare import Within
 
 def _count(entries, pattern):
     """Number of different values of a pattern's group among the keys."""
-    return len({found[1] for k in entries if (found := re.match(pattern, k))})
+    return len({match[1] for k in entries if (match := re.match(pattern, k))})
 
 
 def _trunk(entries, config=None):
@@ -87,8 +87,8 @@ def _fill(case, module, entries, *args):
 
 def _entries(variables, prefix=""):
     """{the reference's key: array}."""
-    found = nets.torch_entries(variables, "direid")
-    return {prefix + re.sub(r"^E_id\.model", "model", k): v for k, v in found.items()}
+    entries = nets.torch_entries(variables, "direid")
+    return {prefix + re.sub(r"^E_id\.model", "model", k): v for k, v in entries.items()}
 
 
 def _norms(case, name, grads):
@@ -117,8 +117,8 @@ def content_encoder(case):
     variables = _fill(case, net, entries, x)
 
     def forward(params, method):
-        own = {**variables, "params": params}
-        out, stats = layers.call(net, own, x, train=case.train, method=method)
+        all_variables = {**variables, "params": params}
+        out, stats = layers.call(net, all_variables, x, train=case.train, method=method)
         loss = ((out[0] if method is None else out) * ct_f).sum()
         return loss + (0 if method else (out[1] * ct_c).sum()), (out, stats)
 
@@ -128,9 +128,9 @@ def content_encoder(case):
     results |= {f"out/after/{k}": v for k, v in _entries({"batch_stats": stats}).items()}
     results |= _norms(case, "forward", _only(_entries({"params": grads}), r"head\."))
     if not case.train:
-        own = _entries({"params": descend(variables["params"], "identity")[0]})
+        id_grads = _entries({"params": descend(variables["params"], "identity")[0]})
         reached = r"model\.|head\.(aspp|invariance|identity)\."
-        results |= _norms(case, "identity", _only(own, reached))
+        results |= _norms(case, "identity", _only(id_grads, reached))
         maps = jax.jit(lambda v: net.apply(v, x, False, method=lambda m, x, t: m.base.maps(x, t, 0, 3)))
         for i, stage in enumerate(maps(variables)):
             results |= {
@@ -233,11 +233,11 @@ def attention(case):
         "from_id": (guided, "guided.", (f_sen, f_d, False)),
         "self": (guided, "guided.", (f_sen, None, None)),
     }
-    for kind in ("sigmoid", "softmax"):
-        outputs, hidden = (size(f"free_{kind}.mlp.model.{i}.fc.bias") for i in (3, 0))
-        pairs = kind == "softmax"
+    for form in ("sigmoid", "softmax"):
+        outputs, hidden = (size(f"free_{form}.mlp.model.{i}.fc.bias") for i in (3, 0))
+        pairs = form == "softmax"
         module = attentions.Attention(outputs // (1 + pairs), hidden, pairs)
-        calls[f"free_{kind}"] = (module, f"free_{kind}.", (f_d,))
+        calls[f"free_{form}"] = (module, f"free_{form}.", (f_d,))
     for name, (module, prefix, args) in calls.items():
         shapes = jax.eval_shape(lambda m=module, a=args: m.init(jax.random.key(0), *a, False))
         variables = nets.fill(shapes, case.weights(prefix), case.dtype, layout="direid")
@@ -349,19 +349,19 @@ def reid_losses(case):
     names = [k[3:] for k in case.arrays if k.startswith("in/") and k[-1] in "12"]
     inputs = {n: case.input(n) for n in names}
     weights = dict(w_fuse=m.w_id_fuse, w_inv_reid=m.w_id_inv, w_sen_reid=m.w_id_sen, w_replay=m.w_id_smooth)
-    for kind in ("kl_detach", "js_detach"):
-        method = second.Dfen(_config(case, direid=weights | dict(replay_loss=kind, replay="off")), INFO)
+    for form in ("kl_detach", "js_detach"):
+        method = second.Dfen(_config(case, direid=weights | dict(replay_loss=form, replay="off")), INFO)
 
         def total(chosen, method=method):
             all_ = inputs | chosen
             first = {f: all_.get(f"{f}1") for f in second.Outputs._fields}
-            found = method.losses(second.Outputs(**first), target, all_["p_inv2"])
-            total = sum(found.values())
-            return total, found | {"total": total}
+            terms = method.losses(second.Outputs(**first), target, all_["p_inv2"])
+            total = sum(terms.values())
+            return total, terms | {"total": total}
 
-        grads, found = jax.grad(total, has_aux=True)(inputs)
-        results |= {f"out/{kind}/loss_reid_{k}": v for k, v in found.items()}
-        results |= {f"grad/{kind}/in/{k}": v for k, v in grads.items()}
+        grads, terms = jax.grad(total, has_aux=True)(inputs)
+        results |= {f"out/{form}/loss_reid_{k}": v for k, v in terms.items()}
+        results |= {f"grad/{form}/in/{k}": v for k, v in grads.items()}
     return results
 
 
@@ -388,14 +388,14 @@ def gan_losses_3scale(case):
     results = {
         "out/predict_fake_real": judges.predict(net, variables, images["fake"], images["real"])[:, None]
     }
-    for kind, reduce in (("map", lambda o: o), ("mean", judges.mean_score)):
+    for reduction, reduce in (("map", lambda o: o), ("mean", judges.mean_score)):
         _, squares = judges.penalised(net, variables, images["real"], reduce)
-        results |= {f"out/squared_grad_{kind}_scale{s}": v for s, v in enumerate(squares)}
+        results |= {f"out/squared_grad_{reduction}_scale{s}": v for s, v in enumerate(squares)}
     for name, form in discriminators.items():
         value, grads = jax.value_and_grad(form)(variables, images)
-        own = _entries(grads)
-        results |= {f"out/{name}": value, **{f"grad/{name}/{k}": v for k, v in own.items()}}
-        results |= _norms(case, name, own)
+        named = _entries(grads)
+        results |= {f"out/{name}": value, **{f"grad/{name}/{k}": v for k, v in named.items()}}
+        results |= _norms(case, name, named)
     for name, form in generators.items():
         value, grads = jax.value_and_grad(form, 1)(variables, images)
         results |= {f"out/{name}": value}
@@ -461,25 +461,25 @@ def dil_losses(case):
         def generator(params, variables, batch, method=method, cross=cross):
             all_ = gan.with_params(variables, params)
             out, stats = method.encode(all_, *gan.pair(batch, cross), cross, train=case.train)
-            found, _ = method.generator_losses(all_, out, stats, batch, cross, train=case.train)
-            total = sum(found.values())
-            return total, (found | {"total": total}, out)
+            terms, _ = method.generator_losses(all_, out, stats, batch, cross, train=case.train)
+            total = sum(terms.values())
+            return total, (terms | {"total": total}, out)
 
         def discriminators(params, out, first, method=method, cross=cross):
             judging = {n: {"params": p} for n, p in params.items()}
-            found = method.discriminator_losses(judging, out, batch, _draws(cross, first), cross)
-            total = sum(found.values())
-            return total, found | {"total": total}
+            terms = method.discriminator_losses(judging, out, batch, _draws(cross, first), cross)
+            total = sum(terms.values())
+            return total, terms | {"total": total}
 
-        grads, (found, out) = jax.grad(generator, has_aux=True)(params, variables, batch)
+        grads, (terms, out) = jax.grad(generator, has_aux=True)(params, variables, batch)
         results |= _images(name.split("_")[0], out)
-        results |= {f"out/{name}/gen/loss_gen_{k}": v for k, v in found.items()}
+        results |= {f"out/{name}/gen/loss_gen_{k}": v for k, v in terms.items()}
         results |= _norms(case, f"{name}_gen", _reached(grads, method.active(cross)))
         descend = jax.grad(discriminators, has_aux=True)
         for tag, first in (("dis_ab", True), ("dis_ba", False)):
             tag = "dis" if cross else tag  # the cross phase has no draw
-            grads, found = descend({n: params[n] for n in gan.DISCRIMINATORS}, out, first)
-            results |= {f"out/{name}/{tag}/loss_dis_{k}": v for k, v in found.items()}
+            grads, terms = descend({n: params[n] for n in gan.DISCRIMINATORS}, out, first)
+            results |= {f"out/{name}/{tag}/loss_dis_{k}": v for k, v in terms.items()}
             results |= _norms(case, f"{name}_{tag}", _reached(grads, method.active(cross)))
     return results
 
@@ -493,8 +493,8 @@ def _images(phase, out):
 def _reached(grads, active):
     """{key: gradient} of the parameters of the groups that a phase trains, as the step has it."""
     groups = gan.split_groups(grads)
-    own = gan.join_groups({g: groups[g] for g in groups.keys() & active})
-    return {k: v for net, tree in own.items() for k, v in _entries({"params": tree}, f"{net}.").items()}
+    reached = gan.join_groups({g: groups[g] for g in groups.keys() & active})
+    return {k: v for net, tree in reached.items() for k, v in _entries({"params": tree}, f"{net}.").items()}
 
 
 def dil_steps(case):
@@ -521,8 +521,8 @@ def dil_steps(case):
         state, metrics = method.phase(state, batch, draws, bool(draws.cross))
         results |= {f"out/loss/{i + 1}/loss_{k}": metrics[v] for k, v in names.items()}
         results |= {f"out/moved/{i + 1}/{k}": v for k, v in _moved(variables, state.nets).items()}
-    for net, own in state.nets.items():
-        after = _entries({"batch_stats": own.get("batch_stats", {})}, f"{net}.")
+    for net, tree in state.nets.items():
+        after = _entries({"batch_stats": tree.get("batch_stats", {})}, f"{net}.")
         results |= {f"out/after/{k}": v for k, v in after.items()}
     return results
 
@@ -530,9 +530,9 @@ def dil_steps(case):
 def _moved(before, after):
     """L2 distances of groups of parameters: networks and their first modules."""
     squares = {}
-    for net, own in after.items():
+    for net, tree in after.items():
         old = _entries({"params": before[net]["params"]}, f"{net}.")
-        for key, value in _entries({"params": own["params"]}, f"{net}.").items():
+        for key, value in _entries({"params": tree["params"]}, f"{net}.").items():
             square = float(((value - old[key]) ** 2).sum())
             for group in (net, ".".join(key.split(".")[:2])):
                 squares[group] = squares.get(group, 0.0) + square
@@ -546,16 +546,16 @@ def degradations(case):
     """down-sampling, gamma and resizing of pictures: equal bytes"""
     image, results = case.arrays["in/image"], {}
     for name in case.under("out/"):
-        kind, *values = name.split("/")
-        if kind == "down":
-            found = degrade.shrink(image, float(values[0]))
-        elif kind == "down_resized":
-            found = degrade.enlarge(degrade.shrink(image, float(values[0])), 256, 128)[::2, ::2]
-        elif kind == "gamma":
-            found = degrade.darken(image, *map(float, values))
+        operation, *values = name.split("/")
+        if operation == "down":
+            output = degrade.shrink(image, float(values[0]))
+        elif operation == "down_resized":
+            output = degrade.enlarge(degrade.shrink(image, float(values[0])), 256, 128)[::2, ::2]
+        elif operation == "gamma":
+            output = degrade.darken(image, *map(float, values))
         else:
-            found = degrade.enlarge(image, 256, 128)[::2, ::2]
-        results[f"out/{name}"] = found
+            output = degrade.enlarge(image, 256, 128)[::2, ::2]
+        results[f"out/{name}"] = output
     return results
 
 
@@ -563,8 +563,8 @@ def evaluation(case):
     """multi-shot and single-shot figures"""
     q, g = ([case.arrays[f"in/{side}_{k}"] for k in ("f", "id", "cam")] for side in ("query", "gallery"))
 
-    def figures(found, mean):
-        return np.array([*(found.cmc[min(r, len(found.cmc)) - 1] for r in (1, 5, 10, 20)), mean])
+    def figures(ranked, mean):
+        return np.array([*(ranked.cmc[min(r, len(ranked.cmc)) - 1] for r in (1, 5, 10, 20)), mean])
 
     def arrays(rows):
         return [x for pair in zip(q, [a[rows] for a in g], strict=True) for x in pair]

@@ -36,8 +36,8 @@ def main(argv=None):
     for name in names:
         for train in (False, True):
             mode = "train" if train else "test"
-            found = rows[f"{name} {mode}"] = measure(name, train, args.batch, args.height, args.width)
-            numbers = (f"{found[t][k]:.1e}" for k in ("error", "angle") for t in ("float32", "bfloat16"))
+            drifts = rows[f"{name} {mode}"] = measure(name, train, args.batch, args.height, args.width)
+            numbers = (f"{drifts[t][k]:.1e}" for k in ("error", "angle") for t in ("float32", "bfloat16"))
             print(f"| {name} | {mode} | {' | '.join(numbers)} |", flush=True)
     print(json.dumps(rows))
 
@@ -50,16 +50,16 @@ def measure(backbone, train, batch, height, width):
     return {t: errors(pooled(backbone, train, x, t), exact) for t in ("float32", "bfloat16")}
 
 
-def pooled(backbone, train, x, kind):
+def pooled(backbone, train, x, precision):
     """Pooled vectors f64[B,D] of a net in one compute type."""
-    with jax.enable_x64(kind == "float64"):
-        x = jnp.asarray(x, TYPES[kind])
-        dtype = "bfloat16" if kind == "bfloat16" else "float32"
+    with jax.enable_x64(precision == "float64"):
+        x = jnp.asarray(x, TYPES[precision])
+        dtype = "bfloat16" if precision == "bfloat16" else "float32"
         net = nets.build(1, backbone=backbone, head=head_of(backbone), neck="none", dtype=dtype)
         shapes = jax.eval_shape(heads.encoder(net).init, jax.random.key(0), x)
         keys = nets.torch_entries(jax.tree.map(lambda s: np.empty(s.shape, np.float32), shapes))
         entries = {k: recipe(k, v.shape, 0) for k, v in keys.items()}
-        variables = nets.fill(shapes, entries, TYPES[kind], layout="torchvision")
+        variables = nets.fill(shapes, entries, TYPES[precision], layout="torchvision")
         run = jax.jit(lambda v, x: net.apply(v, x, train, mutable=["batch_stats"])[0].before_bn[0])
         return np.asarray(run(variables, x), np.float64)
 

@@ -180,8 +180,8 @@ def _to_ours(key):
 
 def _to_theirs(entries):
     """Our keys -> the reference's, which calls the trunk backbone."""
-    own = r"(conv1|bn1|layer\d)\."
-    return {f"backbone.{k}" if re.match(own, k) else k: v for k, v in entries.items()}
+    trunk = r"(conv1|bn1|layer\d)\."
+    return {f"backbone.{k}" if re.match(trunk, k) else k: v for k, v in entries.items()}
 
 
 LOSSES = {  # the reference's names
@@ -261,10 +261,10 @@ def param_counts(case):
         clip = jax.ShapeDtypeStruct((1, 2, 64, 64, 3), jnp.float32)
         params = jax.eval_shape(lambda c, net=net: net.init(jax.random.key(0), c, False), clip)["params"]
         counts = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in params.items()}
-        own = {"backbone": counts["base"], "cam_classifier": counts["cls_cam"]}
-        own |= {k: counts[k] for k in ("cel", "tlm", "fwg")}
-        own["necks"] = sum(n for k, n in counts.items() if k.startswith("neck_"))
-        own["id_classifiers"] = sum(counts[f"cls_{k}"] for k in ("id", "lr", "frame"))
-        own["total"] = sum(counts.values())
-        results |= {f"out/{name}/{k}": np.array(v) for k, v in own.items()}
+        named = {"backbone": counts["base"], "cam_classifier": counts["cls_cam"]}
+        named |= {k: counts[k] for k in ("cel", "tlm", "fwg")}
+        named["necks"] = sum(n for k, n in counts.items() if k.startswith("neck_"))
+        named["id_classifiers"] = sum(counts[f"cls_{k}"] for k in ("id", "lr", "frame"))
+        named["total"] = sum(counts.values())
+        results |= {f"out/{name}/{k}": np.array(v) for k, v in named.items()}
     return results

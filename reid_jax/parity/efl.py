@@ -94,8 +94,8 @@ def mmt_losses(case):
 def triplet(case):
     """batch-hard triplets on identities and cameras: Euclidean, cosine, normalised; gradients"""
     emb, m, results = case.input("emb"), case.config, {}
-    for kind in ("id", "cam"):
-        labels = case.input(f"labels_{kind}")
+    for target in ("id", "cam"):
+        labels = case.input(f"labels_{target}")
 
         def hard(emb, distance, margin, labels=labels):
             return triplets.batch_hard(emb, labels, distance=distance, margin=margin)
@@ -110,10 +110,10 @@ def triplet(case):
         }
         for name, form in forms.items():
             loss = value_and_grads(
-                f"{name}_{kind}", lambda emb, f=form: f(emb)[0], {"emb": emb}, emb="in/emb"
+                f"{name}_{target}", lambda emb, f=form: f(emb)[0], {"emb": emb}, emb="in/emb"
             )
             results |= loss
-        results[f"out/normalized_prec_{kind}"] = normalized(emb)[1]["correct"]
+        results[f"out/normalized_prec_{target}"] = normalized(emb)[1]["correct"]
     return results
 
 
@@ -136,25 +136,25 @@ def retrieval(case):
     """CMC, mAP, kinds of first hits, distances"""
     q, g = (np.asarray(case.input(f"{side}_feat")) for side in "qg")
     labels = [case.arrays[f"in/{k}"] for k in ("q_pid", "g_pid", "q_cam", "g_cam")]
-    found = ranking.rank(q, g, *labels, max_rank=len(g))
-    kinds = np.array([found.breakdown[k] for k in ("same_id", "other_id_same_cam", "other_id_other_cam")])
+    ranked = ranking.rank(q, g, *labels, max_rank=len(g))
+    kinds = np.array([ranked.breakdown[k] for k in ("same_id", "other_id_same_cam", "other_id_other_cam")])
     return {
         "out/dist": _all_distances(q, g),
-        "out/cmc": found.cmc,
-        "out/map": found.mAP,
-        "out/top1_index": np.where(found.valid, found.top_index[:, 0], -1),
+        "out/cmc": ranked.cmc,
+        "out/map": ranked.mAP,
+        "out/top1_index": np.where(ranked.valid, ranked.top_index[:, 0], -1),
         "out/top1_percent": kinds,
-        "out/top1_count": np.rint(kinds * found.valid.sum() / 100).astype(int),
-        "out/prop": found.breakdown["prop"],
+        "out/top1_count": np.rint(kinds * ranked.valid.sum() / 100).astype(int),
+        "out/prop": ranked.breakdown["prop"],
     }
 
 
 def _all_distances(q, g):
     """Minus the cosine similarity [Q,G], read off top lists that leave nothing out."""
-    one = (np.zeros(len(q), int), np.zeros(len(g), int), np.zeros(len(q), int), np.ones(len(g), int))
-    found = ranking.rank(q, g, *one, topk=len(g))
+    labels = (np.zeros(len(q), int), np.zeros(len(g), int), np.zeros(len(q), int), np.ones(len(g), int))
+    ranked = ranking.rank(q, g, *labels, topk=len(g))
     distance = np.empty((len(q), len(g)))
-    np.put_along_axis(distance, found.top_index.astype(int), -found.top_score, 1)
+    np.put_along_axis(distance, ranked.top_index.astype(int), -ranked.top_score, 1)
     return distance
 
 

@@ -15,8 +15,8 @@ def kreciprocal_rerank(case):
     distances = [np.asarray(case.input(k)) for k in ("q_g", "q_q", "g_g")]
     results = {}
     for k1, k2, weight in case.config.settings:
-        found = rerank.from_distances(*distances, form="original", k1=k1, k2=k2, lambda_value=weight)
-        results[f"out/k1_{k1}_k2_{k2}_lambda_{weight}"] = found
+        reranked = rerank.from_distances(*distances, form="original", k1=k1, k2=k2, lambda_value=weight)
+        results[f"out/k1_{k1}_k2_{k2}_lambda_{weight}"] = reranked
     return results
 
 
@@ -71,9 +71,9 @@ def market_size(case):
     problem = seeded.make(sizes, case.meta.get("seed", 0))
     check_sums(problem, m.crc32)
     features = [problem.q_feat.astype(case.dtype), problem.g_feat.astype(case.dtype)]
-    found = ranking.rank(*features, *problem[2:], distance="euclidean", max_rank=m.max_rank)
-    results = {"mAP": found.mAP, "mINP": found.mINP, "cmc": found.cmc}
-    results |= {"AP": found.ap[found.valid], "INP": found.inp[found.valid]}
+    ranked = ranking.rank(*features, *problem[2:], distance="euclidean", max_rank=m.max_rank)
+    results = {"mAP": ranked.mAP, "mINP": ranked.mINP, "cmc": ranked.cmc}
+    results |= {"AP": ranked.ap[ranked.valid], "INP": ranked.inp[ranked.valid]}
     return {f"out/{k}": Within(np.asarray(v), 2e-6) for k, v in results.items()}
 
 

@@ -124,7 +124,7 @@ def net_results(net, variables, x, train, naming="torchvision"):
         seen = changed["intermediates"]
         maps = {name: _captured(seen, path) for path, name in places.items()}
         maps["maxpool"] = seen["base"]["pool"][0]
-        results = {f"{kind}_{name}": f(y) for name, y in maps.items() for kind, f in MOMENTS.items()}
+        results = {f"{moment}_{name}": f(y) for name, y in maps.items() for moment, f in MOMENTS.items()}
         results["pooled_max"] = heads.spatial_pool(maps["layer4"], "max")
         results["frames"] = seen["vectors"][0]
         results["last_map_shape"] = jnp.array(channels_first(maps["layer4"]).shape)
@@ -152,8 +152,8 @@ def _places(variables):
     places = {("base", "conv1"): "conv1", ("base", "bn1"): "bn1", ("base", "conv1_6"): "stem"}
     last = {}
     for name in modules:
-        if found := re.fullmatch(r"(layer\d|NL_\d)_(\d+)", name):
-            last[found[1]] = max(int(found[2]), last.get(found[1], 0))
+        if match := re.fullmatch(r"(layer\d|NL_\d)_(\d+)", name):
+            last[match[1]] = max(int(match[2]), last.get(match[1], 0))
     places |= {("base", f"{stage}_{block}"): stage for stage, block in last.items()}
     return {path: name for path, name in places.items() if path[1] in modules}
 

@@ -80,9 +80,9 @@ def _gradients(torch, module, tensors, outputs, seed):
     y = outputs["y"]
     weight = np.random.default_rng(seed).standard_normal(tuple(y.shape)).astype(np.float32)
     (y * torch.as_tensor(weight, dtype=y.dtype)).sum().backward()
-    found = {f"grad/{k}": _array(p.grad) for k, p in module.named_parameters() if p.grad is not None}
-    found |= {f"grad/in/{k}": _array(t.grad) for k, t in tensors.items() if t.grad is not None}
-    return found | {"in/weight": weight}
+    grads = {f"grad/{k}": _array(p.grad) for k, p in module.named_parameters() if p.grad is not None}
+    grads |= {f"grad/in/{k}": _array(t.grad) for k, t in tensors.items() if t.grad is not None}
+    return grads | {"in/weight": weight}
 
 
 def _tensor(torch, value):

@@ -33,14 +33,14 @@ def own_runners(path):
     return {k: f for k, f in vars(module).items() if isinstance(f, types.FunctionType)}
 
 
-def find_runner(name, own):
+def find_runner(name, runners):
     """The function that runs cases of this name, e.g. `reid_jax.parity.efl.club` for efl__club.
 
     own: a user's functions, by case name. A case net__ANYTHING runs as a whole net, see `net.py`.
     Raises DataError when there is none.
     """
-    if name in own:
-        return own[name]
+    if name in runners:
+        return runners[name]
     topic, _, component = name.partition("__")
     module_name = f"reid_jax.parity.{topic}"
     if topic.isidentifier() and component.isidentifier() and topic not in _NO_TOPICS:
@@ -57,7 +57,7 @@ def find_runner(name, own):
 _NO_TOPICS = {"case", "compare", "nets", "record", "run"}
 
 
-def report(path, own, float32=True):
+def report(path, runners, float32=True):
     """What is to be said of one file, as JSON-like values; no error gets out."""
     name = os.path.splitext(os.path.basename(path))[0]
     result = {"case": name, "ok": False, "error": "", "arrays": {}, "float32": None}
@@ -65,9 +65,9 @@ def report(path, own, float32=True):
     try:
         case = cases.load(path)
         result["reference"] = str(case.meta.get("reference", "?"))
-        runner = find_runner(name, own)
+        runner = find_runner(name, runners)
         result["component"] = (runner.__doc__ or "").strip().split("\n")[0]
-        found = outcomes(runner, case, np.float64)
+        compared = outcomes(runner, case, np.float64)
     except ReidError as e:
         return result | {"error": str(e)}
     except Exception as e:  # a runner met something it does not know: this case fails, the others go on
@@ -75,11 +75,11 @@ def report(path, own, float32=True):
         return result | {
             "error": f"{type(e).__name__}: {e} ({os.path.basename(where.filename)}:{where.lineno})"
         }
-    if not found:
+    if not compared:
         return result | {"error": "the case records nothing to compare"}
-    worst = max(found, key=lambda o: o.error / o.tolerance)
-    result |= {"worst": worst.name, "float64": worst.error, "ok": all(o.ok for o in found)}
-    result["arrays"] = {o.name: dataclasses.asdict(o) | {"ok": o.ok} for o in found}
+    worst = max(compared, key=lambda o: o.error / o.tolerance)
+    result |= {"worst": worst.name, "float64": worst.error, "ok": all(o.ok for o in compared)}
+    result["arrays"] = {o.name: dataclasses.asdict(o) | {"ok": o.ok} for o in compared}
     if float32:
         result["float32"] = drift(runner, case)
     return result

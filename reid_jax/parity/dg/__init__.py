@@ -32,10 +32,10 @@ IBN = {"a": ibn.IbnA, "b": ibn.IbnB}
 def _block(case, norms):
     """Results of a residual block, the last of several in its stage."""
     m = case.config
-    kind = {"resnet": "bottleneck"}.get(m.block, m.block)
-    if kind not in ("bottleneck", "basic"):
+    form = {"resnet": "bottleneck"}.get(m.block, m.block)
+    if form not in ("bottleneck", "basic"):
         raise ConfigError(f"block {m.block!r} is not supported, only bottleneck, basic and resnet")
-    module = {"bottleneck": resnet.Bottleneck, "basic": resnet.BasicBlock}[kind]
+    module = {"bottleneck": resnet.Bottleneck, "basic": resnet.BasicBlock}[form]
     block = module(m.planes, m.stride, norms=norms, stage=1, last=True)
     results = nets.module_results(case, block, case.train)
     if "out/y_eval" in case.arrays:
@@ -69,7 +69,7 @@ def _resnet(m, norms, block=resnet.Bottleneck, neck="none", classes=1):
 def ibn_net(case):
     """ResNet with IBN-a or IBN-b: stages, pooled, running statistics"""
     m = case.config
-    stages = {i + 1: kind for i, kind in enumerate(m.ibn) if kind}
+    stages = {i + 1: form for i, form in enumerate(m.ibn) if form}
     if len(set(stages.values())) != 1:
         raise ConfigError(f"ibn {m.ibn}: only one form in a net is supported")
     norms = IBN[next(iter(stages.values()))](stages=tuple(stages))
@@ -110,15 +110,15 @@ def dualnorm_mobilenet(case):
 
     @jax.jit
     def run(variables):
-        kept = dict(mutable=["intermediates", "batch_stats"], capture_intermediates=_of_base)
-        return net.apply(variables, x, case.train, **kept)
+        options = dict(mutable=["intermediates", "batch_stats"], capture_intermediates=_of_base)
+        return net.apply(variables, x, case.train, **options)
 
     out, changed = run(variables)
     seen = {k: v["__call__"][0] for k, v in changed["intermediates"]["base"].items() if "__call__" in v}
     maps = {"conv1": seen["conv1"], "in1": seen["bn1"], "conv9": seen["conv9"]}
     for name in sorted(k for k in seen if re.fullmatch(r"conv\d_\d", k)):
         maps[f"block{name[4]}"] = seen[name]  # the last one of the group stays
-    results = {f"{kind}_{name}": f(y) for name, y in maps.items() for kind, f in nets.MOMENTS.items()}
+    results = {f"{moment}_{name}": f(y) for name, y in maps.items() for moment, f in nets.MOMENTS.items()}
     return nets.out(results | {"feature": out.after_bn[0]})
 
 
@@ -170,23 +170,23 @@ def metabin_layer(case):
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, False))
     variables = nets.fill(shapes, case.weights(), case.dtype)
 
-    def loss(params, x, kind):
-        if kind == "virtual":
+    def loss(params, x, mode):
+        if mode == "virtual":
             gate = gated.virtual_gate(params["gate"], case.input("gate_grad"), m.step_size)
             params = {**params, "gate": gate}
         all_ = {**variables, "params": params}
-        y, changed = module.apply(all_, x, kind != "eval", mutable=["batch_stats"])
-        return (y * weight).sum(), (y, changed if kind == "general" else variables)
+        y, changed = module.apply(all_, x, mode != "eval", mutable=["batch_stats"])
+        return (y * weight).sum(), (y, changed if mode == "general" else variables)
 
     results = {}
-    for kind in ("hold", "eval", "virtual", "general"):
+    for mode in ("hold", "eval", "virtual", "general"):
         descend = jax.jit(jax.grad(loss, (0, 1), has_aux=True), static_argnums=2)
-        (grads, grad_x), (y, after) = descend(variables["params"], x, kind)
-        results[f"out/y_{kind}"] = nets.channels_first(y)
+        (grads, grad_x), (y, after) = descend(variables["params"], x, mode)
+        results[f"out/y_{mode}"] = nets.channels_first(y)
         grads = nets.torch_entries({"params": grads}) | {"in/x": nets.channels_first(grad_x)}
-        results |= {f"grad/{kind}/{k}": v for k, v in grads.items()}
+        results |= {f"grad/{mode}/{k}": v for k, v in grads.items()}
         stats = nets.torch_entries({"batch_stats": after["batch_stats"]})
-        results |= {f"out/after_{kind}/{k}": v for k, v in stats.items()}
+        results |= {f"out/after_{mode}/{k}": v for k, v in stats.items()}
     return results
 
 

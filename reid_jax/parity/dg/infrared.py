@@ -15,8 +15,8 @@ from reid_jax.parity import nets
 def sysu_eval(case):
     """SYSU-MM01: CMC by persons, mAP, mINP, the camera rule"""
     sides = [np.asarray(case.input(k)) for k in ("query", "gallery", "q_pid", "g_pid", "q_cam", "g_cam")]
-    found = cross_modal.rank(*sides, distance=case.config.distance, max_rank=case.config.max_rank)
-    return {f"out/{k}": getattr(found, k) for k in ("cmc", "mAP", "mINP")}
+    ranked = cross_modal.rank(*sides, distance=case.config.distance, max_rank=case.config.max_rank)
+    return {f"out/{k}": getattr(ranked, k) for k in ("cmc", "mAP", "mINP")}
 
 
 def sysu_gallery(case):
@@ -43,8 +43,8 @@ def regdb_eval(case):
     for query, gallery in (("visible", "thermal"), ("thermal", "visible")):
         labels = pid, pid, np.zeros_like(pid), np.ones_like(pid)
         options = dict(distance=case.config.distance, max_rank=case.config.max_rank, camera_filter=False)
-        found = ranking.rank(sides[query], sides[gallery], *labels, **options)
-        results |= {f"out/{query}_to_{gallery}/{k}": getattr(found, k) for k in ("cmc", "mAP", "mINP")}
+        ranked = ranking.rank(sides[query], sides[gallery], *labels, **options)
+        results |= {f"out/{query}_to_{gallery}/{k}": getattr(ranked, k) for k in ("cmc", "mAP", "mINP")}
     return results
 
 
@@ -72,15 +72,16 @@ def agw_net(case):
     encoder, results = heads.encoder(net), {}
     tested = nets.quickly(lambda x, camera: encoder.apply(variables, x, False, None, camera)[0])
     for i, name in enumerate(("visible", "thermal")):
-        found = tested(sides[i], np.full(len(sides[i]), i))
-        results[f"{name}_pool"], results[f"{name}_neck"] = unit(found.before_bn[0]), unit(found.after_bn[0])
+        branches = tested(sides[i], np.full(len(sides[i]), i))
+        results[f"{name}_pool"] = unit(branches.before_bn[0])
+        results[f"{name}_neck"] = unit(branches.after_bn[0])
 
     def joined(net, *sides):
         return net.of_map(net.base.shared(net.base.both(*sides, True), True), True)
 
     options = dict(method=joined, mutable=["batch_stats"])
-    found, _ = nets.quickly(lambda *sides: net.apply(variables, *sides, **options))(*sides)
-    results |= {"train_pool": found.before_bn[0], "train_logits": found.logits[0]}
+    branches, _ = nets.quickly(lambda *sides: net.apply(variables, *sides, **options))(*sides)
+    results |= {"train_pool": branches.before_bn[0], "train_logits": branches.logits[0]}
     return nets.out(results)
 
 

@@ -24,7 +24,7 @@ def m3l_inner(case):
     m, names = case.config, ("weight", "bias")
     optim = SimpleNamespace(b2=m.b2, eps=getattr(m, "eps", 1e-8), weight_decay=m.weight_decay)
     params = {n: case.input(n) for n in names}
-    grads, probes = ({n: case.input(f"{kind}_{n}") for n in names} for kind in ("grad", "probe"))
+    grads, probes = ({n: case.input(f"{role}_{n}") for n in names} for role in ("grad", "probe"))
 
     def value(grads):
         new = _optim.first_adam_step(params, grads, m.lr, optim)
@@ -58,11 +58,11 @@ def metabn(case):
         y, changed = norm.apply(variables, train, True, mutable=["batch_stats"])
         variables, results[f"out/y{i + 1}"] = {**variables, **changed}, y
     stats = nets.torch_entries({"batch_stats": variables["batch_stats"]})
-    kept = [mixing.statistics(v[None], m.scale == "deviation") for v in seen]
+    moments = [mixing.statistics(v[None], m.scale == "deviation") for v in seen]
 
     def loss(params, x):
-        given = [jnp.concatenate([k[i][:, :1] for k in kept]) for i in (0, 1)]
-        mixed = mixing.mix(x, given, m.lam, noise)
+        pooled = [jnp.concatenate([k[i][:, :1] for k in moments]) for i in (0, 1)]
+        mixed = mixing.mix(x, pooled, m.lam, noise)
         options = dict(mutable=["batch_stats"])
         y = jax.vmap(lambda v: norm.apply({**variables, "params": params}, v, True, **options)[0])(mixed)
         return (y * case.input("weight")).sum(), y

@@ -37,9 +37,9 @@ def snr_block(case):
 
     @jax.jit
     def run(params, x):
-        kept = dict(mutable=[restitution.KEPT, "intermediates"], capture_intermediates=True)
-        plus, found = module.apply({"params": params}, x, True, **kept)
-        return plus, found[restitution.KEPT], found["intermediates"]["IN"]["__call__"][0]
+        options = dict(mutable=[restitution.KEPT, "intermediates"], capture_intermediates=True)
+        plus, changed = module.apply({"params": params}, x, True, **options)
+        return plus, changed[restitution.KEPT], changed["intermediates"]["IN"]["__call__"][0]
 
     plus, kept, f = run(params, x)
     maps = {"f": f, "plus": plus, "minus": f + x - plus}
@@ -52,7 +52,7 @@ def snr_block(case):
     }
     theirs = dict(zip(_renamed(weights, _BLOCK), weights, strict=True))
     for name, loss in losses.items():
-        descend = jax.value_and_grad(lambda *given, loss=loss: loss(run(*given)[1]), (0, 1))
+        descend = jax.value_and_grad(lambda *args, loss=loss: loss(run(*args)[1]), (0, 1))
         results[f"out/{name}"], (grads, grad_x) = jax.jit(descend)(params, x)
         grads = nets.torch_entries({"params": grads})
         results |= {f"grad/{name}/{theirs[k]}": v for k, v in grads.items()}
@@ -123,12 +123,12 @@ def _maps(net, variables, x, train, stages):
         options = dict(mutable=["intermediates", "batch_stats"], capture_intermediates=kept)
         return net.apply(variables, x, train, **options)[1]["intermediates"]["base"]
 
-    found, maps = run(variables, x), {}
+    seen, maps = run(variables, x), {}
     for stage in (*stages, 4):
-        blocks = [name for name in found if name.startswith(f"layer{stage}_")]
-        maps[f"layer{stage}"] = found[f"layer{stage}_{len(blocks) - 1}"]["__call__"][0]
+        blocks = [name for name in seen if name.startswith(f"layer{stage}_")]
+        maps[f"layer{stage}"] = seen[f"layer{stage}_{len(blocks) - 1}"]["__call__"][0]
     for stage in stages:
-        inner = found[snr.name(stage)]
+        inner = seen[snr.name(stage)]
         f, plus = inner["IN"]["__call__"][0], inner["__call__"][0]
         maps |= {f"f{stage}": f, f"plus{stage}": plus, f"minus{stage}": f + maps[f"layer{stage}"] - plus}
-    return {f"{kind}_{n}": of(y) for n, y in maps.items() for kind, of in nets.MOMENTS.items()}
+    return {f"{moment}_{n}": of(y) for n, y in maps.items() for moment, of in nets.MOMENTS.items()}

@@ -23,7 +23,7 @@ def param_counts(case):
 
 def count(name):
     """Parameters of the net that a case calls so: "NET (7 classes)", "NET without classifier"; DataError."""
-    classes = int(found[1]) if (found := re.search(r"\((\d+) classes", name)) else 751
+    classes = int(match[1]) if (match := re.search(r"\((\d+) classes", name)) else 751
     short = re.sub(r" \(.*| without .*", "", name)
     if short.startswith("dgnet "):
         return total(dgnet_net(short.removeprefix("dgnet "), classes))

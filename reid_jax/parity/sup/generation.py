@@ -54,9 +54,9 @@ class _Net:
 
     def entries(self, tree, prefix=""):
         """{the reference's key: array} of variables or a part of them."""
-        found = nets.torch_entries(tree, "direid")
-        found = {re.sub(r"^E_id\.model\.", "model.", k): v for k, v in found.items()}
-        return {prefix + self.key.get(k, k): v for k, v in found.items()}
+        named = nets.torch_entries(tree, "direid")
+        named = {re.sub(r"^E_id\.model\.", "model.", k): v for k, v in named.items()}
+        return {prefix + self.key.get(k, k): v for k, v in named.items()}
 
 
 def _norms(case, place, grads):
@@ -141,7 +141,7 @@ def dgnet_step(case):
     """a whole iteration by the library's step, both draws: pictures, terms, gradients, moves, statistics"""
     m = case.config
     method = swap.Dgnet(_step_config(m, case.input("x_a").shape), Info(num_pids=m.ID_class, num_cams=1))
-    own, state = _step_state(case, method)
+    parts, state = _step_state(case, method)
     x = _step_batch(case)
     results = {}
 
@@ -159,12 +159,12 @@ def dgnet_step(case):
         results[f"out/{place}/weights"] = jnp.stack(
             [weights[n] for n in ("code", "structure", "cycle", "teacher")]
         )
-        found = {k: v for n, g in grads.items() for k, v in own[n].items({"params": g}).items()}
-        results |= _norms(case, place, found)
+        grad_entries = {k: v for n, g in grads.items() for k, v in parts[n].items({"params": g}).items()}
+        results |= _norms(case, place, grad_entries)
         moved, after = {}, {}
         for n in grads:
-            before = own[n].items(state.nets[n])
-            entries = own[n].items(new.nets[n])
+            before = parts[n].items(state.nets[n])
+            entries = parts[n].items(new.nets[n])
             after |= entries
             moved |= {k: np.linalg.norm(v - before[k]) for k, v in entries.items()}
         for net in ("gen", "dis", "id"):
@@ -222,18 +222,18 @@ def _step_state(case, method):
     """({net: _Part}, State) with the case's weights."""
     m, image = method.modules, nets.channels_last(case.input("x_a"))[:1]
     d = method.config.dgnet
-    own = {
+    parts = {
         "E_s": _Part(case, m["E_s"], "gen.enc_content.", networks.grey(image)),
         "E_a": _Part(case, m["E_a"], "id.", image, False),
         "D": _Part(case, m["D"], "dis.", image),
         "T": _Part(case, m["T"], "teacher.", image, False),
     }
-    s = jax.eval_shape(lambda: m["E_s"].apply(own["E_s"].variables, networks.grey(image)))
-    code = jax.eval_shape(lambda: m["E_a"].apply(own["E_a"].variables, image, False).code)
+    s = jax.eval_shape(lambda: m["E_s"].apply(parts["E_s"].variables, networks.grey(image)))
+    code = jax.eval_shape(lambda: m["E_a"].apply(parts["E_a"].variables, image, False).code)
     s, code = (jnp.zeros(v.shape, v.dtype) for v in (s, code))
-    own["G"] = _Part(case, m["G"], "gen.", s, code, doublings=d.halvings)
-    state = method.fresh({n: part.variables for n, part in own.items()}, method.tx)
-    return own, state._replace(step=jnp.int32(case.config.iteration))
+    parts["G"] = _Part(case, m["G"], "gen.", s, code, doublings=d.halvings)
+    state = method.fresh({n: part.variables for n, part in parts.items()}, method.tx)
+    return parts, state._replace(step=jnp.int32(case.config.iteration))
 
 
 def _step_batch(case):
@@ -246,28 +246,28 @@ def _step_batch(case):
 def _forwarded(out):
     """What the case records of `forward`."""
     look, first = out["look"], nets.channels_first
-    found = {"x_ba": first(out["swapped"][0]), "x_ab": first(out["swapped"][1]), "f_a": look.code[0]}
-    found |= {"x_a_recon_p": first(out["same"][0]), "s_a": first(out["s"][0])[:, ::8]}
+    recorded = {"x_ba": first(out["swapped"][0]), "x_ab": first(out["swapped"][1]), "f_a": look.code[0]}
+    recorded |= {"x_a_recon_p": first(out["same"][0]), "s_a": first(out["s"][0])[:, ::8]}
     for i, name in enumerate(("p_a", "p_b", "pp_a", "pp_b")):
-        found |= {f"{name}_0": look.prim[i], f"{name}_1": look.fine[i]}
-    return found
+        recorded |= {f"{name}_0": look.prim[i], f"{name}_1": look.fine[i]}
+    return recorded
 
 
 def _terms(values, d):
     """The case's names of an iteration's values."""
-    found = {"gen_total": values["loss"], "dis_total": values["dis"], "teacher": values["teacher"].sum()}
+    named = {"gen_total": values["loss"], "dis_total": values["dis"], "teacher": values["teacher"].sum()}
     names = {"gen_adv": "adv", "gen_recon_x": "self", "gen_recon_xp": "same", "gen_recon_f": "code"}
     names |= {"gen_recon_s": "structure", "gen_cycrecon_x": "cycle"}
-    found |= {f"{k}_{side}": values[v][i] for k, v in names.items() for i, side in enumerate("ab")}
-    return found | {
+    named |= {f"{k}_{side}": values[v][i] for k, v in names.items() for i, side in enumerate("ab")}
+    return named | {
         k: values[v].sum() for k, v in {"id": "id", "pid": "pid", "gen_recon_id": "gen_id"}.items()
     }
 
 
 def _parameters(case):
     """The case's keys of parameters, in their order."""
-    every = [k.partition("/")[2] for k in case.arrays if k.startswith(("shape/", "param/"))]
-    return [k for k in every if not re.search(r"running_(mean|var)$|num_batches_tracked$", k)]
+    keys = [k.partition("/")[2] for k in case.arrays if k.startswith(("shape/", "param/"))]
+    return [k for k in keys if not re.search(r"running_(mean|var)$|num_batches_tracked$", k)]
 
 
 # ---- CycleGAN
@@ -280,12 +280,12 @@ def cyclegan(case):
     width = len(case.weights("D_A.")["model.0.bias"])
     modules = cyclegans.Generator(m.width, m.blocks, m.dropout), cyclegans.Discriminator(width)
     args = {"G": (a, False), "D": (a,)}
-    own = {}
+    parts = {}
     for name in ("G_A", "G_B", "D_A", "D_B"):
         entries = case.weights(f"{name}.")
         if entries:
-            own[name] = _Part(case, modules["GD".index(name[0])], f"{name}.", *args[name[0]])
-    variables = {n: part.variables for n, part in own.items()}
+            parts[name] = _Part(case, modules["GD".index(name[0])], f"{name}.", *args[name[0]])
+    variables = {n: part.variables for n, part in parts.items()}
     key, weights = jax.random.key(0), (m.cycle, m.cycle * m.identity)
 
     def generators(params):
@@ -305,9 +305,9 @@ def cyclegan(case):
     for ours, theirs in (("gan", "gan"), ("cycle", "cycle"), ("same", "idt")):
         results |= {f"out/{theirs}_{side}": values[ours][i] for i, side in enumerate("ab")}
     results |= {"out/generator": total, "out/dis_a": dis}
-    found = {k: v for n, g in grads.items() for k, v in own[n].items({"params": g}).items()}
-    judged = own["D_A"].items({"params": of_judge})
-    for place, entries in (("generator", found), ("dis_a", judged)):
+    grad_entries = {k: v for n, g in grads.items() for k, v in parts[n].items({"params": g}).items()}
+    judged = parts["D_A"].items({"params": of_judge})
+    for place, entries in (("generator", grad_entries), ("dis_a", judged)):
         results |= _norms(case, place, entries)
         results |= {f"grad/{place}/{k}": entries[k] for k in case.under(f"grad/{place}/") if k in entries}
     return results

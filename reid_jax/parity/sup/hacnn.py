@@ -11,19 +11,19 @@ from reid_jax.parity.sup.osnet import gradients
 
 def hacnn(case):
     """HA-CNN: maps, shifts and feature for both ways of sampling"""
-    x, found = nets.channels_last(case.input("image")), {}
+    x, results = nets.channels_last(case.input("image")), {}
     for name, aligned in (("plain", False), ("aligned", True)):
         net, variables = _net(case, x, aligned)
 
         @jax.jit
         def run(variables, net=net):
-            kept = dict(mutable=["intermediates", "batch_stats"], capture_intermediates=_watched)
-            return net.apply(variables, x, case.train, **kept)
+            options = dict(mutable=["intermediates", "batch_stats"], capture_intermediates=_watched)
+            return net.apply(variables, x, case.train, **options)
 
         out, seen = run(variables)
-        found |= {f"out/{name}/{k}": v for k, v in _described(seen["intermediates"]["base"]).items()}
-        found[f"out/{name}/feature"] = out.test
-    return found
+        results |= {f"out/{name}/{k}": v for k, v in _described(seen["intermediates"]["base"]).items()}
+        results[f"out/{name}/feature"] = out.test
+    return results
 
 
 def hacnn_train(case):
@@ -59,12 +59,12 @@ def _watched(module, method):
 
 def _described(seen):
     """{mean_NAME, std_NAME, thetaK} of the modules' outputs; the last region's of the local ones."""
-    maps, found = {"conv": seen["conv"]["__call__"][0]}, {}
+    maps, thetas = {"conv": seen["conv"]["__call__"][0]}, {}
     for k in (1, 2, 3):
         maps[f"inception{k}"] = seen[f"inception{k}_1"]["__call__"][0]
-        maps[f"soft{k}"], found[f"theta{k}"] = seen[f"ha{k}"]["__call__"][0]
+        maps[f"soft{k}"], thetas[f"theta{k}"] = seen[f"ha{k}"]["__call__"][0]
         local = seen[f"local_conv{k}"]["__call__"][0]
         maps[f"local_conv{k}"] = local[-(len(local) // REGIONS) :]
-    return found | {
-        f"{kind}_{name}": np.asarray(f(y)) for name, y in maps.items() for kind, f in nets.MOMENTS.items()
+    return thetas | {
+        f"{moment}_{name}": np.asarray(f(y)) for name, y in maps.items() for moment, f in nets.MOMENTS.items()
     }

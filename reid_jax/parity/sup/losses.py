@@ -81,9 +81,9 @@ def wrt(case):
 
         def loss(x, form=form):
             x = _steps.unit(x) if form == "unit" else x
-            given = dict(distance="euclidean", guard=case.config.eps)
-            pair = triplet.weighted_distances(x, label, **given)[:2]
-            return triplet.weighted(x, label, margin=0.0, **given)[0], pair
+            options = dict(distance="euclidean", guard=case.config.eps)
+            pair = triplet.weighted_distances(x, label, **options)[:2]
+            return triplet.weighted(x, label, margin=0.0, **options)[0], pair
 
         descend = jax.jit(jax.value_and_grad(loss, has_aux=True))
         (value, (d_ap, d_an)), grad = descend(case.input(source))
@@ -141,8 +141,8 @@ def _embedding_head(case, name, fields):
     variables = nets.fill(shapes, entries, case.dtype, layout="fastreid")
 
     def loss(params, x):
-        every = {**variables, "params": params}
-        out, _ = module.apply(every, x, case.train, mutable=["batch_stats"])
+        all_variables = {**variables, "params": params}
+        out, _ = module.apply(all_variables, x, case.train, mutable=["batch_stats"])
         (logits,) = classifiers.with_margin(out, target)
         value = identity.cross_entropy_others(logits, target, label_smooth=m.label_smooth)
         return value, (logits, out.before_bn[0] if fields.neck_feat == "before" else out.after_bn[0])
@@ -191,10 +191,10 @@ def schedules(case):
     }
 
 
-def _rates(case, m, fields, steps_per_epoch=1, every=1, lr=None):
-    """The rate of every `every`-th step of m.epochs epochs; lr: of the group, None for m.lr."""
+def _rates(case, m, fields, steps_per_epoch=1, stride=1, lr=None):
+    """The rate of every `stride`-th step of m.epochs epochs; lr: of the group, None for m.lr."""
     optim = namespace(defaults()["optim"] | fields | {"lr": m.lr})
     total = m.epochs * steps_per_epoch
     info = SimpleNamespace(steps_per_epoch=steps_per_epoch, total_steps=total)
     rate = _optim.schedule(optim, info, m.lr if lr is None else lr)
-    return jax.jit(jax.vmap(rate))(jnp.arange(0, total, every)).astype(case.dtype)
+    return jax.jit(jax.vmap(rate))(jnp.arange(0, total, stride)).astype(case.dtype)

@@ -25,10 +25,10 @@ def _block(case, layout, instance):
     sizes = dict(reduction=m.reduction, gate_reduction=m.gate_reduction, streams=getattr(m, "streams", 4))
     block = OSBlock(m.out_channels, instance, **sizes)
     shapes = jax.eval_shape(lambda: block.init(jax.random.key(0), x, False))
-    placed = {kind: {"base": {"conv2_0": tree}} for kind, tree in shapes.items()}
+    placed = {collection: {"base": {"conv2_0": tree}} for collection, tree in shapes.items()}
     entries = {f"conv2.0.{k}": v for k, v in case.weights().items()}
     filled = nets.fill(placed, entries, case.dtype, layout=layout)
-    variables = {kind: tree["base"]["conv2_0"] for kind, tree in filled.items()}
+    variables = {collection: tree["base"]["conv2_0"] for collection, tree in filled.items()}
 
     def loss(params, x):
         y, changed = block.apply({**variables, "params": params}, x, case.train, mutable=["batch_stats"])
@@ -38,7 +38,7 @@ def _block(case, layout, instance):
     (_, (y, changed)), (grads, grad_x) = descend(variables["params"], x)
     results = {"out/y": nets.channels_first(y), "grad/in/x": nets.channels_first(grad_x)}
     for front, tree in (("grad/", {"params": grads}), ("out/after/", changed)):
-        tree = {kind: {"base": {"conv2_0": t}} for kind, t in tree.items()}
+        tree = {collection: {"base": {"conv2_0": t}} for collection, t in tree.items()}
         entries = nets.torch_entries(tree, layout)
         results |= {front + k.removeprefix("conv2.0."): v for k, v in entries.items()}
     return results
@@ -78,9 +78,9 @@ def _net(case):
     variables = nets.net_variables(case, net, x)
 
     def loss(params):
-        found = {**variables, "params": params}
-        kept = dict(mutable=["batch_stats", "intermediates"], capture_intermediates=_watched)
-        out, changed = net.apply(found, x, case.train, **kept)
+        all_variables = {**variables, "params": params}
+        options = dict(mutable=["batch_stats", "intermediates"], capture_intermediates=_watched)
+        out, changed = net.apply(all_variables, x, case.train, **options)
         results = {"pooled": out.before_bn[0], "feature": out.after_bn[0], "logits": out.logits[0]}
         results |= _moments(changed["intermediates"]["base"], layout)
         if "in/target" not in case.arrays:
@@ -112,7 +112,7 @@ def _moments(seen, layout):
         for i in (2, 3):
             maps[f"pool{i}"] = maps[f"conv{i}"]
             maps[f"conv{i}"] = seen[f"conv{i}_1"]["__call__"][0]
-    results = {f"{kind}_{name}": f(y) for name, y in maps.items() for kind, f in nets.MOMENTS.items()}
+    results = {f"{moment}_{name}": f(y) for name, y in maps.items() for moment, f in nets.MOMENTS.items()}
     return results | {"last_map_shape": jnp.array(nets.channels_first(stages[-1]).shape)}
 
 

@@ -30,8 +30,10 @@ def optimisers(case):
     """Adam, AMSGrad, SGD with and without Nesterov: weights step by step"""
     m, results = case.config, {}
     for name in ("adam", "amsgrad", "sgd", "sgd_nesterov"):
-        kind, _, nesterov = name.partition("_")
-        fields = dict(kind=kind, nesterov=bool(nesterov), lr=m.sgd_lr if kind == "sgd" else m.adam_lr)
+        algorithm, _, nesterov = name.partition("_")
+        fields = dict(
+            kind=algorithm, nesterov=bool(nesterov), lr=m.sgd_lr if algorithm == "sgd" else m.adam_lr
+        )
         fields |= dict(weight_decay=m.weight_decay, momentum=m.momentum, b1=m.b1, b2=m.b2, eps=m.eps)
         optim = namespace(defaults()["optim"] | fields | {"milestones": ()})
         tx = _optim.optimiser(optim, SimpleNamespace(steps_per_epoch=1, total_steps=1))

@@ -46,10 +46,10 @@ def pgfa_head(case):
 
 def pgfa_heat(case):
     """PGFA's heat maps as its code draws them"""
-    m, found = case.config, np.asarray(case.input("points"))
+    m, coordinates = case.config, np.asarray(case.input("points"))
     size = np.array([m.height, m.width])
-    heat = pose.pillow_heat(found[None], size[None], tuple(m.map), m.threshold)[0]
-    first = pose.gaussian(found[0], size) * pose.sure(found[0], m.threshold)
+    heat = pose.pillow_heat(coordinates[None], size[None], tuple(m.map), m.threshold)[0]
+    first = pose.gaussian(coordinates[0], size) * pose.sure(coordinates[0], m.threshold)
     return {"out/first": first, "out/heat": heat}
 
 
@@ -65,8 +65,8 @@ def pgfa_distance(case):
     """PGFA's score, by two products of stored features"""
     sides = {}
     for side in ("query", "gallery"):
-        given = (case.input(f"{side}_{name}") for name in ("global", "parts", "visible"))
-        sides[side] = np.asarray(pgfa.stored(*given), case.dtype)
+        features = (case.input(f"{side}_{name}") for name in ("global", "parts", "visible"))
+        sides[side] = np.asarray(pgfa.stored(*features), case.dtype)
     count = [len(f) for f in sides.values()]
     labels = [np.zeros(n, int) for n in count] + [np.zeros(count[0], int), np.ones(count[1], int)]
     distance = f"ratio{case.config.parts + 1}"

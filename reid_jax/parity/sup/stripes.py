@@ -23,8 +23,8 @@ def rpp_head(case):
     head = stripes.RefinedHead(m.classes, m.parts, m.features, m.dropout, None, 0, None, False, False, *mask)
     results, variables, x = _results(case, head)
 
-    own = {"params": {"local_mask": variables["params"]["local_mask"]}}
-    w = head.apply(own, x, False, method="assignment")
+    mask_variables = {"params": {"local_mask": variables["params"]["local_mask"]}}
+    w = head.apply(mask_variables, x, False, method="assignment")
     return results | {"out/assignment": nets.channels_first(w)}
 
 

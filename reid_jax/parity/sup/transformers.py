@@ -55,8 +55,8 @@ def jpm(case):
     weights = (0.5, *(0.5 / m.parts,) * m.parts)
 
     def loss(params):
-        given = image, case.train, _camera(case)
-        out, changed = net.apply({**variables, "params": params}, *given, mutable=["batch_stats"])
+        inputs = image, case.train, _camera(case)
+        out, changed = net.apply({**variables, "params": params}, *inputs, mutable=["batch_stats"])
         ce = [identity.cross_entropy(x, target) for x in out.logits]
         options = dict(distance="softmax", margin=0.0)
         hard = [triplet.batch_hard(f, target, **options)[0] for f in out.before_bn]
@@ -80,17 +80,17 @@ class _Net(nn.Module):
 
     base: nn.Module
 
-    def __call__(self, *given):
-        return self.base(*given)
+    def __call__(self, *args):
+        return self.base(*args)
 
 
 def _sizes(m, depth):
     """transformer.Sizes of a case's config."""
     default = transformer.Sizes(m.dim, depth, m.heads)
-    given = {"ratio": "mlp_ratio", "patch": "patch", "qkv_bias": "qkv_bias", "epsilon": "layer_norm_eps"}
-    given |= {"scale": "qk_scale"}
+    names = {"ratio": "mlp_ratio", "patch": "patch", "qkv_bias": "qkv_bias", "epsilon": "layer_norm_eps"}
+    names |= {"scale": "qk_scale"}
     return default._replace(
-        **{ours: getattr(m, name, getattr(default, ours)) for ours, name in given.items()}
+        **{ours: getattr(m, name, getattr(default, ours)) for ours, name in names.items()}
     )
 
 

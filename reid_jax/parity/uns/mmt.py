@@ -117,23 +117,23 @@ def meb_labels(case):
 
 def _by_kmeans(case):
     fields = _fields(clusters=case.config.clusters)
-    found, centres, _ = labels.find_labels(_mean(case, "teacher"), fields, 0)
-    return {"out/labels": Partition(found), "out/classifier": centres[_order(found)]}
+    assigned, centres, _ = labels.find_labels(_mean(case, "teacher"), fields, 0)
+    return {"out/labels": Partition(assigned), "out/classifier": centres[_order(assigned)]}
 
 
 def mmt_dbscan(case):
     """labels and classifiers by DBSCAN on torchreid's Jaccard distance, its eps, distances to a source"""
     m, f = case.config, _mean(case, "teacher")
-    found = cluster.jaccard(f, k1=m.k1, k2=m.k2, form="torchreid")
-    dense = found.dense().astype(np.float64)
+    distances = cluster.jaccard(f, k1=m.k1, k2=m.k2, form="torchreid")
+    dense = distances.dense().astype(np.float64)
     if m.lambda_value:
         d = cluster.source_distance(f, _mean(case, "source"))
-        found = cluster.with_source(found, d, m.lambda_value)
+        distances = cluster.with_source(distances, d, m.lambda_value)
         dense = (1 - m.lambda_value) * dense + m.lambda_value * (d[:, None] + d)
-    eps = cluster.mean_of_smallest(found, m.rho)
-    kept = cluster.dbscan(found, eps, m.min_samples)
-    centres = contrast.centroids(f, kept, kept.max() + 1)[_order(kept[kept >= 0])]
-    results = {"out/labels": Partition(kept), "out/classifier": centres}
+    eps = cluster.mean_of_smallest(distances, m.rho)
+    assigned = cluster.dbscan(distances, eps, m.min_samples)
+    centres = contrast.centroids(f, assigned, assigned.max() + 1)[_order(assigned[assigned >= 0])]
+    results = {"out/labels": Partition(assigned), "out/classifier": centres}
     return results | {"out/eps": eps, "out/distance": dense}
 
 
@@ -144,8 +144,8 @@ def _numbered_names(case, word):
 
 def _mean(case, word):
     """Mean of the unit features of all teachers, not of unit length."""
-    found = [_steps.unit(case.input(k)) for k in _numbered_names(case, word)]
-    return np.asarray(sum(found) / len(found))
+    units = [_steps.unit(case.input(k)) for k in _numbered_names(case, word)]
+    return np.asarray(sum(units) / len(units))
 
 
 def _order(labels):

@@ -50,8 +50,8 @@ def cap_loss(case):
 
 def numbered(labels):
     """Labels i[N] (-1: none) by first appearance."""
-    kept = labels[labels >= 0]
-    order = kept[np.sort(np.unique(kept, return_index=True)[1])]
+    clustered = labels[labels >= 0]
+    order = clustered[np.sort(np.unique(clustered, return_index=True)[1])]
     number = np.full(labels.max(initial=-1) + 2, -1)
     number[order] = np.arange(len(order))
     return number[labels]

@@ -20,10 +20,10 @@ def ise_losses(case):
         both = jnp.concatenate([_steps.unit(f), s])  # the memory brings unit features to unit length again
         scores = cluster_contrast.logits(both, {"centroids": memory, "used": len(memory)}, m.temperature)
         value = identity.cross_entropy(scores, labels)
-        kept = support.preserving(f, s, label, m.per_id, m.lp_temperature)
+        preserve = support.preserving(f, s, label, m.per_id, m.lp_temperature)
         moved = contrast.moved(memory, both, labels, m.momentum, m.kind == "hard")
-        results = {"weight": weight, "support": s, "contrast": value, "preserve": kept, "memory": moved}
-        return value + m.lp_weight * kept, results
+        results = {"weight": weight, "support": s, "contrast": value, "preserve": preserve, "memory": moved}
+        return value + m.lp_weight * preserve, results
 
     (value, results), grad = jax.value_and_grad(loss, has_aux=True)(case.input("f"))
     return _out(results) | {"out/loss": value, "grad/loss/in/f": grad}
@@ -67,9 +67,9 @@ def pplr_losses(case):
 
     results = {"out/score": pplr.agreement(np.asarray(case.input("features")), apart, m.k)}
     losses = {"refined": (refined, "logits"), "smoothed": (smoothed, "part_logits"), "camera": (between, "f")}
-    for name, (loss, given) in losses.items():
-        value, grad = jax.value_and_grad(loss)(case.input(given))
-        results |= {f"out/{name}": value, f"grad/{name}/in/{given}": grad}
+    for name, (loss, input_name) in losses.items():
+        value, grad = jax.value_and_grad(loss)(case.input(input_name))
+        results |= {f"out/{name}": value, f"grad/{name}/in/{input_name}": grad}
     return results
 
 

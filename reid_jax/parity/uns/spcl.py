@@ -39,8 +39,8 @@ def spcl_filter(case):
     """the reliability filter in several rounds: labels, scores, threshold"""
     threshold, results = -1.0, {}
     for i in range(_count(case, "normal")):
-        found = [case.input(f"{k}{i}") for k in ("tight", "normal", "loose")]
-        labels, threshold, comp, indep = filters.refined(*found, threshold, case.config.share)
+        labellings = [case.input(f"{k}{i}") for k in ("tight", "normal", "loose")]
+        labels, threshold, comp, indep = filters.refined(*labellings, threshold, case.config.share)
         counts = np.unique(labels, return_counts=True)[1]
         clusters = np.array([np.count_nonzero(counts > 1), np.count_nonzero(counts == 1)])
         results |= {f"out/comp{i}": comp, f"out/indep{i}": indep}
@@ -54,15 +54,15 @@ def spcl_labels(case):
     fields = {k: getattr(m, k) for k in ("k1", "k2", "eps", "min_samples", "share")}
     tree["spcl"].update(fields, gap=m.eps_gap)
     for i in range(m.epochs):
-        given = np.asarray(case.input(f"features{i}")), namespace(tree["spcl"])
-        results |= _scores(i, filters.clusterings(*given), threshold, m.share)
-        labels, threshold = filters.find_labels(*given, threshold)
+        inputs = np.asarray(case.input(f"features{i}")), namespace(tree["spcl"])
+        results |= _scores(i, filters.clusterings(*inputs), threshold, m.share)
+        labels, threshold = filters.find_labels(*inputs, threshold)
         results[f"out/labels{i}"] = Partition(labels)
     return results | {"out/threshold": threshold}
 
 
-def _scores(i, found, threshold, share):
-    _, _, comp, indep = filters.refined(*found, threshold, share)
+def _scores(i, labellings, threshold, share):
+    _, _, comp, indep = filters.refined(*labellings, threshold, share)
     return {f"out/comp{i}": comp, f"out/indep{i}": indep}
 
 
@@ -70,8 +70,8 @@ def spcl_uda_start(case):
     """the first memory of source and target, the first labels"""
     m = case.config
     source, pid, target = (np.asarray(case.input(k)) for k in ("source", "source_pid", "target"))
-    found = [case.input(k) for k in ("tight", "normal", "loose")]
-    labels = filters.refined(*found, -1.0, getattr(m, "share", 0.9))[0]
+    labellings = [case.input(k) for k in ("tight", "normal", "loose")]
+    labels = filters.refined(*labellings, -1.0, getattr(m, "share", 0.9))[0]
     return {
         "out/memory": spcl.start(source, pid, target, m.source_classes),
         "out/labels": Partition(labels),

@@ -137,10 +137,10 @@ def shapes(model, file, args):
         if positions is not None:
             size = backbones.find(backbone).image_size(namespace(model), positions)
     features = rows(entry("params", "feat", "kernel"))
-    given = dict(num_features=features, num_cams=cameras)
-    net = heads.build(namespace(model), 1, **given)
-    own = (rows(entry("params", name, "kernel")) for name in ("classifier", *net.top.classifiers))
-    net = heads.build(namespace(model), args.classes or max(own) or 1, **given)
+    options = dict(num_features=features, num_cams=cameras)
+    net = heads.build(namespace(model), 1, **options)
+    counts = (rows(entry("params", name, "kernel")) for name in ("classifier", *net.top.classifiers))
+    net = heads.build(namespace(model), args.classes or max(counts) or 1, **options)
     frames = (2,) if backbone.startswith("ap3d") else ()
     image = jax.ShapeDtypeStruct((1, *frames, *size, 3), jnp.float32)
     return jax.eval_shape(heads.encoder(net).init, jax.random.key(0), image), model

@@ -77,8 +77,8 @@ def tested(run, workdir, label, targets, args):
     for target in targets:
         features = embedded(run, target, os.path.join(args.workdir, label), args, workdir)
         protocol = evaluate.choose_protocol(run.config, target.protocol)
-        every = evaluate.score(run.config, features, protocol).figures
-        figures[target.label] = {k: every[k] for k in FIGURES if k in every}
+        scores = evaluate.score(run.config, features, protocol).figures
+        figures[target.label] = {k: scores[k] for k in FIGURES if k in scores}
     return figures
 
 
@@ -91,13 +91,13 @@ def labelled(texts):
     return dict(pairs)
 
 
-def check_labels(labels, what):
+def check_labels(labels, noun):
     """Labels name files and rows: they must differ and be plain names."""
     for label in labels:
         if labels.count(label) > 1:
-            raise ConfigError(f"two {what}s are called {label!r}; give them labels, as in LABEL=...")
+            raise ConfigError(f"two {noun}s are called {label!r}; give them labels, as in LABEL=...")
         if os.path.basename(label) != label or label in ("", ".", ".."):
-            raise ConfigError(f"{label!r} cannot be a {what}'s label: it names a file")
+            raise ConfigError(f"{label!r} cannot be a {noun}'s label: it names a file")
 
 
 def embedded(run, target, folder, args, workdir):

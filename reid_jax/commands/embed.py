@@ -48,10 +48,10 @@ def join(args):
     """Joins the other processes, if there are any; they say errors only."""
     from reid_jax.train import processes
 
-    given = args.coordinator, args.num_processes, args.process_id
-    if args.nodistributed or (given == (None, None, None) and not processes.started_by_a_launcher()):
+    settings = args.coordinator, args.num_processes, args.process_id
+    if args.nodistributed or (settings == (None, None, None) and not processes.started_by_a_launcher()):
         return
-    processes.join(*given)
+    processes.join(*settings)
     if not processes.first():
         logging.getLogger("reid_jax").setLevel(logging.ERROR)
 

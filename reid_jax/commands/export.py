@@ -32,8 +32,8 @@ def main(argv=None):
         args.checkpoint,
         args.net,
     )
-    for name, found in about["parity"].items():
-        print(f"{name}: within {found['difference']:.1e} of the run, least cosine {found['cosine']:.8f}")
+    for name, parity in about["parity"].items():
+        print(f"{name}: within {parity['difference']:.1e} of the run, least cosine {parity['cosine']:.8f}")
     print(
         f"{args.output}: {about['dim']} numbers a picture, model {about['hash'][:12]}, step {about['step']}"
     )

@@ -208,12 +208,13 @@ def label(args):
 def calibrate(args):
     """measure thresholds on the named entries, and keep them"""
     with Gallery(args.gallery) as gallery:
-        found = gallery.calibrate()
-    print(f"{args.shown}: {found['queries']} queries of {found['people']} people, {found['gallery']} entries")
-    for key, what in (("fmr", "pairs of two persons above"), ("fpir", "strangers with a hit above")):
-        head = [what, "similarity", "right ones above"]
-        rows = [[f"{r:.2%}", f"{s:.4f}", f"{h:.1%}"] for r, s, h in found[key]]
-        print(markdown(head, rows) if rows else f"{what}: too few for any rate")
+        calibration = gallery.calibrate()
+    sizes = f"{calibration['queries']} queries of {calibration['people']} people"
+    print(f"{args.shown}: {sizes}, {calibration['gallery']} entries")
+    for key, title in (("fmr", "pairs of two persons above"), ("fpir", "strangers with a hit above")):
+        head = [title, "similarity", "right ones above"]
+        rows = [[f"{r:.2%}", f"{s:.4f}", f"{h:.1%}"] for r, s, h in calibration[key]]
+        print(markdown(head, rows) if rows else f"{title}: too few for any rate")
 
 
 def info(args):
@@ -244,9 +245,9 @@ def log(args):
 
 def verify(args):
     """look for damage: pages, checksums, the audit's chain"""
-    found = Gallery(args.gallery, mode="r").verify()
-    if found:
-        raise DataError(f"{args.shown} is damaged; restore a backup:\n" + "\n".join(found[:20]))
+    problems = Gallery(args.gallery, mode="r").verify()
+    if problems:
+        raise DataError(f"{args.shown} is damaged; restore a backup:\n" + "\n".join(problems[:20]))
     print(f"{args.shown}: whole")
 
 
@@ -303,12 +304,12 @@ def pictures_of(args):
     paths = [row["path"] for row in rows]
     columns = {}
     for field in ("camera", "person", "tracklet", "time"):
-        given, rule = getattr(args, field), getattr(args, f"{field}_from")
-        if given and rule:
+        fixed, rule = getattr(args, field), getattr(args, f"{field}_from")
+        if fixed and rule:
             raise ConfigError(f"--{field} and --{field}-from cannot both be given")
         listed = [row.get(field) or None for row in rows]
         columns[field] = [
-            v or given or (rule and derived(rule, field, p)) for v, p in zip(listed, paths, strict=True)
+            v or fixed or (rule and derived(rule, field, p)) for v, p in zip(listed, paths, strict=True)
         ]
     return paths, columns
 
@@ -340,12 +341,12 @@ def derived(rule, field, path):
     if rule == "mtime" and field == "time":
         return os.path.getmtime(path)
     try:
-        found = re.search(rule, path)
+        match = re.search(rule, path)
     except re.error as error:
         raise ConfigError(f"--{field}-from={rule} is no regular expression: {error}") from error
-    if found is None:
+    if match is None:
         raise DataError(f"--{field}-from={rule} finds nothing in {path}")
-    return found[1] if found.re.groups else found[0]
+    return match[1] if match.re.groups else match[0]
 
 
 if __name__ == "__main__":

@@ -35,13 +35,13 @@ class Place:
 
 def main(argv=None):
     """Runs the command with these arguments; the exit code is 1 when a program does not fit."""
-    args, rest = parse(sys.argv[1:] if argv is None else argv)
+    args, flags = parse(sys.argv[1:] if argv is None else argv)
     import jax
 
     if args.topology:  # this machine's devices are left alone
         jax.config.update("jax_platforms", "cpu")
     cli.prepare_jax()
-    config = cli.config_of_flags(rest)
+    config = cli.config_of_flags(flags)
     place = place_of(args)
     print(f"{place.title}; jax {jax.__version__}", flush=True)
     plans = [plan for stage in stages_of(config) for plan in of_stage(config, stage, place, args)]
@@ -71,12 +71,12 @@ def parse(argv):
     )
     parser.add_argument("--no-ways", action="store_true", help="do not look for ways out")
     parser.add_argument("--json", metavar="FILE", default="", help="write all figures to a file")
-    args, rest = parser.parse_known_args(argv)
+    args, flags = parser.parse_known_args(argv)
     if bool(args.topology) == bool(args.devices):
         parser.error("say either --topology=v5e:2x4 or --devices=1")
     if args.topology:
         chips.parse(args.topology)
-    return args, rest
+    return args, flags
 
 
 def counts(text):
@@ -126,13 +126,13 @@ def of_stage(config, stage, place, args, only="", quiet=False):
     from reid_jax.train.devices import AXIS
 
     info = facts.of_config(config, AXIS, args.counts)
-    made = []
+    plans = []
     for program in programs.of_stage(config, stage, info, place.devices):
         if only in ("", program.name):
             if not quiet:
                 print(f"compiling {program.name} ...", file=sys.stderr, flush=True)
-            made.append(programs.compiled(program, place.devices)[0])
-    return made
+            plans.append(programs.compiled(program, place.devices)[0])
+    return plans
 
 
 # ---- what is told

@@ -144,11 +144,11 @@ def distance(text):
 def rates(text):
     """'0.01,0.001' -> (0.01, 0.001)."""
     try:
-        found = tuple(float(part) for part in text.split(","))
-        verification.check_rates(found)
+        fmrs = tuple(float(part) for part in text.split(","))
+        verification.check_rates(fmrs)
     except (ValueError, ConfigError) as e:
         raise ConfigError(f"--fmr={text}: false match rates lie between 0 and 1, 0.01,0.001 say") from e
-    return found
+    return fmrs
 
 
 def score(path, args):

@@ -131,13 +131,13 @@ def main(argv=None):
     drawn = os.path.join(args.workdir, "data")
     where = sets.Where(args.root, args.at, config.data, drawn, args.split_seed)
     wanted = [row for row in rows if not args.rows or row.name in args.rows]
-    found = sets.survey(wanted, where, args.both_directions, args.seeds[0], targets=args.only != "train")
-    print(sets.listing(found))
-    if args.dry_run and any(c.missing for c in found):
+    counted = sets.survey(wanted, where, args.both_directions, args.seeds[0], targets=args.only != "train")
+    print(sets.listing(counted))
+    if args.dry_run and any(c.missing for c in counted):
         return USER_ERROR
     if args.dry_run:
         return 0
-    sets.check_there(found)
+    sets.check_there(counted)
     asked = check_same(args)
     if args.only != "test":
         try:
@@ -162,8 +162,8 @@ def train_all(rows, where, args):
             folder = folder_of(args, row, seed)
             if not (Path(folder) / "summary.json").exists():
                 sys.stderr.write(f"training {row.name}, seed {seed}\n")
-                given = [*sets.flags(row, where, seed), *(f"--config.{text}" for text in args.set)]
-                compare.train(args.config, folder, seed, given, 1, threading.Event())
+                flags = [*sets.flags(row, where, seed), *(f"--config.{text}" for text in args.set)]
+                compare.train(args.config, folder, seed, flags, 1, threading.Event())
 
 
 def test_all(rows, where, args, asked):
@@ -180,9 +180,9 @@ def test_all(rows, where, args, asked):
     lacking = [f"{name} seed {seed}" for name, seed in lacking if not args.rows or name in args.rows]
     if lacking:
         raise ConfigError(f"nothing is trained of {', '.join(lacking)}: run the command without --only test")
-    found = sets.survey([r for r in rows if r.name in done], where, targets=False, seed=args.seeds[0])
+    counted = sets.survey([r for r in rows if r.name in done], where, targets=False, seed=args.seeds[0])
     title = f"Domain generalisation, {title_of(args)}: {args.config}"
-    return results.write(rows, done, title, found, asked, args.workdir)
+    return results.write(rows, done, title, counted, asked, args.workdir)
 
 
 def title_of(args):

@@ -143,17 +143,17 @@ def splits_of(domain, both_directions=False):
 
 def without(rows, names):
     """Rows without the sets `names`; ConfigError for one that no row has, or when no row is left."""
-    every = {d.name for row in rows for d in (*row.sources, *row.targets)}
-    if missing := sorted(set(names) - every):
-        raise ConfigError(f"--without {missing[0]}: no row has it; there are {', '.join(sorted(every))}")
-    kept = []
+    known = {d.name for row in rows for d in (*row.sources, *row.targets)}
+    if missing := sorted(set(names) - known):
+        raise ConfigError(f"--without {missing[0]}: no row has it; there are {', '.join(sorted(known))}")
+    remaining = []
     for row in rows:
         gone = tuple(d.name for d in (*row.sources, *row.targets) if d.name in names)
         sources, targets = (
             tuple(d for d in part if d.name not in names) for part in (row.sources, row.targets)
         )
         if sources and targets:
-            kept.append(dataclasses.replace(row, sources=sources, targets=targets, without=gone))
-    if not kept:
+            remaining.append(dataclasses.replace(row, sources=sources, targets=targets, without=gone))
+    if not remaining:
         raise ConfigError(f"--without {' '.join(names)} leaves no row to train and test")
-    return kept
+    return remaining

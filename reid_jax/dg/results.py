@@ -47,8 +47,8 @@ def scored(run, domain, datasets, folder, options):
     figures = {}
     for number, dataset in datasets.items():
         protocol = evaluate.choose_protocol(run.config, protocol_of(dataset))
-        every = evaluate.score(run.config, of_split(features, row_of, dataset), protocol).figures
-        figures[number] = {k: every[k] for k in TITLES if k in every} | {"drawn": dataset.drawn}
+        scores = evaluate.score(run.config, of_split(features, row_of, dataset), protocol).figures
+        figures[number] = {k: scores[k] for k in TITLES if k in scores} | {"drawn": dataset.drawn}
     return figures
 
 
@@ -62,14 +62,14 @@ def protocol_of(dataset):
 def of_split(features, row_of, dataset):
     """FeatureSet of query and gallery of a Dataset out of those of all; what has none is left out."""
     parts = {"query": dataset.query, "gallery": dataset.gallery}
-    kept = [(s, os.path.relpath(r.path, dataset.root), r) for s, records in parts.items() for r in records]
-    kept = [(split, path, r) for split, path, r in kept if path in row_of]
+    entries = [(s, os.path.relpath(r.path, dataset.root), r) for s, records in parts.items() for r in records]
+    entries = [(split, path, r) for split, path, r in entries if path in row_of]
     return FeatureSet(
-        feature=features.feature[[row_of[path] for _, path, _ in kept]],
-        pid=np.array([r.pid for _, _, r in kept], np.int64),
-        camid=np.array([r.camid for _, _, r in kept], np.int32),
-        path=np.array([path for _, path, _ in kept]),
-        split=np.array([split for split, _, _ in kept]),
+        feature=features.feature[[row_of[path] for _, path, _ in entries]],
+        pid=np.array([r.pid for _, _, r in entries], np.int64),
+        camid=np.array([r.camid for _, _, r in entries], np.int32),
+        path=np.array([path for _, path, _ in entries]),
+        split=np.array([split for split, _, _ in entries]),
     )
 
 
@@ -106,19 +106,19 @@ def mean_of(results, name):
     """{seed: [mean over all rows and targets]} of a figure, of the seeds that all rows have."""
     means = {}
     for seed in sorted(set.intersection(*(set(runs) for runs in results.values()))):
-        every = [
+        values = [
             np.mean([f[name] for f in splits.values()])
             for runs in results.values()
             for splits in runs[seed]["targets"].values()
         ]
-        means[seed] = [float(np.mean(every))]
+        means[seed] = [float(np.mean(values))]
     return means
 
 
 def names_of(results):
     """The figures that all tests have."""
-    every = [f for _, _, _, _, f in lines_of(results)]
-    return [k for k in TITLES if all(k in f for f in every)]
+    tests = [f for _, _, _, _, f in lines_of(results)]
+    return [k for k in TITLES if all(k in f for f in tests)]
 
 
 def lines_of(results):
@@ -130,7 +130,7 @@ def lines_of(results):
                     yield row, seed, target, split, figures
 
 
-def markdown(rows, results, title, found):
+def markdown(rows, results, title, counted):
     """The table, its sources and what its figures are."""
     names, body = names_of(results), []
     rows = [row for row in rows if row.name in results]
@@ -143,24 +143,24 @@ def markdown(rows, results, title, found):
     if len(body) > 1 and all(means):
         body.append(["mean", "", *map(cell, means), ""])
     head = ["trained on", "tested on", *(TITLES[n] for n in names), "at home: rank-1 / mAP"]
-    return "\n".join([title, "", tables.markdown(head, body), "", *footnotes(rows, results, found)]) + "\n"
+    return "\n".join([title, "", tables.markdown(head, body), "", *footnotes(rows, results, counted)]) + "\n"
 
 
 def at_home(runs):
     """'80.1 / 60.3': on the test pictures of the first source; '-' where these trained."""
-    own = [run["own"] for run in runs.values()]
-    if not all("rank1" in o for o in own):
+    home = [run["own"] for run in runs.values()]
+    if not all("rank1" in o for o in home):
         return "-"
-    return " / ".join(f"{np.mean([o[k] for o in own]):.1f}" for k in ("rank1", "mAP"))
+    return " / ".join(f"{np.mean([o[k] for o in home]):.1f}" for k in ("rank1", "mAP"))
 
 
-def footnotes(rows, results, found):
+def footnotes(rows, results, counted):
     """Lines below the table."""
     lines = ["Sources:", ""]
     for row in rows:
-        own = [c for c in found if c.row == row.name and c.use == "source"]
-        total = sets.in_words(*map(sum, zip(*(c.numbers for c in own), strict=True)))
-        lines.append(f"- {row.trained_on}: {', '.join(map(counts, own))}; together {total}")
+        sources = [c for c in counted if c.row == row.name and c.use == "source"]
+        total = sets.in_words(*map(sum, zip(*(c.numbers for c in sources), strict=True)))
+        lines.append(f"- {row.trained_on}: {', '.join(map(counts, sources))}; together {total}")
     seeds = {row: sorted(runs) for row, runs in results.items()}
     lines += ["", f"Seeds: {'; '.join(f'{row} {s}' for row, s in seeds.items())}."]
     return [
@@ -177,9 +177,9 @@ def counts(c):
     return f"{text} ({c.differs})" if c.differs else text
 
 
-def write(rows, results, title, found, about, workdir):
+def write(rows, results, title, counted, about, workdir):
     """dg.md, dg.csv and dg.json in workdir; returns the Markdown. about: what dg.json says of the command."""
-    text = markdown(rows, results, title, found)
+    text = markdown(rows, results, title, counted)
     tables.write_text(os.path.join(workdir, "dg.md"), text)
     names = names_of(results)
     body = [[r, s, t, n, *(round(f[k], 4) for k in names)] for r, s, t, n, f in lines_of(results)]
@@ -187,9 +187,9 @@ def write(rows, results, title, found, about, workdir):
     tables.write_text(os.path.join(workdir, "dg.csv"), csv)
     sources = [
         {"row": c.row, "set": c.domain.label, "ids": c.numbers[0], "images": c.numbers[1]}
-        for c in found
+        for c in counted
         if c.use == "source"
     ]
-    every = {**about, "sources": sources, "rows": results}
-    tables.write_text(os.path.join(workdir, "dg.json"), json.dumps(every, indent=1) + "\n")
+    document = {**about, "sources": sources, "rows": results}
+    tables.write_text(os.path.join(workdir, "dg.json"), json.dumps(document, indent=1) + "\n")
     return text

@@ -118,18 +118,18 @@ class Counted(NamedTuple):
 
 def survey(rows, where, both_directions=False, seed=0, targets=True):
     """[Counted] of all sets of the rows, also of those that are missing; targets: whether to look there."""
-    found, kept = [], {}
+    counted, cache = [], {}
     for row in rows:
         for domain, published in zip(row.sources, protocols.published(row), strict=True):
             key = domain, row.train_on
-            if key not in kept:
-                kept[key] = counted_source(row, domain, where, published, seed)
-            found.append(kept[key]._replace(row=row.name))
+            if key not in cache:
+                cache[key] = counted_source(row, domain, where, published, seed)
+            counted.append(cache[key]._replace(row=row.name))
         for domain in row.targets if targets else ():
-            if domain not in kept:
-                kept[domain] = counted_target(row, domain, where, both_directions, seed)
-            found.append(kept[domain]._replace(row=row.name))
-    return found
+            if domain not in cache:
+                cache[domain] = counted_target(row, domain, where, both_directions, seed)
+            counted.append(cache[domain]._replace(row=row.name))
+    return counted
 
 
 def counted_source(row, domain, where, published, seed):
@@ -162,24 +162,24 @@ def in_words(ids, images):
     return f"{ids} identities, {images} pictures"
 
 
-def listing(found):
+def listing(counted):
     """Lines that tell what was found, row by row."""
     lines = []
-    for row in dict.fromkeys(c.row for c in found):
+    for row in dict.fromkeys(c.row for c in counted):
         lines.append(f"row {row}")
-        own = [c for c in found if c.row == row]
-        for c in own:
+        of_row = [c for c in counted if c.row == row]
+        for c in of_row:
             text = f"MISSING: {c.text.splitlines()[0]}" if c.missing else c.text
             lines.append(f"  {c.use} {c.domain.label}: {text}{f' ({c.differs})' if c.differs else ''}")
-        numbers = [c.numbers for c in own if c.use == "source"]
+        numbers = [c.numbers for c in of_row if c.use == "source"]
         if len(numbers) > 1 and all(numbers):
             lines.append(f"  sources together: {in_words(*map(sum, zip(*numbers, strict=True)))}")
     return "\n".join(lines)
 
 
-def check_there(found):
+def check_there(counted):
     """DataError that names every set that is missing, its layout and whom to ask."""
-    missing = {c.domain.name: c.text for c in found if c.missing}
+    missing = {c.domain.name: c.text for c in counted if c.missing}
     if missing:
         text = "\n".join(f"{name}: {why}" for name, why in missing.items())
         raise DataError(

@@ -107,7 +107,7 @@ def devices(topology):
 
 def of_device(device):
     """Name of the chip in CHIPS that a device of this machine is, "" for another."""
-    kind = device.device_kind.lower()
+    title = device.device_kind.lower()
     known = {"v5 lite": "v5e", "v5p": "v5p", "v5": "v5p", "v6 lite": "v6e", "v4": "v4"}
     known |= {"a100": "a100", "h100": "h100", "h200": "h200"}
-    return next((name for text, name in known.items() if text in kind), "")
+    return next((name for text, name in known.items() if text in title), "")

@@ -32,9 +32,9 @@ def operations(text):
 def size(shapes):
     """Bytes of shapes written as in HLO, f32[2,3]{1,0} or a tuple of such."""
     total = 0
-    for kind, sides in SHAPE.findall(shapes):
-        if kind in BYTES:
-            total += BYTES[kind] * int(np.prod([int(s) for s in sides.split(",") if s], dtype=np.int64))
+    for dtype, sides in SHAPE.findall(shapes):
+        if dtype in BYTES:
+            total += BYTES[dtype] * int(np.prod([int(s) for s in sides.split(",") if s], dtype=np.int64))
     return total
 
 

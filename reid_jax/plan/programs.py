@@ -53,7 +53,7 @@ def of_stage(config, name, info, devices):
     """
     config, method = stages.build(config, name, info)
     stages.check_batch(config, devices)
-    state, made = stages.state_shapes(method), []
+    state, steps = stages.state_shapes(method), []
     for part in preflight.first_round(method):
         streams = preflight.streams_of(part, config, state)
         for stream, value in streams.items():
@@ -61,8 +61,8 @@ def of_stage(config, name, info, devices):
         if streams:
             batch = preflight.examples(streams, config)
             rows = sum(len(b["image"]) for b in batch.values()) // len(devices.devices)
-            made.append(Program(f"{name}: {part.name}", part.step, state, batch, rows, True))
-    return [*made, embedding(config, name, method, state)]
+            steps.append(Program(f"{name}: {part.name}", part.step, state, batch, rows, True))
+    return [*steps, embedding(config, name, method, state)]
 
 
 def embedding(config, name, method, state):
@@ -108,7 +108,7 @@ def planned(program, result, seconds):
     """The Plan of a compiled program."""
     memory, cost = result.memory_analysis(), result.cost_analysis() or {}
     cost = cost[0] if isinstance(cost, list) else cost
-    own = cost.get("optimal_seconds", 0.0)
+    estimate = cost.get("optimal_seconds", 0.0)
     return Plan(
         program.name,
         program.rows,
@@ -119,6 +119,6 @@ def planned(program, result, seconds):
         cost.get("flops", 0.0),
         cost.get("bytes accessed", 0.0),
         hlo.collectives(result.as_text()),
-        own if own > 0 else 0.0,
+        estimate if estimate > 0 else 0.0,
         seconds,
     )

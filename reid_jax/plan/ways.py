@@ -7,16 +7,16 @@ from reid_jax import methods
 
 def of_config(config, method):
     """[(words, changed config)] that save memory, mildest first, without those that are in use."""
-    made = []
+    ways = []
     if config.model.dtype != "bfloat16":
-        made.append(("--config.model.dtype=bfloat16", changed(config, "model", dtype="bfloat16")))
+        ways.append(("--config.model.dtype=bfloat16", changed(config, "model", dtype="bfloat16")))
     if not config.model.remat:
-        made.append(("--config.model.remat", changed(config, "model", remat=True)))
+        ways.append(("--config.model.remat", changed(config, "model", remat=True)))
     if method.accumulates:
         turns = 2 * config.train.accumulate
         for count in (turns, 2 * turns):
-            made.append((f"--config.train.accumulate={count}", changed(config, "train", accumulate=count)))
-    return made
+            ways.append((f"--config.train.accumulate={count}", changed(config, "train", accumulate=count)))
+    return ways
 
 
 def changed(config, section, **fields):

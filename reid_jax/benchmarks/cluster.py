@@ -19,23 +19,23 @@ SIZES = {"market": (12936, 751, 6), "msmt17": (32621, 1041, 15)}  # training ima
 def main(argv):
     """Runs the benchmark with these command line arguments; prints a table, returns the figures."""
     args = parse(argv)
-    made = problem(args)
-    feature, pid = made.g_feat, made.g_pid
+    drawn = problem(args)
+    feature, pid = drawn.g_feat, drawn.g_pid
     result = {"benchmark": "cluster", "size": args.size, "images": len(feature), "dim": args.dim}
     result |= {"eps": args.eps, "limit": args.limit, **rerank.machine()}
-    found = {}
+    clustered = {}
 
     def run():
-        found["jaccard"] = cluster.jaccard(feature, limit=args.limit)
-        found["labels"] = cluster.dbscan(found["jaccard"], args.eps)
+        clustered["jaccard"] = cluster.jaccard(feature, limit=args.limit)
+        clustered["labels"] = cluster.dbscan(clustered["jaccard"], args.eps)
 
     cluster.dbscan(cluster.jaccard(feature[:64], limit=args.limit), args.eps)  # loads what is loaded late
     result |= rerank.measure(run, len(feature), args.dim, args.repeats)
     begin = time.perf_counter()
-    cluster.dbscan(found["jaccard"], args.eps - 0.05)
+    cluster.dbscan(clustered["jaccard"], args.eps - 0.05)
     result["another_eps_seconds"] = round(time.perf_counter() - begin, 3)
-    result["stored_pairs"] = found["jaccard"].graph.nnz
-    result |= {"clusters": int(found["labels"].max()) + 1, "identities": len(np.unique(pid))}
+    result["stored_pairs"] = clustered["jaccard"].graph.nnz
+    result |= {"clusters": int(clustered["labels"].max()) + 1, "identities": len(np.unique(pid))}
     result |= against_numpy(feature[: args.numpy_images], args)
     rerank.print_table(result)
     return result

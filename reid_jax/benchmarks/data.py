@@ -41,9 +41,9 @@ def main(argv):
         for _ in range(args.rounds):
             for name, route in routes.items():
                 rates[name] = max(rates[name], route())
-    found = ratios(rates, args.workers, args.decoders)
-    print_table(rates, found, args)
-    return {**{k: round(v, 1) for k, v in rates.items()}, **found, **vars(args)}
+    relative = ratios(rates, args.workers, args.decoders)
+    print_table(rates, relative, args)
+    return {**{k: round(v, 1) for k, v in rates.items()}, **relative, **vars(args)}
 
 
 def parse(argv):
@@ -239,22 +239,22 @@ def torch_loader(paths, args, decoder):
 def ratios(rates, workers, decoders):
     """The pipeline (threads or processes, whichever is faster) against its limits and against torch."""
     best = {d: max(rates[f"threads_{d}_{workers}"], rates[f"workers_{d}_{workers}"]) for d in decoders}
-    found = {}
+    relative = {}
     for name, value in best.items():
-        found[f"{name}_of_decode_and_resize"] = value / rates[f"bare_{name}_{workers}"]
-        found[f"{name}_of_decode"] = value / rates[f"decode_{name}_{workers}"]
+        relative[f"{name}_of_decode_and_resize"] = value / rates[f"bare_{name}_{workers}"]
+        relative[f"{name}_of_decode"] = value / rates[f"decode_{name}_{workers}"]
         if f"torch_{name}_{workers}" in rates:
-            found[f"{name}_of_torch_{name}"] = value / rates[f"torch_{name}_{workers}"]
+            relative[f"{name}_of_torch_{name}"] = value / rates[f"torch_{name}_{workers}"]
         if f"torch_pil_{workers}" in rates:
-            found[f"{name}_of_torch_pil"] = value / rates[f"torch_pil_{workers}"]
-    return {k: round(v, 3) for k, v in found.items()}
+            relative[f"{name}_of_torch_pil"] = value / rates[f"torch_pil_{workers}"]
+    return {k: round(v, 3) for k, v in relative.items()}
 
 
-def print_table(rates, found, args):
+def print_table(rates, relative, args):
     """Rates and ratios for people."""
     print(f"{'route':<24}{'images/s':>10}{'a core':>10}")
     for name, value in rates.items():
         cores = min(int(name.rpartition("_")[2]), os.cpu_count() or 1)
         print(f"{name:<24}{value:>10.0f}{value / cores:>10.0f}")
-    for name, value in found.items():
+    for name, value in relative.items():
         print(f"pipeline, {name.replace('_', ' ')}: {value:.2f}")

@@ -69,7 +69,7 @@ def measure(problem, args):
     ours = lambda: ranking.rank(*problem, distance=args.distance)  # noqa: E731
     jax.jit(lambda x: jnp.cumsum(x @ x))(jnp.ones((64, 64))).block_until_ready()  # JAX's own start
     start = reset_peak()
-    first, _, found = timed(ours)
+    first, _, ranked = timed(ours)
     best = {ours: timed(ours)[:2]}
     extra = memory("VmHWM") - start
     product = matmul(problem)
@@ -94,10 +94,10 @@ def measure(problem, args):
         "numpy_queries": subset,
         "numpy_scaled_up": subset < len(problem.q_feat),
         "speedup_over_numpy": round(plain / seconds, 2),
-        "numpy_ap_difference": float(np.nanmax(np.abs(ap - found.ap[:subset]), initial=0)),
-        "mAP": found.mAP,
-        "mINP": found.mINP,
-        "rank1": float(found.cmc[0]),
+        "numpy_ap_difference": float(np.nanmax(np.abs(ap - ranked.ap[:subset]), initial=0)),
+        "mAP": ranked.mAP,
+        "mINP": ranked.mINP,
+        "rank1": float(ranked.cmc[0]),
     }
 
 
@@ -157,16 +157,16 @@ def published(problem, queries, g_part, distance):
         distances = (q**2).sum(1)[:, None] + g_part - 2 * (q @ problem.g_feat.T)
     order = np.argsort(distances, axis=1)
     matches = (problem.g_pid[order] == problem.q_pid[queries, None]).astype(np.int32)
-    found = np.full(len(queries), np.nan)
+    ap = np.full(len(queries), np.nan)
     for i, query in enumerate(queries):
-        own = (problem.g_pid[order[i]] == problem.q_pid[query]) & (
+        junk = (problem.g_pid[order[i]] == problem.q_pid[query]) & (
             problem.g_cam[order[i]] == problem.q_cam[query]
         )
-        hits = matches[i][~own]
+        hits = matches[i][~junk]
         if hits.any():
             precision = hits.cumsum() / (np.arange(len(hits)) + 1.0)
-            found[i] = (precision * hits).sum() / hits.sum()
-    return found
+            ap[i] = (precision * hits).sum() / hits.sum()
+    return ap
 
 
 def print_table(result):

@@ -43,10 +43,10 @@ def measure(args, folder, best):
     for path, pixels in zip(paths, arrays, strict=True):
         Image.fromarray(pixels).resize(net.size[::-1]).save(path, quality=90)
     parts = [arrays[i : i + e.chunk] for i in range(0, args.pictures, e.chunk)]
-    given = [jax.device_put(part, net.device) for part in parts]
+    on_device = [jax.device_put(part, net.device) for part in parts]
 
     def bare():
-        return [np.asarray(net(part)) for part in given]
+        return [np.asarray(net(part)) for part in on_device]
 
     def decoding():
         return list(e._pool().map(e.reader, paths))

@@ -174,11 +174,11 @@ def numpy_jaccard(original, order, depth, half, k2, queries):
     """Jaccard distances f[queries,N]; order: all images by distance; the rest as in eval.reciprocal."""
     weights = np.zeros_like(original)
     for i in range(len(original)):
-        own = _numpy_reciprocal(order, i, depth)
-        expanded = own
-        for candidate in own:
+        reciprocal = _numpy_reciprocal(order, i, depth)
+        expanded = reciprocal
+        for candidate in reciprocal:
             near = _numpy_reciprocal(order, candidate, half)
-            if 3 * len(np.intersect1d(near, own)) > 2 * len(near):
+            if 3 * len(np.intersect1d(near, reciprocal)) > 2 * len(near):
                 expanded = np.append(expanded, near)
         expanded = np.unique(expanded)
         weight = np.exp(-original[i, expanded])

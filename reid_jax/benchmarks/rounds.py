@@ -23,16 +23,16 @@ PARTS = 8
 def main(argv):
     """Runs the benchmark with these command line arguments; prints a table, returns the figures."""
     args = parse(argv)
-    made = problem(args)
-    feature, camid = made.g_feat, made.g_cam
+    drawn = problem(args)
+    feature, camid = drawn.g_feat, drawn.g_cam
     result = {"benchmark": "rounds", "size": args.size, "images": len(feature), "dim": args.dim}
     result |= {"task": args.task, **rerank.machine()}
     run = {"spcl": three_clusterings, "cap": proxies, "softsim": neighbours}[args.task]
-    found = {}
-    run(feature[:64], camid[:64], args, found)  # loads what is loaded late
+    figures = {}
+    run(feature[:64], camid[:64], args, figures)  # loads what is loaded late
     dim = args.dim + PARTS * args.part_dim if args.task == "softsim" else args.dim
-    call = functools.partial(run, feature, camid, args, found)
-    result |= rerank.measure(call, len(feature), dim, args.repeats) | found
+    call = functools.partial(run, feature, camid, args, figures)
+    result |= rerank.measure(call, len(feature), dim, args.repeats) | figures
     result["memory_mib"] = round(4 * len(feature) * args.dim / 2**20)
     rerank.print_table(result)
     return result
@@ -48,25 +48,25 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-def three_clusterings(feature, camid, args, found):
+def three_clusterings(feature, camid, args, figures):
     """Three clusterings on the same distances, and the filter of what they agree on."""
     del camid, args
     labels, _ = spcl_labels.find_labels(feature, SimpleNamespace(**spcl.FIELDS), -1)
-    found.update(clusters=int((np.bincount(labels) > 1).sum()), classes=int(labels.max()) + 1)
+    figures.update(clusters=int((np.bincount(labels) > 1).sum()), classes=int(labels.max()) + 1)
 
 
-def proxies(feature, camid, args, found):
+def proxies(feature, camid, args, figures):
     """Clusters and the memory of their proxies."""
     del args
     fields = SimpleNamespace(**cap.FIELDS)
     labels = cap.find_labels(feature, fields)
     memory = cap.proxies_of(feature, labels, camid, len(feature))
-    found.update(clusters=int(labels.max()) + 1, proxies=int((memory["cluster"] >= 0).sum()))
+    figures.update(clusters=int(labels.max()) + 1, proxies=int((memory["cluster"] >= 0).sum()))
 
 
-def neighbours(feature, camid, args, found):
+def neighbours(feature, camid, args, figures):
     """Reliable images; the stripes are made-up numbers."""
     rng = np.random.default_rng(0)
     parts = rng.standard_normal((len(feature), PARTS, args.part_dim), np.float32)
     near = unlike.nearest(feature, parts, np.asarray(camid), 4, 0.5, 0.02)
-    found.update(neighbours=list(near.shape))
+    figures.update(neighbours=list(near.shape))

@@ -89,26 +89,26 @@ def at(devices, args, gflop):
 
 def collectives(jaxpr, devices, times=1):
     """{"reduced_mb", "gathered_mb" (what each device gets), "calls"} of a traced step, loops unrolled."""
-    found, joined = {"reduced_mb": 0.0, "gathered_mb": 0.0, "calls": 0}, False
+    totals, joined = {"reduced_mb": 0.0, "gathered_mb": 0.0, "calls": 0}, False
     for eqn in jaxpr.eqns:
         name = eqn.primitive.name
         axes = eqn.params.get("axes", eqn.params.get("axis_name", ()))
         if AXIS in (axes if isinstance(axes, tuple) else (axes,)) and name != "axis_index":
             if name not in (*REDUCE, *GATHER, *SCATTER):
                 raise NotImplementedError(f"the collective {name} is not in the model")
-            kind = "reduced_mb" if name in REDUCE else "gathered_mb"
+            field = "reduced_mb" if name in REDUCE else "gathered_mb"
             sides = eqn.outvars if name in GATHER else eqn.invars
             size = sum(math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in sides)
-            found[kind] += times * size / 1e6
-            found["calls"] += 0 if joined and name in REDUCE else times
+            totals[field] += times * size / 1e6
+            totals["calls"] += 0 if joined and name in REDUCE else times
             joined = name in REDUCE
         else:
             joined = joined and name in ("div", "mul", "convert_element_type")  # a mean's
         inner = times * eqn.params.get("length", 1) if name == "scan" else times
         for sub in _inner(eqn.params):
             for key, value in collectives(sub, devices, inner).items():
-                found[key] += value
-    return found
+                totals[key] += value
+    return totals
 
 
 def _inner(params):

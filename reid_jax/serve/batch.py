@@ -1,8 +1,9 @@
 """Features under Ray Data, or whatever else hands over batches as dicts of arrays.
 
     pictures = ray.data.read_binary_files("pictures/", include_paths=True)
+    actors = ray.data.ActorPoolStrategy(size=4)
     features = pictures.map_batches(
-        Embed, fn_constructor_args=("runs/mine",), batch_size=64, num_gpus=1, concurrency=4
+        Embed, fn_constructor_args=("runs/mine",), batch_size=64, num_gpus=1, compute=actors
     )
     features.write_parquet("features/")
 

@@ -19,6 +19,7 @@ from importlib import metadata
 
 from reid_jax import places
 from reid_jax.errors import USER_ERROR, ConfigError, ProcessError, ReidError
+from reid_jax.tables import visible
 
 log = logging.getLogger("reid_jax")
 DISK_FULL = {
@@ -155,7 +156,7 @@ def report_error(error):
         if not message:
             traceback.print_exception(error)
             return 1
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(f"error: {visible(message)}\n")
     return 1 if isinstance(error, ProcessError) else USER_ERROR
 
 
@@ -174,7 +175,7 @@ class AboveBar(logging.Handler):
     def emit(self, record):
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write(visible(self.format(record)), file=sys.stderr)
 
 
 def show_log():

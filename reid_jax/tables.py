@@ -2,12 +2,22 @@
 
 import csv
 import io
+import re
 
 from reid_jax.errors import ConfigError
+
+# what moves a terminal's cursor, hides or turns round what follows; names of files and people may hold it
+_CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text):
+    """Text for a terminal: control characters but line ends, written as \\xNN."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def markdown(head, rows):
     """A Markdown table with aligned columns, of lists of str."""
+    rows = [[visible(cell).replace("\n", "\\n") for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
 
     def line(cells):

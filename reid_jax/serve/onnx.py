@@ -25,6 +25,16 @@ _SIMPLE |= dict(exp="Exp", log="Log", tanh="Tanh", sqrt="Sqrt", neg="Neg", abs="
 _SIMPLE |= dict(eq="Equal", gt="Greater", ge="GreaterOrEqual", lt="Less", le="LessOrEqual", floor="Floor")
 _SIMPLE |= {"logistic": "Sigmoid", "and": "And", "or": "Or", "not": "Not", "ceil": "Ceil"}
 _REDUCE = dict(reduce_sum="ReduceSum", reduce_max="ReduceMax", reduce_min="ReduceMin")
+_ONE = constant_value(np.float32(1))
+_WRITTEN = {  # as several operations, of the emitter and the values
+    "rsqrt": lambda e, x: e.made("Reciprocal", e.made("Sqrt", x)),
+    "square": lambda e, x: e.made("Mul", x, x),
+    "erfc": lambda e, x: e.made("Sub", _ONE, e.made("Erf", x)),
+    "log1p": lambda e, x: e.made("Log", e.made("Add", x, _ONE)),
+    "rem": lambda e, x, y: e.made("Mod", x, y, fmod=1),  # the sign of x, as in C
+    "ne": lambda e, x, y: e.made("Not", e.made("Equal", x, y)),
+    "clamp": lambda e, low, x, high: e.made("Min", e.made("Max", x, low), high),
+}
 
 
 def export(function, shape, dtype, *, name, output, order=None, opset=17, metadata=None):
@@ -32,8 +42,7 @@ def export(function, shape, dtype, *, name, output, order=None, opset=17, metada
 
     ConfigError for an opset that is not among OPSETS, a missing package or what cannot be written in ONNX.
     """
-    if opset not in OPSETS:
-        raise ConfigError(f"--opset={opset}; it must be from {OPSETS[0]} to {OPSETS[-1]}")
+    check_opset(opset)
     import onnx
 
     closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((BATCH, *shape), dtype))
@@ -43,6 +52,12 @@ def export(function, shape, dtype, *, name, output, order=None, opset=17, metada
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         (found,) = emitter.inline(closed.jaxpr, closed.consts, [given])
     return emitter.model(given, np.dtype(dtype), found, output, metadata or {})
+
+
+def check_opset(opset):
+    """ConfigError for an opset that is not among OPSETS."""
+    if opset not in OPSETS:
+        raise ConfigError(f"--opset={opset}; it must be from {OPSETS[0]} to {OPSETS[-1]}")
 
 
 class Emitter(Shapes):
@@ -169,7 +184,9 @@ class Emitter(Shapes):
             found = found if eqn.primitive.multiple_results else [found]
             return [constant_value(np.asarray(x)) for x in found]
         if name in _SIMPLE:
-            return [self.simple(_SIMPLE[name], values, shape)]
+            return [self.simple(_SIMPLE[name], *values)]
+        if name in _WRITTEN:
+            return [_WRITTEN[name](self, *values)]
         if name in _REDUCE:
             return [self.reduce(_REDUCE[name], values[0], eqn.params["axes"], shape)]
         handler = getattr(self, f"on_{name}", None)
@@ -187,17 +204,19 @@ class Emitter(Shapes):
         names = [self.named(v, order if len(v.shape) == len(shape) else ()) for v in values]
         return names, order, frozenset.intersection(*wide) & {a for a, s in enumerate(shape) if s != 1}
 
-    def made(self, op, values, shape, **attributes):
+    def made(self, op, *values, **attributes):
+        """An operation entry by entry, of values of one rank and single numbers."""
+        shape = np.broadcast_shapes(*(v.shape for v in values))
         names, order, lazy = self.joined(values, shape)
         return Value(shape, self.node(op, names, **attributes), order=order, lazy=lazy)
 
-    def simple(self, op, values, shape):
+    def simple(self, op, *values):
         if len(values) == 2 and (taken := self.into_conv(op, *values)):
             return taken
         zero = [v for v in values if v.const is not None and not np.any(v.const)]
         if op == "Max" and len(zero) == 1:
-            return self.made("Relu", [v for v in values if v is not zero[0]], shape)
-        return self.made(op, values, shape)
+            return self.made("Relu", *(v for v in values if v is not zero[0]))
+        return self.made(op, *values)
 
     def into_conv(self, op, a, b):
         """The convolution with a constant per channel taken into its weights, None where that is not so."""
@@ -221,43 +240,22 @@ class Emitter(Shapes):
             conv.bias = conv.bias + (array if op == "Add" else -array)
         return Value(x.shape, x.name, order=x.order, conv=conv)
 
-    def on_rsqrt(self, eqn, x):
-        return self.made("Reciprocal", [self.made("Sqrt", [x], x.shape)], x.shape)
-
-    def on_square(self, eqn, x):
-        return self.made("Mul", [x, x], x.shape)
-
     def on_integer_pow(self, eqn, x):
         if eqn.params["y"] == 2:
-            return self.on_square(eqn, x)
-        return self.made("Pow", [x, constant_value(np.float32(eqn.params["y"]))], x.shape)
+            return self.made("Mul", x, x)
+        return self.made("Pow", x, constant_value(np.float32(eqn.params["y"])))
 
-    def on_erfc(self, eqn, x):
-        return self.made("Sub", [constant_value(np.float32(1)), self.made("Erf", [x], x.shape)], x.shape)
-
-    def on_log1p(self, eqn, x):
-        return self.made("Log", [self.made("Add", [x, constant_value(np.float32(1))], x.shape)], x.shape)
-
-    def on_rem(self, eqn, x, y):
-        return self.made("Mod", [x, y], eqn.outvars[0].aval.shape, fmod=1)  # the sign of x, as in C
-
-    def on_ne(self, eqn, x, y):
-        same = self.made("Equal", [x, y], eqn.outvars[0].aval.shape)
-        return self.made("Not", [same], same.shape)
-
-    def on_clamp(self, eqn, low, x, high):
-        return self.made("Min", [self.made("Max", [x, low], x.shape), high], x.shape)
+    def cast(self, x, dtype):
+        return self.made("Cast", x, to=self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def on_convert_element_type(self, eqn, x):
-        kind = self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(eqn.params["new_dtype"]))
-        return self.made("Cast", [x], x.shape, to=kind)
+        return self.cast(x, eqn.params["new_dtype"])
 
     def on_select_n(self, eqn, which, *cases):
         if len(cases) != 2:
             raise unsupported("a choice among more than two")
-        if eqn.invars[0].aval.dtype != bool:
-            which = self.made("Cast", [which], which.shape, to=self.onnx.TensorProto.BOOL)
-        return self.made("Where", [which, cases[1], cases[0]], cases[0].shape)
+        which = which if eqn.invars[0].aval.dtype == bool else self.cast(which, bool)
+        return self.made("Where", which, cases[1], cases[0])
 
 
 def live(jaxpr):

@@ -117,49 +117,48 @@ class Shapes:
         return Value(shape, self.node("Concat", names, axis=place), order=order)
 
     def on_unstack(self, eqn, x):
-        x, axis, found = self.full(self.tensor(x)), eqn.params["axis"], []
-        for i in range(x.shape[axis]):
-            starts, ends = [0] * len(x.shape), list(x.shape)
-            starts[axis], ends[axis] = i, i + 1
-            part = self.sliced(x, starts, ends, (1,) * len(x.shape))
-            found.append(self.without(part, (axis,), eqn.outvars[i].aval.shape))
+        axis, x = eqn.params["axis"], self.full(self.tensor(x))
+        parts = self.parts(x, axis, [1] * x.shape[axis])
+        return [self.without(p, (axis,), v.aval.shape) for p, v in zip(parts, eqn.outvars, strict=True)]
+
+    def on_split(self, eqn, x):
+        return self.parts(x, eqn.params["axis"], eqn.params["sizes"])
+
+    def parts(self, x, axis, sizes):
+        """Slices of these sizes along an axis, one after the other."""
+        found = []
+        for size, end in zip(sizes, np.cumsum(sizes).tolist(), strict=True):
+            starts, shape = [0] * len(x.shape), list(x.shape)
+            starts[axis], shape[axis] = end - size, size
+            found.append(self.window(x, starts, shape))
         return found
 
     def on_slice(self, eqn, x):
         p = eqn.params
-        return self.sliced(x, p["start_indices"], p["limit_indices"], p["strides"] or (1,) * len(x.shape))
+        return self.sliced(x, p["start_indices"], p["limit_indices"], p["strides"])
 
     def on_dynamic_slice(self, eqn, x, *starts):
         if any(s.const is None for s in starts):
             raise unsupported("a slice whose start depends on the picture")
-        sizes = eqn.params["slice_sizes"]
-        limits = [n - s for n, s in zip(x.shape, sizes, strict=True)]
-        starts = [int(np.clip(s.const, 0, m)) for s, m in zip(starts, limits, strict=True)]
-        return self.sliced(x, starts, [a + s for a, s in zip(starts, sizes, strict=True)], (1,) * len(sizes))
+        return self.window(x, [int(s.const) for s in starts], eqn.params["slice_sizes"])
 
-    def sliced(self, x, starts, ends, steps):
+    def window(self, x, starts, sizes):
+        """A part of these sizes, from starts that are moved into the array where they leave it, as in jax."""
+        starts = [min(max(s, 0), n - z) for s, n, z in zip(starts, x.shape, sizes, strict=True)]
+        return self.sliced(x, starts, [s + z for s, z in zip(starts, sizes, strict=True)])
+
+    def sliced(self, x, starts, ends, steps=None):
         """x[start:end:step] along every axis."""
-        x, rows = self.tensor(x), []
+        x, rows, steps = self.tensor(x), [], steps or (1,) * len(x.shape)
         shape = tuple(len(range(*part)) for part in zip(starts, ends, steps, strict=True))
         for axis, (start, end, step) in enumerate(zip(starts, ends, steps, strict=True)):
             if (start, end, step) != (0, x.shape[axis], 1) and axis not in x.lazy:
                 if x.shape[axis] % BATCH == 0:
                     raise unsupported("a part of the batch")
                 rows.append((start, end, x.order.index(axis), step))
-        if not rows:
-            return Value(
-                shape, x.name, order=x.order, lazy=x.lazy & {a for a, s in enumerate(shape) if s != 1}
-            )
-        name = self.node("Slice", [x.name, *(self.ints(column) for column in zip(*rows, strict=True))])
+        columns = (self.ints(column) for column in zip(*rows, strict=True))
+        name = self.node("Slice", [x.name, *columns]) if rows else x.name
         return Value(shape, name, order=x.order, lazy=x.lazy & {a for a, s in enumerate(shape) if s != 1})
-
-    def on_split(self, eqn, x):
-        axis, found, start = eqn.params["axis"], [], 0
-        for size in eqn.params["sizes"]:
-            starts, ends = [0] * len(x.shape), list(x.shape)
-            starts[axis], ends[axis] = start, start + size
-            found, start = [*found, self.sliced(x, starts, ends, (1,) * len(x.shape))], start + size
-        return found
 
     def on_rev(self, eqn, x):
         x = self.tensor(x)
@@ -172,51 +171,39 @@ class Shapes:
         gone, mapped = numbers.collapsed_slice_dims, numbers.start_index_map
         if getattr(numbers, "operand_batching_dims", ()):
             raise unsupported("a gather within each picture")
-        if indices.const is None:
-            return self.picked(eqn, x, indices)
-        shape, places = eqn.outvars[0].aval.shape, np.asarray(indices.const)
-        if places.ndim == 1:  # one window
-            starts = dict(zip(mapped, places.tolist(), strict=True))
-            starts = [
-                min(max(starts.get(a, 0), 0), n - s)
-                for a, (n, s) in enumerate(zip(x.shape, sizes, strict=True))
-            ]
-            x = self.sliced(x, starts, [a + s for a, s in zip(starts, sizes, strict=True)], (1,) * len(sizes))
+        shape, kept = eqn.outvars[0].aval.shape, [a for a in range(len(x.shape)) if a not in gone]
+        if indices.const is not None and np.ndim(indices.const) == 1:  # one window
+            starts = dict(zip(mapped, np.asarray(indices.const).tolist(), strict=True))
+            x = self.window(x, [starts.get(a, 0) for a in range(len(x.shape))], sizes)
             return self.without(self.full(x), gone, shape)
-        full = all(s == n for a, (s, n) in enumerate(zip(sizes, x.shape, strict=True)) if a not in gone)
-        if set(gone) != set(mapped) or not full:
+        if set(gone) != set(mapped) or any(sizes[a] != x.shape[a] for a in kept):
             raise unsupported("this sort of gather")
-        x, kept = self.full(self.tensor(x)), [a for a in range(len(x.shape)) if a not in gone]
-        name, sizes = self.named(x, (*gone, *kept)), [x.shape[a] for a in gone]
+        x, sizes = self.full(self.tensor(x)), [x.shape[a] for a in gone]
+        name = self.named(x, (*gone, *kept))
         if len(gone) > 1:  # one axis of them all, and places along it
             dims = self.dims([int(np.prod(sizes)), *(x.shape[a] for a in kept)])
             name = self.node("Reshape", [name, dims])
-        columns = tuple(places[..., mapped.index(a)] for a in gone)
-        flat = np.ravel_multi_index(columns, sizes, mode="clip")
-        order = [a for a in range(len(shape)) if a not in numbers.offset_dims] + list(numbers.offset_dims)
-        return Value(shape, self.node("Gather", [name, self.ints(flat)], axis=0), order=tuple(order))
-
-    def picked(self, eqn, x, indices):
-        """Whole entries along one axis, at places that depend on the picture and lie within the axis."""
-        numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-        gone, shape = numbers.collapsed_slice_dims, eqn.outvars[0].aval.shape
-        kept = [a for a in range(len(x.shape)) if a not in gone]
-        if gone != numbers.start_index_map or len(gone) != 1 or any(sizes[a] != x.shape[a] for a in kept):
-            raise unsupported("a gather whose places depend on the picture")
-        indices = self.full(indices)
-        places = self.named(indices, tuple(range(len(indices.shape))))
-        places = self.node("Squeeze", [places, self.ints([len(indices.shape) - 1])])
-        name = self.named(self.full(self.tensor(x)), (*gone, *kept))
+        places = self.places(indices, [mapped.index(a) for a in gone], sizes)
         order = [a for a in range(len(shape)) if a not in numbers.offset_dims] + list(numbers.offset_dims)
         return Value(shape, self.node("Gather", [name, places], axis=0), order=tuple(order))
+
+    def places(self, indices, columns, sizes):
+        """The name of the places [...] of indices [..., axis], along axes of these sizes joined to one."""
+        if indices.const is not None:
+            array = np.asarray(indices.const)
+            return self.ints(np.ravel_multi_index(tuple(array[..., c] for c in columns), sizes, mode="clip"))
+        if len(sizes) > 1:
+            raise unsupported("a gather along several axes whose places depend on the picture")
+        last = len(indices.shape) - 1  # they lie within the axis: of argmax, say
+        name = self.named(self.full(indices), tuple(range(last + 1)))
+        return self.node("Squeeze", [name, self.ints([last])])
 
     def without(self, x, axes, shape):
         """x without axes of one entry."""
         if not axes:
             return x
         name = self.node("Squeeze", [x.name, self.ints(sorted(x.order.index(a) for a in axes))])
-        kept = [a for a in range(len(x.shape)) if a not in axes]
-        return Value(shape, name, order=tuple(kept.index(a) for a in x.order if a in kept))
+        return fewer(x, axes, name, shape)
 
     def on_pad(self, eqn, x, value):
         rows = eqn.params["padding_config"]
@@ -236,16 +223,12 @@ class Shapes:
             name = self.node(op, [x.name, self.ints(places)], keepdims=0)
         else:
             name = self.node(op, [x.name], axes=places, keepdims=0)
-        kept = [a for a in range(len(x.shape)) if a not in axes]
-        order = tuple(kept.index(a) for a in x.order if a in kept)
-        return Value(shape, name, order=order, lazy=frozenset(kept.index(a) for a in x.lazy))
+        return fewer(x, axes, name, shape)
 
     def on_argmax(self, eqn, x):
-        x, (axis,) = self.full(x), eqn.params["axes"]
-        name = self.node("ArgMax", [x.name], axis=x.order.index(axis), keepdims=0)
-        kind = self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(eqn.params["index_dtype"]))
-        order = tuple(a - (a > axis) for a in x.order if a != axis)
-        return Value(eqn.outvars[0].aval.shape, self.node("Cast", [name], to=kind), order=order)
+        x, axes = self.full(x), eqn.params["axes"]
+        name = self.node("ArgMax", [x.name], axis=x.order.index(axes[0]), keepdims=0)
+        return self.cast(fewer(x, axes, name, eqn.outvars[0].aval.shape), eqn.params["index_dtype"])
 
     def on_dot_general(self, eqn, a, b):
         (of_a, of_b), (batch_a, batch_b) = eqn.params["dimension_numbers"]
@@ -304,12 +287,19 @@ class Shapes:
     def on_reduce_window_sum(self, eqn, x):
         mean = self.pooled(eqn, "AveragePool", x, count_include_pad=1)
         count = constant_value(np.float32(np.prod(eqn.params["window_dimensions"])))
-        return self.made("Mul", [mean, count], mean.shape)
+        return self.made("Mul", mean, count)
 
 
 def constant_value(array):
     """Value of a numpy array."""
     return Value(array.shape, const=array)
+
+
+def fewer(x, axes, name, shape):
+    """Value of what is left of x in the tensor `name`, which lacks some axes."""
+    kept = [a for a in range(len(x.shape)) if a not in axes]
+    order = tuple(kept.index(a) for a in x.order if a in kept)
+    return Value(shape, name, order=order, lazy=frozenset(kept.index(a) for a in x.lazy - set(axes)))
 
 
 def with_ones(sequence, rank):

@@ -20,7 +20,14 @@ class DataError(ReidError):
 
 
 class PictureError(DataError):
-    """A picture is missing, empty, cut short or no picture."""
+    """A picture is missing, empty, cut short or no picture.
+
+    index: its place among those that were given, where there are several; why: what is wrong with it.
+    """
+
+    def __init__(self, message, index=None, why=""):
+        super().__init__(message)
+        self.index, self.why = index, why
 
 
 class CheckpointError(ReidError):

@@ -6,6 +6,7 @@ memory. The net behind it is one of two backends: JAX (`serve.nets`, runs and ex
 """
 
 import concurrent.futures
+import hashlib
 import itertools
 import json
 import os
@@ -196,7 +197,7 @@ class Embedder(Trackers):
             except PictureError as e:
                 if broken is None:
                     way = "; on_broken='nan' makes a row of NaN of it"
-                    raise PictureError(f"picture {first + place}: {e}{way}") from e
+                    raise PictureError(f"picture {first + place}: {e}{way}", first + place, str(e)) from e
                 broken[first + place] = str(e)
                 gone.append(place)
             except ReidError as e:
@@ -229,6 +230,7 @@ class OnnxNet:
     def __init__(self, folder, device=None):
         self.card = read_card(folder)
         path = os.path.join(folder, ONNX_FILE)
+        check_whole(folder, self.card, ONNX_FILE)
         self.size, self.dim, self.hash = self.card["input"]["size"], self.card["dim"], self.card["hash"]
         self.session = _session(path, device)
         metadata = self.session.get_modelmeta().custom_metadata_map
@@ -274,8 +276,25 @@ def read_card(folder):
             card = json.load(file)
         height, width = card["input"]["size"]
         good = all(isinstance(x, int) and x > 0 for x in (height, width, card["dim"]))
-        if not good or not isinstance(card["hash"], str) or not isinstance(card["thresholds"], dict):
+        dicts = card["thresholds"], card.get("files", {})
+        if not good or not isinstance(card["hash"], str) or not all(isinstance(d, dict) for d in dicts):
             raise ValueError("its fields have other types")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise WeightsError(f"{path} is no card of an export ({e}); copy the folder again") from e
     return card
+
+
+def check_whole(folder, card, name):
+    """WeightsError for a file of an export that is not the one its card tells of."""
+    path, wanted = os.path.join(folder, name), card.get("files", {}).get(name)
+    if wanted and os.path.exists(path) and sha256(path) != wanted:
+        raise WeightsError(
+            f"{path} is not the file that {CARD} tells of: a byte of it changed, or the files are of two "
+            "exports; copy the folder again"
+        )
+
+
+def sha256(path):
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,7 +4,6 @@ Every file is loaded in a fresh process and compared with the run's own features
 compute in float32, whatever the run's config.model.dtype.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ import numpy as np
 from reid_jax.errors import ConfigError, WeightsError
 from reid_jax.models import layers
 from reid_jax.serve import card, check, nets, onnx, pictures
+from reid_jax.serve.embedder import sha256
 
 FORMATS = ("safetensors", "stablehlo", "onnx")
 ONNX_INPUTS = {"uint8": "model.onnx", "nchw": "model_nchw.onnx"}
@@ -43,7 +43,7 @@ def export(
     what check.compare gives; default: that in a fresh process. ConfigError for what cannot be exported,
     WeightsError for a file whose features differ from the run's; then nothing is left at `output`.
     """
-    _check(output, formats, onnx_inputs)
+    _check(output, formats, onnx_inputs, opset)
     model = nets.of_run(workdir, checkpoint, net, "cpu", in_float32)
     part = f"{output.rstrip('/')}.part"
     shutil.rmtree(part, ignore_errors=True)
@@ -62,10 +62,11 @@ def export(
     return about
 
 
-def _check(output, formats, onnx_inputs):
+def _check(output, formats, onnx_inputs, opset):
     for flag, given, known in (("formats", formats, FORMATS), ("onnx-input", onnx_inputs, ONNX_INPUTS)):
         if unknown := [name for name in given if name not in known] or (["nothing"] if not given else []):
             raise ConfigError(f"--{flag} has {unknown[0]}; it knows {', '.join(known)}")
+    onnx.check_opset(opset)
     if os.path.exists(output) and (not os.path.isdir(output) or os.listdir(output)):
         raise ConfigError(f"--output={output} is there already; choose another folder, or remove it")
     needed = {"onnx": ("onnx", "onnxruntime"), "stablehlo": ("flatbuffers",)}
@@ -152,12 +153,6 @@ def fresh(folder, name):
         reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise WeightsError(f"{name} cannot be loaded ({reason[:300]}); nothing was kept")
     return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def sha256(path):
-    """Hexadecimal SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_stablehlo(folder, model):

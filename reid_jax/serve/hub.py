@@ -56,7 +56,7 @@ def push(folder, text, public=False):
 
 def check(folder):
     """ConfigError for a folder that is no export; WeightsError for one with files that are not the card's."""
-    from reid_jax.serve import embedder, export
+    from reid_jax.serve import embedder
 
     if not os.path.exists(os.path.join(folder, CARD)):
         raise ConfigError(f"{folder} has no {CARD}; write an export first: reid_jax export RUN --output DIR")
@@ -65,7 +65,7 @@ def check(folder):
         files = json.load(file).get("files", {})
     for name, digest in files.items():
         path = os.path.join(folder, os.path.basename(name))
-        if not os.path.exists(path) or export.sha256(path) != digest:
+        if not os.path.exists(path) or embedder.sha256(path) != digest:
             raise WeightsError(f"{path} is not the file that {CARD} tells of; export again")
     extra = sorted({*os.listdir(folder)} - {*files, CARD, "README.md"})
     if extra:

@@ -61,7 +61,7 @@ class Net:
         self.size, self.frames = (data.height, data.width), data.frames
         self.mirrors = getattr(self.config.eval, "mirror", False)
         self.like = stages.state_shapes(self.method)
-        self._paths, self._tree = _flat(self.like)
+        self._paths, self._tree = flat(self.like)
         self.used, self.dim = self._traced()
         self.arrays = self._chosen(leaves)
         self.hash = hash_of(self.arrays)
@@ -227,7 +227,7 @@ def reached(function, *shapes):
     return [v in wanted for v in closed.jaxpr.invars], closed.out_avals[0].shape
 
 
-def _flat(tree):
+def flat(tree):
     """({leaf path: leaf}, structure), paths as checkpoints have them."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
     names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves)
@@ -305,6 +305,7 @@ def of_export(folder, device=None):
     try:
         with open(path, encoding="utf-8") as file:
             about = json.load(file)
+        embedder.check_whole(folder, card, CONFIG_FILE)
         origin = _origin(about)
     except FileNotFoundError as e:
         raise ConfigError(

@@ -5,7 +5,7 @@ import os
 import threading
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from reid_jax import places
 from reid_jax.data import decode
@@ -92,11 +92,14 @@ class Reader:
             return self._read(picture, channels)
         except FileNotFoundError as e:
             raise PictureError(f"{picture} does not exist") from e
+        except IsADirectoryError as e:
+            raise PictureError(f"{picture} is a folder; give the pictures that lie in it") from e
         except ReidError:
             raise
         except Exception as e:  # PIL's plugins raise whatever a damaged byte leads to
             name = picture if isinstance(picture, str | os.PathLike) else f"it ({type(picture).__name__})"
-            reason = str(e) or type(e).__name__
+            reason = "no format that Pillow knows" if isinstance(e, UnidentifiedImageError) else str(e)
+            reason = reason or type(e).__name__
             raise PictureError(f"{name} cannot be read as an image ({reason}): copy it again") from e
 
     def _read(self, picture, channels):

@@ -22,7 +22,7 @@ def net_of(method, **changes):
     config = tiny(method, data__height=32, data__width=16, **changes)
     _, built = stages.build(config, "train", methods.Info(5, 3))
     state = small.random_state(built)
-    return nets.Net(nets.Origin(plain(config), "train", "auto", INFO, 0), nets._flat(state)[0]), built, state
+    return nets.Net(nets.Origin(plain(config), "train", "auto", INFO, 0), nets.flat(state)[0]), built, state
 
 
 def test_cameras_are_unknown():

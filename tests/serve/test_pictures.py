@@ -68,9 +68,10 @@ def test_what_counts_as_several():
         (np.zeros((4, 4, 4), np.uint8), DataError, r"shape \(4, 4, 4\).*alpha"),
         (np.zeros(4, np.uint8), DataError, r"shape \(4,\)"),
         (np.zeros((0, 4, 3), np.uint8), PictureError, "no pixels"),
-        (b"nothing", PictureError, "cannot be read as an image"),
+        (b"nothing", PictureError, r"cannot be read as an image \(no format that Pillow knows\)"),
         (png(picture())[:60], PictureError, "cannot be read as an image"),
         ("/none/there.jpg", PictureError, "/none/there.jpg does not exist"),
+        ("/", PictureError, "/ is a folder; give the pictures that lie in it"),
         (3, DataError, "type int is no picture"),
     ],
 )

@@ -73,6 +73,8 @@ def test_page(served, tmp_path):
         first = [h.id for h in gallery.search(pictures / "yard" / "person02_0.png", k=18)]
         assert ids(browser) == first
         browser.until("document.querySelector('#hits img').naturalWidth > 0")
+        fits = "[...document.querySelectorAll('.pic')].every(p => p.scrollHeight <= p.clientHeight)"
+        assert browser.run(fits)  # a person is seen from head to foot
         greyed = "document.querySelectorAll('#hits li.unknown').length"
         some, asked = browser.run(greyed), len(browser.asked)
         assert 0 < some < 18
@@ -90,6 +92,29 @@ def test_page(served, tmp_path):
         browser.until("document.querySelectorAll('#hits li').length == 12")
         browser.run("document.querySelector('#cameras button').click()")
         browser.until("document.querySelectorAll('#hits li').length == 18")
+
+        # from and to, in the browser's own time
+        local = "new Date(1000 * (1780000006 - 60 * new Date(1.78e12).getTimezoneOffset())).toISOString()"
+        browser.run(f"document.getElementById('until').value = {local}.slice(0, 19)")
+        browser.run("document.getElementById('until').dispatchEvent(new Event('change'))")
+        browser.until("document.querySelectorAll('#hits li').length == 7")
+        assert browser.run("document.getElementById('active').textContent") == "(1)"
+        browser.run("document.getElementById('until').value = ''; filtered()")
+        browser.until("document.querySelectorAll('#hits li').length == 18")
+
+        # a filter on a camera whose last picture goes meanwhile is gone too; the slider stays where it was
+        lone = gallery.add(pictures / "door" / "person01_0.png", camera="attic")
+        browser.run("begin()")
+        browser.until("document.querySelectorAll('#cameras button').length == 4")
+        slide(browser, 1)
+        browser.run("document.querySelector('#cameras button').click()")
+        browser.until("document.querySelectorAll('#hits li').length == 1")
+        browser.until("document.querySelector('#hits img').naturalWidth > 0")
+        gallery.remove(ids=lone)
+        browser.run("begin().then(again)")
+        browser.until("document.querySelectorAll('#hits li').length == 18")
+        assert browser.run("document.getElementById('rate').value") == "1"
+        slide(browser, 3)
 
         # the keyboard: to the next hit, search for it, and back
         browser.run("document.querySelector('#hits .pic').focus()")

@@ -57,6 +57,10 @@ async function begin() {
     return;
   }
   const {entries, persons, cameras, rates, most} = state.about;
+  for (const name of state.cameras.keys()) {
+    if (!Object.hasOwn(cameras, name)) state.cameras.delete(name);  // its last picture has gone meanwhile
+  }
+  show_count();
   const count = Object.keys(cameras).length;
   $("about").textContent =
     `${number(entries, "picture", "pictures")}, ${number(persons, "named person", "named persons")}, ` +
@@ -64,8 +68,10 @@ async function begin() {
   $("k").max = most;
   show_cameras(cameras);
   $("rates").hidden = !rates.length;
-  $("rate").max = rates.length;
-  $("rate").value = Math.min(rates.length, rates.findIndex((r) => r.rate <= 0.1) + 1);
+  if (+$("rate").max !== rates.length) {  // not where somebody has moved it
+    $("rate").max = rates.length;
+    $("rate").value = Math.min(rates.length, rates.findIndex((r) => r.rate <= 0.1) + 1);
+  }
   show_rate();
   $("main").hidden = false;
   if (!entries) say("The gallery is empty.");
@@ -97,9 +103,13 @@ function show_cameras(cameras) {
   }));
 }
 
-function filtered() {
+function show_count() {
   const count = state.cameras.size + !!$("since").value + !!$("until").value;
   $("active").textContent = count ? `(${count})` : "";
+}
+
+function filtered() {
+  show_count();
   again();
 }
 

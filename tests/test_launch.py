@@ -3,6 +3,7 @@
 import configparser
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -137,6 +138,11 @@ def test_extras_of_the_scripts_are_there():
     bounds = config["options"]["install_requires"].split("\njax")[1].split("\n")[0]
     for name, form in (("cuda12", "cuda12"), ("cuda13", "cuda13"), ("cuda", "cuda12"), ("tpu", "tpu")):
         assert extras[name].strip() == f"jax[{form}]{bounds}", name
+    packages = {
+        name: {re.match(r"[\w-]+", line)[0] for line in extras[name].split("\n") if line} for name in extras
+    }
+    for name in ("export", "ann", "web", "postgres"):  # what is tested where `test` is installed
+        assert packages[name] <= packages["test"], name
 
 
 def test_scripts_are_lint_free():

@@ -25,7 +25,8 @@ class Stub:
                 rows.append(self.feature(picture))
             except (OSError, ValueError) as error:
                 if on_broken == "stop":
-                    raise PictureError(f"picture {i} cannot be read: {error}") from error
+                    why = f"{picture} cannot be read: {error}"
+                    raise PictureError(f"picture {i}: {why}; on_broken='nan'", i, why) from error
                 self.broken[i] = str(error)
                 rows.append(np.full(self.dim, np.nan))
         return search.unit(np.array(rows).reshape(-1, self.dim))

@@ -16,17 +16,20 @@ import json
 import os
 import re
 
+from tqdm import tqdm
+
 from reid_jax import cli, places
-from reid_jax.data.loaders import walk
+from reid_jax.data.loaders import labels, walk
 from reid_jax.errors import ConfigError, DataError, ReidError
 from reid_jax.serve import arguments
 from reid_jax.serve.gallery import NOT_REACHED, Gallery, exists, is_address, shown
 from reid_jax.serve.merge import merge
-from reid_jax.tables import comma_separated, markdown, write_text
+from reid_jax.tables import comma_separated, markdown, visible, write_text
 
 COLUMNS = {"path": "path", "person": "person", "pid": "person", "camera": "camera", "camid": "camera"}
 COLUMNS |= {"time": "time", "tracklet": "tracklet"}
 MEGABYTE = 1 << 20
+LONG = 100  # pictures, from which on a bar shows how far they are
 
 
 def main(argv=None):
@@ -70,14 +73,9 @@ def _source_flags(parser):
     add("sources", metavar="SOURCE", nargs="+", type=places.argument("SOURCE"))
     for field in ("camera", "person", "tracklet"):
         add(f"--{field}", help=f"{field} of all pictures")
-        add(
-            f"--{field}-from",
-            metavar="folder|REGEX",
-            help="the name of each picture's folder, or what the first group of a regular expression finds "
-            "in its path"
-            if field == "camera"
-            else "as --camera-from",
-        )
+        more = f", group {field} or the first, finds in its path below SOURCE"
+        text = "the name of each picture's folder, or what a regular expression" + more
+        add(f"--{field}-from", metavar="folder|REGEX", help=text if field == "camera" else "as --camera-from")
     add("--time", help="of all pictures, with a zone: 2026-05-01T12:00:00+02:00")
     add("--time-from", metavar="mtime|REGEX", help="the file's time of change, or a part of its path")
     add("--on-broken", choices=("stop", "skip"), default="stop", help="pictures that cannot be read")
@@ -127,29 +125,30 @@ def build(args):
     if exists(args.gallery):
         raise DataError(f"{args.shown} exists; add to it (gallery add), or choose another name")
     listed = pictures_of(args)
-    gallery = _opened(args, precision=args.precision)
-    try:
-        _add(gallery, args, listed)
-    except ReidError:
-        if not len(gallery) and not is_address(args.gallery):  # so that the same command can be run again
-            gallery.close()
-            os.remove(args.gallery)
-        raise
-    if args.index:
-        print(f"{args.shown}: index built, recall {gallery.build_index():.4f}")
+    with _opened(args, precision=args.precision) as gallery:
+        try:
+            _add(gallery, args, listed)
+        except (ReidError, KeyboardInterrupt):
+            if not len(gallery) and not is_address(args.gallery):  # so that the same command can be run again
+                gallery.close()
+                os.remove(args.gallery)
+            raise
+        if args.index:
+            print(f"{args.shown}: index built, recall {gallery.build_index():.4f}")
 
 
 def add(args):
     """add pictures; those that are there are left out"""
     listed = pictures_of(args)
-    _add(_opened(args), args, listed)
+    with _opened(args) as gallery:
+        _add(gallery, args, listed)
 
 
 def _add(gallery, args, listed):
     paths, columns = listed
-    ids = gallery.add(
-        paths, **columns, source=paths, on_broken=args.on_broken, known="add" if args.again else "skip"
-    )
+    options = {"on_broken": args.on_broken, "known": "add" if args.again else "skip"}
+    with tqdm(total=len(paths), unit="picture", disable=len(paths) < LONG) as bar:
+        ids = gallery.add(paths, **columns, source=paths, told=bar.update, **options)
     added = sum(i is not None for i in ids)
     left = f", {len(ids) - added} left out (there already, or broken)" if added < len(ids) else ""
     print(f"{args.shown}: {added} pictures added{left}; {len(gallery)} entries")
@@ -162,8 +161,8 @@ def search(args):
     names = ("k", "camera", "not_camera", "person", "since", "until", "fpir", "rerank", "expand", "group")
     options = {name: getattr(args, name) for name in names}
     ann = "auto" if args.ann else "off"
-    gallery = _opened(args, mode="r", ann=ann, log_searches=True, needs_model=args.id is None)
-    hits = gallery.search(args.queries if args.id is None else args.id, **options)
+    with _opened(args, mode="r", ann=ann, log_searches=True, needs_model=args.id is None) as gallery:
+        hits = gallery.search(args.queries if args.id is None else args.id, **options)
     head = ["id", "score", "person", "camera", "time", "source"]
     rows = [[h.id, f"{h.score:.4f}", _who(h), h.camera or "", _time(h.time), h.source or ""] for h in hits]
     if args.csv:
@@ -189,6 +188,9 @@ def remove(args):
     with Gallery(args.gallery) as gallery:
         by = {n: getattr(args, n) for n in ("person", "camera", "source")}
         count = gallery.remove(**by, ids=args.id)
+    if not count:  # of a name that is written otherwise, say
+        wanted = ", ".join(f"{n} {v}" for n, v in (*by.items(), ("id", args.id)) if v is not None)
+        raise DataError(f"nothing was deleted: {args.shown} has no entry of {wanted}")
     print(f"{args.shown}: {count} entries deleted. {NOT_REACHED}")
 
 
@@ -219,7 +221,8 @@ def calibrate(args):
 
 def info(args):
     """what is in it"""
-    about = Gallery(args.gallery, _model(args.model), mode="r").info()
+    with Gallery(args.gallery, _model(args.model), mode="r") as gallery:
+        about = gallery.info()
     if args.json:
         print(json.dumps(about, default=_time, indent=1))
         return
@@ -229,23 +232,26 @@ def info(args):
     about["bytes"] = f"{about['bytes'] / MEGABYTE:.1f} MiB"
     for name, value in {**about, "cameras": shown, "similarity at fpir": rates}.items():
         text = _time(value) if isinstance(value, datetime.datetime) else value
-        print(f"{name:<20}{'' if text is None else text}")
+        print(visible(f"{name:<20}{'' if text is None else text}"))
 
 
 def log(args):
     """what was done with it"""
-    for row in Gallery(args.gallery, mode="r").history(args.last):
+    with Gallery(args.gallery, mode="r") as gallery:
+        rows = gallery.history(args.last)
+    for row in rows:
         if args.json:
             print(json.dumps({**row, "time": _time(row["time"])}))
         else:
             detail = ", ".join(f"{k} {v}" for k, v in row["detail"].items() if v not in (None, {}))
             chain = f" [{row['chain']}]" if row["chain"] else ""
-            print(f"{_time(row['time'])}{chain}  {row['actor']}  {row['action']}  {detail}")
+            print(visible(f"{_time(row['time'])}{chain}  {row['actor']}  {row['action']}  {detail}"))
 
 
 def verify(args):
     """look for damage: pages, checksums, the audit's chain"""
-    problems = Gallery(args.gallery, mode="r").verify()
+    with Gallery(args.gallery, mode="r") as gallery:
+        problems = gallery.verify()
     if problems:
         raise DataError(f"{args.shown} is damaged; restore a backup:\n" + "\n".join(problems[:20]))
     print(f"{args.shown}: whole")
@@ -276,15 +282,24 @@ ACTIONS = {
 def _opened(args, needs_model=True, **options):
     """The Gallery with the model of --model, or that which built it."""
     source = args.model
+    if args.action != "build" and not exists(args.gallery):  # a name with a slip, say: no new one
+        raise DataError(f"there is no gallery {args.shown}; build it: reid_jax gallery build")
     if source is None:
-        if not exists(args.gallery):
-            raise DataError(f"there is no gallery {args.shown}; build it: reid_jax gallery build")
         with Gallery(args.gallery, mode="r") as gallery:
             source = gallery.file.meta.get("source")
         if not source and needs_model:
             raise ConfigError(f"{args.shown} does not say what built it; give --model")
-    model = _model(source) if needs_model else None
-    return Gallery(args.gallery, model, source=os.path.abspath(source) if source else "", **options)
+    try:
+        model = _model(source) if needs_model else None
+    except ConfigError as error:
+        way = "" if args.model else f"; it built {args.shown}, and --model says where it is now"
+        raise ConfigError(f"{error}{way}") from error
+    return Gallery(args.gallery, model, source=_recorded(source or ""), **options)
+
+
+def _recorded(source):
+    """What the gallery keeps of --model, so that it is known in other folders too."""
+    return source if not source or "://" in source else os.path.abspath(places.local(source, "--model"))
 
 
 def _model(source):
@@ -309,19 +324,20 @@ def pictures_of(args):
             raise ConfigError(f"--{field} and --{field}-from cannot both be given")
         listed = [row.get(field) or None for row in rows]
         columns[field] = [
-            v or fixed or (rule and derived(rule, field, p)) for v, p in zip(listed, paths, strict=True)
+            v or fixed or (rule and derived(rule, field, row)) for v, row in zip(listed, rows, strict=True)
         ]
     return paths, columns
 
 
 def rows_of(source):
-    """Dicts of path and what is known of it, of a picture, a folder or a table."""
+    """Dicts of path, its part below SOURCE, and what is known of it: of a picture, a folder or a table."""
     if os.path.isdir(source):
-        return [{"path": os.path.abspath(path)} for path, _ in walk.pictures(source)]
+        found = [path for path, _ in walk.pictures(source)]
+        return [{"path": os.path.abspath(p), "below": os.path.relpath(p, source)} for p in found]
     if not os.path.exists(source):
         raise DataError(f"there is no {source}")
     if not source.lower().endswith(".csv"):
-        return [{"path": os.path.abspath(source)}]
+        return [{"path": os.path.abspath(source), "below": source}]
     folder = os.path.dirname(os.path.abspath(source))
     try:
         with open(source, newline="", encoding="utf-8-sig") as file:
@@ -330,23 +346,32 @@ def rows_of(source):
         raise DataError(f"{source} is no table: {error}") from error
     if not table or "path" not in table[0]:
         raise DataError(f"{source} needs a line of column names, path among them, and rows below it")
-    rows = [{COLUMNS[k]: v for k, v in row.items() if k in COLUMNS and v} for row in table]
-    return [row | {"path": os.path.join(folder, row.get("path", ""))} for row in rows]
+    rows = [
+        {COLUMNS[k]: v for k, v in row.items() if k in COLUMNS and v and _is_known(k, v)} for row in table
+    ]
+    given = [row.get("path", "") for row in rows]
+    return [r | {"path": os.path.join(folder, p), "below": p} for r, p in zip(rows, given, strict=True)]
 
 
-def derived(rule, field, path):
+def _is_known(column, value):
+    """Whether a cell tells something: pids of junk (-1) and distractors (0) do not."""
+    return column != "pid" or labels.integer(value, powers=False) not in (labels.JUNK, labels.DISTRACTOR)
+
+
+def derived(rule, field, row):
     """What a rule finds in a path: the folder's name, the file's time, or a regex's first group."""
+    path = row["path"]
     if rule == "folder" and field != "time":
         return os.path.basename(os.path.dirname(path))
     if rule == "mtime" and field == "time":
         return os.path.getmtime(path)
     try:
-        match = re.search(rule, path)
+        match = re.search(rule, row["below"].replace(os.sep, "/"))
     except re.error as error:
         raise ConfigError(f"--{field}-from={rule} is no regular expression: {error}") from error
     if match is None:
-        raise DataError(f"--{field}-from={rule} finds nothing in {path}")
-    return match[1] if match.re.groups else match[0]
+        raise DataError(f"--{field}-from={rule} finds nothing in {row['below']}")
+    return match[field] if field in match.re.groupindex else match[min(1, match.re.groups)]
 
 
 if __name__ == "__main__":

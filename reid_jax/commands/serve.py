@@ -28,9 +28,10 @@ def main(argv=None):
         raise ConfigError(
             f"--host={args.host} lets other machines in, which needs --token (--token=new makes one)"
         )
-    app = page.create(opened(args), root=args.root, token=args.token, any_host=open_to_all)
-    print(f"http://{args.host}:{args.port}/   (Ctrl+C ends it)", flush=True)
-    served(app, host, args.port)
+    with opened(args) as gallery:
+        app = page.create(gallery, root=args.root, token=args.token, any_host=open_to_all)
+        print(f"http://{args.host}:{args.port}/   (Ctrl+C ends it)", flush=True)
+        served(app, host, args.port)
     return 0
 
 

@@ -27,6 +27,7 @@ from PIL import Image
 
 from reid_jax.data import decode
 from reid_jax.errors import ConfigError, DataError, PictureError, ReidError
+from reid_jax.serve import arguments
 
 try:
     from starlette.applications import Starlette
@@ -271,9 +272,11 @@ class Service:
         """The file of a source, or None where it is not below the root."""
         if self.root is None or source is None:
             return None
-        path = os.path.realpath(os.path.join(self.root, source))
-        inside = os.path.commonpath([path, self.root]) == self.root
-        return path if inside and os.path.isfile(path) else None
+        for name in (source, arguments.unescaped(source)):
+            path = os.path.realpath(os.path.join(self.root, name))
+            if os.path.commonpath([path, self.root]) == self.root and os.path.isfile(path):
+                return path
+        return None
 
     def _listed(self, hits):
         return JSONResponse({"hits": [self._hit(h) for h in hits]})
@@ -283,7 +286,8 @@ class Service:
         source = hit.source
         if source is not None:
             path = self._below_root(source)
-            source = os.path.relpath(path, self.root) if path else os.path.basename(source)
+            below = os.path.relpath(path, self.root) if path else os.path.basename(source)
+            source = arguments.name("source", below)
         time = hit.time.isoformat().replace("+00:00", "Z") if hit.time else None
         return {
             "id": hit.id, "score": round(hit.score, 6), "unknown": hit.unknown, "person": hit.person,

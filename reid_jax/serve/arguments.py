@@ -5,13 +5,15 @@ import getpass
 import hashlib
 import json
 import os
+import re
 
 import numpy as np
 
-from reid_jax.errors import ConfigError
+from reid_jax.errors import ConfigError, DataError
 from reid_jax.serve.rows import NO_TIME
 
 FIELDS = ("person", "camera", "time", "tracklet", "source", "box")
+_SINGLE = (str, os.PathLike, int, float, datetime.datetime)
 
 
 def columns(count, **fields):
@@ -20,19 +22,45 @@ def columns(count, **fields):
     for name in ("person", "camera", "tracklet", "source"):
         found[name] = names(name, found[name])
     found["time"] = [moment(t) for t in found["time"]]
-    found["box"] = [None if b is None else json.dumps([float(x) for x in b]) for b in found["box"]]
+    found["box"] = [_box(b) for b in found["box"]]
     return found
 
 
 def _spread(name, value, count):
-    """One value for all, or a list of as many."""
-    box = name == "box" and value is not None and np.ndim(value) == 1 and np.isscalar(value[0])
-    if box or value is None or isinstance(value, str | os.PathLike | int | float | datetime.datetime):
-        return [value] * count
-    values = list(value)
-    if len(values) != count:
-        raise ConfigError(f"{name} has {len(values)} values for {count} pictures")
-    return values
+    """One value for all, or a list of as many; tables have numbers that are none for what is not known."""
+    if value is None or isinstance(value, (*_SINGLE, np.generic)) or (name == "box" and _is_box(value)):
+        values = [value] * count
+    else:
+        values = _all(name, value)
+        if len(values) != count:
+            raise ConfigError(f"{name} has {len(values)} values for {count} pictures")
+    return [None if isinstance(v, float | datetime.datetime) and v != v else v for v in values]
+
+
+def _all(name, value):
+    try:
+        return list(value)
+    except TypeError:
+        raise ConfigError(f"{name} is {value!r}; give one for all, or a list") from None
+
+
+def _is_box(value):
+    return getattr(value, "__len__", int)() == 4 and not any(
+        hasattr(x, "__len__") or x is None for x in value
+    )
+
+
+def _box(value):
+    """JSON of x1, y1, x2, y2; None stays None."""
+    if value is None:
+        return None
+    try:
+        corners = [float(x) for x in value]
+    except (TypeError, ValueError):
+        corners = []
+    if len(corners) != 4 or not np.isfinite(corners).all():
+        raise ConfigError(f"box is {value!r}; it must be four numbers, x1, y1, x2, y2")
+    return json.dumps(corners)
 
 
 def names(field, values):
@@ -47,22 +75,19 @@ def names(field, values):
 
 
 def name(field, value):
-    """One name as text: of text, a path or a whole number."""
+    """One name as text, of text, a path or a whole number; what is no UTF-8 (of old files) is escaped."""
     if isinstance(value, os.PathLike | int | np.integer) and not isinstance(value, bool):
         value = os.fspath(value) if isinstance(value, os.PathLike) else str(value)
     if not (isinstance(value, str) and 0 < len(value) <= 4096):
         raise ConfigError(f"{field} is {value!r}; a name is text of 1 to 4096 characters")
-    if "\0" in value or not _is_utf8(value):
-        raise ConfigError(f"{field} is {value!r}, which is no text in UTF-8; rename it")
-    return value
+    if "\0" in value:
+        raise ConfigError(f"{field} is {value!r}, which has a null byte in it; rename it")
+    return value.encode("utf-8", "backslashreplace").decode()
 
 
-def _is_utf8(text):
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def unescaped(source):
+    """The path of a file whose name was escaped by `name`."""
+    return re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), source)
 
 
 def moment(value, field="time"):
@@ -125,7 +150,10 @@ def listed(pictures):
         return [pictures]
     if isinstance(pictures, np.ndarray):
         return [pictures] if pictures.ndim < 4 else list(pictures)
-    return list(pictures)
+    try:
+        return list(pictures)
+    except TypeError:
+        raise DataError(f"{pictures!r} is no picture, and no list of pictures") from None
 
 
 def is_features(query):
@@ -134,11 +162,11 @@ def is_features(query):
 
 
 def several(value):
-    return [value] if isinstance(value, str | int | os.PathLike) else list(value)
+    return list(value) if hasattr(value, "__iter__") and not isinstance(value, str) else [value]
 
 
 def whole_ids(ids):
-    values = [ids] if isinstance(ids, int | np.integer) else list(ids)
+    values = several(ids)
     if any(isinstance(i, bool) or not isinstance(i, int | np.integer) or abs(i) >= 1 << 63 for i in values):
         raise ConfigError(f"ids are {values}; they must be whole numbers")
     return [int(i) for i in values]

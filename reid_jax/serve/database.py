@@ -6,6 +6,7 @@ the hash of each covers the one before, and the last hash and the count stand in
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ SCHEMA = 1
 APPLICATION = 0x52654944  # in SQLite's header: the file is a gallery
 PRECISIONS = ("float16", "float32")
 _CHUNK = 1024  # rows at a time
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # file systems that have none, FAT say
 COLUMNS = ("person", "camera", "time", "tracklet", "source", "sha256", "box", "added")
 LOADED = ("id", "person", "camera", "time", "tracklet", "vector", "checksum")  # by readers
 _TABLES = """
@@ -342,19 +344,26 @@ def create(path, *, dim, model, precision="float16", source=""):
     folder = os.path.dirname(os.path.abspath(path))
     meta = {"dim": dim, "model": model, "precision": precision, "source": source, "created": now()}
     try:
-        os.makedirs(folder, exist_ok=True)
+        if not os.path.isdir(folder):
+            os.makedirs(folder)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be made ({error.strerror}); choose another folder") from error
+    try:
         handle, temporary = tempfile.mkstemp(dir=folder, prefix=".gallery-")  # mkstemp: mode 0600
         os.close(handle)
         try:
             _fill(temporary, meta | {"generation": 0, "rewritten": 0})
-            os.link(temporary, path)
+            name_it(temporary, path)
         finally:
             drop(temporary)
         _sync(folder)
     except FileExistsError as error:
         raise DataError(f"{path} exists; add to it, or choose another name") from error
     except (OSError, sqlite3.Error) as error:
-        raise DataError(f"the gallery {path} cannot be written: {error}; choose another folder") from error
+        raise DataError(
+            f"the gallery {path} cannot be written ({error}): is the disk full? Free space, or choose "
+            "another folder"
+        ) from error
 
 
 def _fill(path, meta):
@@ -366,6 +375,17 @@ def _fill(path, meta):
         connection.execute(f"PRAGMA user_version={SCHEMA}")
         connection.executescript(_TABLES)
         connection.executemany("INSERT INTO meta VALUES(?, ?)", [(k, str(v)) for k, v in meta.items()])
+
+
+def name_it(temporary, path):
+    """Gives a finished file its name; FileExistsError where there is one of that name."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        os.replace(temporary, path)
 
 
 def drop(path):

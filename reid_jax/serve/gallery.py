@@ -15,6 +15,7 @@ import re
 
 import numpy as np
 
+from reid_jax import places
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.serve import ann as index_file
 from reid_jax.serve import arguments, database
@@ -47,7 +48,8 @@ class Gallery(Queries, Thresholds):
     ):  # fmt: skip
         arguments.choice("mode", mode, ("r", "a"))
         arguments.choice("ann", ann, ("off", "auto"))
-        self.path, self.embedder, self._place = shown(path), embedder, os.fspath(path)
+        path = path if is_address(path) else places.local(path, "the gallery")
+        self.path, self.embedder, self._place = shown(path), embedder, path
         self.actor, self.log_searches, self.ann = actor or arguments.user(), log_searches, ann
         if mode == "a" and not exists(path):
             if embedder is None:
@@ -122,14 +124,15 @@ class Gallery(Queries, Thresholds):
     # ---- changes
     def add(
         self, pictures, *, camera=None, time=None, person=None, tracklet=None, source=None, box=None,
-        on_broken="stop", known="add",
+        on_broken="stop", known="add", told=None,
     ):  # fmt: skip
         """Adds pictures; returns their ids (None where one was left out).
 
         pictures: what the embedder takes, one or a list. The others: one value for all, or a list as long.
         time: datetime or ISO text with a zone, or seconds since 1970. source: where the picture lies; paths
         by default. on_broken: "stop", or "skip" pictures that cannot be read. known: "add", or "skip"
-        pictures of a source and content that are there. Every BATCH entries are one transaction.
+        pictures of a source and content that are there. told: called with the number of pictures that were
+        dealt with, again and again, for a progress bar. Every BATCH entries are one transaction.
         """
         arguments.choice("on_broken", on_broken, ("stop", "skip"))
         arguments.choice("known", known, ("add", "skip"))
@@ -143,17 +146,19 @@ class Gallery(Queries, Thresholds):
         for start in range(0, len(pictures), BATCH):
             part = slice(start, start + BATCH)
             fields = {name: values[part] for name, values in columns.items()}
-            ids += self._add_batch(pictures[part], fields, there, on_broken, start)
+            ids += self._add_batch(pictures[part], fields, there, on_broken, start, told)
         self.file.truncate_log(wait=0)
         return ids
 
-    def _add_batch(self, pictures, columns, there, on_broken, start):
+    def _add_batch(self, pictures, columns, there, on_broken, start, told):
         """Ids of one transaction's pictures."""
         marks = [arguments.digest(p) for p in pictures]
         places = [
             i for i, mark in enumerate(marks) if mark is None or (mark, columns["source"][i]) not in there
         ]
-        vectors = self._embedded([pictures[i] for i in places], on_broken)
+        if told:
+            told(len(pictures) - len(places))
+        vectors = self._embedded([pictures[i] for i in places], on_broken, [start + i for i in places], told)
         whole = np.isfinite(vectors).all(axis=1)
         if on_broken == "stop" and not whole.all():
             raise DataError(f"the feature of picture {start + places[int(np.argmin(whole))]} is not finite")
@@ -226,9 +231,10 @@ class Gallery(Queries, Thresholds):
 
     def purge(self, *, older_than_days):
         """Deletes entries whose time, or else that of adding them, is longer ago; returns how many."""
-        if isinstance(older_than_days, bool) or not older_than_days >= 0:
-            raise ConfigError(f"older_than_days is {older_than_days}; it must be a number from 0 on")
-        before = database.now() - int(older_than_days * 86_400_000_000)
+        number = isinstance(older_than_days, int | float) and not isinstance(older_than_days, bool)
+        if not number or not older_than_days >= 0:
+            raise ConfigError(f"older_than_days is {older_than_days!r}; it must be a number from 0 on")
+        before = database.now() - int(min(older_than_days, 1e8) * 86_400_000_000)
         detail = {"older_than_days": older_than_days}
         return self._delete("COALESCE(time, added) < ?", [max(before, NO_TIME)], "purge", detail)
 
@@ -322,7 +328,7 @@ class Gallery(Queries, Thresholds):
         """Rows of the audit, oldest first: dicts of time, actor, action, detail and chain."""
         with self.file.reading() as connection:
             query = "SELECT time, actor, action, detail, chain FROM audit ORDER BY id DESC LIMIT ?"
-            most = (1 << 62) if last is None else last
+            arguments.at_least_one("last", most := (1 << 62) if last is None else last)
             rows = connection.execute(query, (most,)).fetchall()
         keys = ("time", "actor", "action", "detail", "chain")
         return [

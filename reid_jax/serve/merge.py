@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 
 import numpy as np
 
@@ -31,7 +30,7 @@ def merge(paths, output, actor="merge"):
         with contextlib.closing(database.Database(part)) as out:
             shifts = _copy(parts, out, actor)
         try:
-            os.link(part, output)
+            database.name_it(part, output)
         except OSError as error:
             raise DataError(f"{output} cannot be written: {error}") from error
     return shifts

@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 
-from reid_jax.errors import ConfigError, DataError
+from reid_jax.errors import ConfigError, DataError, PictureError
 from reid_jax.serve import ann as index_file
 from reid_jax.serve import arguments, search
 
@@ -64,6 +64,8 @@ class Queries:
         rows = self._filled()
         passing = rows.passing(**self._filters(**filters))
         found = self._nearest(self._checked(features), rows, passing, k)
+        if not found:
+            return np.empty((0, 0), np.int64), np.empty((0, 0), np.float32)
         return rows.id[np.stack([i for i, _ in found])], np.stack([s for _, s in found])
 
     def _filled(self):
@@ -162,24 +164,35 @@ class Queries:
         with writer.writing() as connection:
             writer.write_audit(connection, self.actor, "search", {**detail, "filters": shown})
         if writer is not self.file:
+            writer.truncate_log(wait=0)  # this one's reader is open still, and may not do it
             writer.close()
 
     def source(self, key):
         """(source, box) of an entry, each None where unknown; DataError where there is no such entry."""
+        (number,) = arguments.whole_ids(key)
         with self.file.reading() as connection:
-            row = connection.execute("SELECT source, box FROM entry WHERE id = ?", (int(key),)).fetchone()
+            row = connection.execute("SELECT source, box FROM entry WHERE id = ?", (number,)).fetchone()
         if row is None:
             raise DataError(f"the gallery has no entry {key}")
         return row[0], json.loads(row[1]) if row[1] else None
 
     # ---- of arguments
-    def _embedded(self, pictures, on_broken):
+    def _embedded(self, pictures, on_broken, numbers=None, told=None):
+        """Unit rows f32[N,D] of pictures; numbers: their places among those to be added, None: of a query."""
         if self.embedder is None:
             raise ConfigError("the gallery was opened without a model; Gallery(path, reid_jax.load(...))")
         if not pictures:
             return np.empty((0, self.dim), np.float32)
         options = {"on_broken": "nan"} if on_broken == "skip" else {}
-        found = np.asarray(self.embedder(pictures, **options), np.float32)
+        try:
+            given = _telling(pictures, told) if told else pictures
+            found = np.asarray(self.embedder(given, **options), np.float32)
+        except PictureError as error:
+            if error.index is None:
+                raise
+            number = error.index if numbers is None else numbers[error.index]
+            way = "" if numbers is None else "; on_broken='skip' (--on-broken skip) leaves it out"
+            raise PictureError(f"picture {number}: {error.why}{way}", number, error.why) from error
         if found.shape != (len(pictures), self.dim):
             raise DataError(f"the model gave features {found.shape} for {len(pictures)} pictures")
         return found
@@ -197,6 +210,13 @@ class Queries:
         if len(bad):
             raise DataError(f"feature {bad[0]} is zero or not finite")
         return search.unit(features)
+
+
+def _telling(pictures, told):
+    """The pictures, each told of when the next is asked for."""
+    for picture in pictures:
+        yield picture
+        told(1)
 
 
 def _first_of_each(codes):

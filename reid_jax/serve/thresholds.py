@@ -46,7 +46,8 @@ class Thresholds:
         found = calibrate.thresholds(*sides)
         if not found["fpir"]:
             raise DataError(
-                f"{self.path} has {len(known)} entries with person and camera, too few; name more"
+                f"{self.path} has {len(known)} entries with person and camera, too few to measure on; name "
+                "more, of people whom two cameras saw"
             )
         with self.file.writing() as connection:
             self.file.set_meta(connection, "thresholds", json.dumps(found))

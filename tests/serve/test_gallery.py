@@ -167,6 +167,20 @@ def test_unknown_by_rate(either):
     assert gallery.thresholds() == measured and again(gallery).threshold(0.5) == measured["fpir"][0][1]
 
 
+def test_values_as_tables_hold_them(built):
+    """Numbers of NumPy, and numbers that are none where something is not known."""
+    gallery, paths = built
+    gallery.add(paths[:2], camera=np.int64(7), time=np.float32(3), box=np.array([0, 0, 4, 4]))
+    gallery.add(paths[:2], camera=[np.nan, "attic"], time=[np.nan, np.int64(4)], box=[None, (0, 0, 4, 4)])
+    hits = {h.id: (h.camera, h.time and h.time.second) for h in gallery.search(paths[0], k=50)}
+    assert [hits[key] for key in range(19, 23)] == [("7", 3), ("7", 3), (None, None), ("attic", 4)]
+    assert [gallery.source(key)[1] for key in (20, 21, 22)] == [[0, 0, 4, 4], None, [0, 0, 4, 4]]
+    assert gallery.purge(older_than_days=float("inf")) == 0 and gallery.label(np.int64(19), "anna") == 1
+    assert [len(x) for x in gallery.nearest(np.empty((0, 24)))] == [0, 0]
+    with Gallery(f"file://{gallery.path}", mode="r") as reader:
+        assert len(reader) == 22
+
+
 def test_labels_and_ids(either):
     gallery, paths = either
     reader = again(gallery, Stub(), mode="r")
@@ -201,11 +215,15 @@ def test_known_pictures_are_skipped_and_broken_ones_left_out(either, tmp_path):
     gallery, paths = either
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
     some = [paths[0], str(tmp_path / "broken.jpg"), str(tmp_path / "absent.jpg"), paths[1]]
-    with pytest.raises(DataError, match="picture 1 cannot be read"):
+    with pytest.raises(DataError, match="picture 1: .*cannot be read.*on_broken='skip'"):
         gallery.add(some)
+    with pytest.raises(DataError, match="picture 3: .*absent.jpg cannot be read"):
+        gallery.add([paths[0], paths[1], paths[2], tmp_path / "absent.jpg"], known="skip")  # one is asked for
     assert len(gallery) == 18
-    assert gallery.add(some, on_broken="skip") == [19, None, None, 20]
-    assert gallery.add(paths, known="skip") == [None] * 18
+    dealt = []
+    assert gallery.add(some, on_broken="skip", told=dealt.append) == [19, None, None, 20]
+    assert gallery.add(paths, known="skip", told=dealt.append) == [None] * 18
+    assert dealt == [0, 1, 1, 1, 1, 18] and sum(dealt) == 4 + 18
     assert gallery.add([paths[0], picture(9)], known="skip", source=["elsewhere", None]) == [21, 22]
 
 
@@ -328,7 +346,8 @@ BAD = {
     "no entry 99": lambda g: g.search(99),
     "camera has 2 values for 1 pictures": lambda g: g.add([picture(0)], camera=["a", "b"]),
     "person is ''": lambda g: g.label(1, ""),
-    "no text in UTF-8": lambda g: g.add(picture(0), source="a\udcff.jpg"),
+    "null byte": lambda g: g.add(picture(0), source="a\0.jpg"),
+    "too few to measure on; name more, of people whom two": lambda g: g.calibrate(),
     "there is no picture to search for": lambda g: g.search([]),
     r"floats \[N,24\] are needed": lambda g: g.search(np.ones(7, np.float32)),
     "zero or not finite": lambda g: g.search(np.zeros(24, np.float32)),
@@ -342,6 +361,17 @@ BAD = {
     "there is no gallery": lambda g: Gallery(g.path + "x", mode="r"),
     "making one needs the model": lambda g: Gallery(g.path + "x"),
     "mode is 'w'; it may be r, a": lambda g: Gallery(g.path, mode="w"),
+    "box is .0, 0, nan, 1.; it must be four": lambda g: g.add(picture(0), box=[0, 0, np.nan, 1]),
+    "box is 'abc'": lambda g: g.add(picture(0), box="abc"),
+    "camera is 3.5; a name is text": lambda g: g.search(1, camera=3.5),
+    "camera is <object": lambda g: g.add([picture(0)], camera=object()),
+    "None is no picture, and no list": lambda g: g.search(None),
+    "7 is no picture, and no list": lambda g: g.add(7),
+    "older_than_days is '3'": lambda g: g.purge(older_than_days="3"),
+    r"ids are \[None\]": lambda g: g.label(None, "anna"),
+    "last is -1": lambda g: g.history(-1),
+    "not by s3": lambda g: Gallery("s3://bucket/g.sqlite", Stub()),
+    "people.sqlite cannot be made": lambda g: Gallery(f"{g.path}/g.sqlite", Stub()),
     "was opened without a model": lambda g: Gallery(g.path).search(picture(0)),
 }
 
@@ -425,6 +455,13 @@ def test_gallery_and_page_need_no_jax(built):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.split()[1] == "1", done.stderr
+
+
+def test_an_index_is_for_many_rows_that_pass():
+    some = np.arange(1_000_000) % 100
+    assert ann.worth_it(200_000, None) and not ann.worth_it(199_999, None)
+    assert ann.worth_it(1_000_000, some < 25) and not ann.worth_it(1_000_000, some < 24)
+    assert not ann.worth_it(500_000, some[:500_000] < 39)  # 195,000 pass
 
 
 def test_index_written_during_a_deletion_is_dropped(tmp_path):

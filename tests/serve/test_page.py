@@ -82,6 +82,8 @@ def test_page(served, tmp_path):
             slide(browser, place)
             wanted = sum(h.score < least for h in gallery.search(pictures / "yard" / "person02_0.png", k=18))
             assert browser.run(greyed) == wanted
+            said = browser.run("document.getElementById('status').textContent")
+            assert said == (f"18 hits, {18 - wanted} above the bar." if wanted else "18 hits.")
         assert not any("/api/search" in url for url in browser.asked[asked:])
         assert browser.run("document.querySelector('#hits .who').textContent").startswith("<img")
 

@@ -147,6 +147,7 @@ $("rate").addEventListener("input", () => {
   const least = rate() ? rate().similarity : -Infinity;  // without another search
   state.hits.forEach((hit) => { hit.unknown = hit.score < least; });
   show_hits();
+  if (state.hits.length) say_hits();
 });
 
 // ---- the query
@@ -235,12 +236,17 @@ function run() {
     if (turn !== state.turn) return;  // an answer that came too late
     state.hits = hits;
     show_hits();
-    const known = hits.filter((h) => !h.unknown).length;
-    if (!hits.length) say("No picture passes the filters.");
-    else if (!known) say(`Nobody known: the best of ${number(hits.length, "hit", "hits")} is below the bar.`);
-    else if (known === hits.length) say(`${number(hits.length, "hit", "hits")}.`);
-    else say(`${number(hits.length, "hit", "hits")}, ${known} above the bar.`);
+    say_hits();
   });
+}
+
+function say_hits() {
+  const count = state.hits.length;
+  const known = state.hits.filter((h) => !h.unknown).length;
+  if (!count) say("No picture passes the filters.");
+  else if (!known) say(`Nobody known: the best of ${number(count, "hit", "hits")} is below the bar.`);
+  else if (known === count) say(`${number(count, "hit", "hits")}.`);
+  else say(`${number(count, "hit", "hits")}, ${known} above the bar.`);
 }
 
 // ---- the hits

@@ -176,8 +176,8 @@ def result(folder, net):
 def drawn(folder):
     """Those figures of a run's eval/drawn.json that the table shows; {} when it has none."""
     path = Path(folder) / "eval" / "drawn.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
-    return {k: found[k] for k in TITLES if k in found}
+    figures = json.loads(path.read_text()) if path.exists() else {}
+    return {k: figures[k] for k in TITLES if k in figures}
 
 
 def label_quality(folder):
@@ -199,13 +199,13 @@ def queries(folder, net):
     return paired.read(os.path.join(folder, "eval", "queries.npz"), net)
 
 
-def differences(found):
+def differences(rankings):
     """{label: {figure: paired.Difference}} of {label: {seed: Queries}} to the first; {} where one is missing.
 
     Labels whose seeds or queries are others than the first's are left out.
     """
-    base, gaps = next(iter(found.values())), {}
-    for label, runs in list(found.items())[1:]:
+    base, gaps = next(iter(rankings.values())), {}
+    for label, runs in list(rankings.items())[1:]:
         if base and runs.keys() == base.keys() and all((*runs.values(), *base.values())):
             with contextlib.suppress(DataError):
                 gaps[label] = paired.differences([runs[s] for s in base], list(base.values()))
@@ -216,7 +216,7 @@ def difference_table(gaps, first):
     """Markdown of `differences`, mAP first, and a line that names what decides nothing."""
     some = next(iter(next(iter(gaps.values())).values()))
     head = [f"minus {first}", *(TITLES[k] for k in paired.FIGURES)]
-    rows = [[label, *(str(gap) for gap in found.values())] for label, found in gaps.items()]
+    rows = [[label, *(str(gap) for gap in changes.values())] for label, changes in gaps.items()]
     seeds = f"{some.seeds} training seed{'s' * (some.seeds > 1)}"
     text = f"Differences paired by query: mean [95 % interval over {some.people} people and {seeds}].\n\n"
     return f"{text}{tables.markdown(head, rows)}\n"
@@ -227,8 +227,8 @@ def undecided(gaps):
     return [
         f"{label}: the interval of mAP holds zero, so the runs do not say which is better; "
         "more test people (--test_ids) and seeds narrow it"
-        for label, found in gaps.items()
-        if found["mAP"].holds_zero
+        for label, changes in gaps.items()
+        if changes["mAP"].holds_zero
     ]
 
 

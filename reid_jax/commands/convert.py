@@ -236,7 +236,7 @@ def summary(report, whole=False):
         lines.append(f"model     {report['backbone']}, {_head(report)}, pool {report['pool']}")
         for name in _LISTS:
             keys = report[name]
-            shown = weights.tell(keys, len(keys) if whole else _SHOWN)
+            shown = weights.listing(keys, len(keys) if whole else _SHOWN)
             lines.append(f"{name:9} {len(keys)}" + (f": {shown}" if keys else ""))
     lines += [f"note      {note}" for note in report["notes"]]
     if "written" in report:

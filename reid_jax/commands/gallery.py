@@ -332,8 +332,8 @@ def pictures_of(args):
 def rows_of(source):
     """Dicts of path, its part below SOURCE, and what is known of it: of a picture, a folder or a table."""
     if os.path.isdir(source):
-        found = [path for path, _ in walk.pictures(source)]
-        return [{"path": os.path.abspath(p), "below": os.path.relpath(p, source)} for p in found]
+        paths = [path for path, _ in walk.pictures(source)]
+        return [{"path": os.path.abspath(p), "below": os.path.relpath(p, source)} for p in paths]
     if not os.path.exists(source):
         raise DataError(f"there is no {source}")
     if not source.lower().endswith(".csv"):

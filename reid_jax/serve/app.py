@@ -213,8 +213,8 @@ class Service:
     async def embed(self, request):
         """Features of the pictures in the body."""
         pictures = await _pictures(request)
-        found = await self._queued(request, lambda g: g.embedder(pictures).tolist())
-        return JSONResponse({"features": found})
+        features = await self._queued(request, lambda g: g.embedder(pictures).tolist())
+        return JSONResponse({"features": features})
 
     async def label(self, request):
         """Gives entries a name."""
@@ -248,10 +248,10 @@ class Service:
         """An entry's picture as a small JPEG; 404 where there is none below the root."""
         key = request.path_params["key"]
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self.pictures, self.thumbnail, key)
+            jpeg = await asyncio.get_running_loop().run_in_executor(self.pictures, self.thumbnail, key)
         except Exception as error:  # damaged files fail in many ways
             raise HTTPException(404, "there is no picture") from error
-        return Response(found, media_type="image/jpeg")
+        return Response(jpeg, media_type="image/jpeg")
 
     def thumbnail(self, key):
         """JPEG bytes of an entry's picture."""
@@ -340,12 +340,12 @@ async def _body(request):
 async def _json(request):
     """The body as a dict."""
     try:
-        found = json.loads(await _body(request))
+        body = json.loads(await _body(request))
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, f"the body is no JSON: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(body, dict):
         raise HTTPException(400, "the body must be a JSON object")
-    return found
+    return body
 
 
 async def _pictures(request):

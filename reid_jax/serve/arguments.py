@@ -18,12 +18,12 @@ _SINGLE = (str, os.PathLike, int, float, datetime.datetime)
 
 def columns(count, **fields):
     """{name: list of count}, each checked: names as text, times as microseconds, boxes as JSON."""
-    found = {name: _spread(name, value, count) for name, value in fields.items()}
+    spread = {name: _spread(name, value, count) for name, value in fields.items()}
     for name in ("person", "camera", "tracklet", "source"):
-        found[name] = names(name, found[name])
-    found["time"] = [moment(t) for t in found["time"]]
-    found["box"] = [_box(b) for b in found["box"]]
-    return found
+        spread[name] = names(name, spread[name])
+    spread["time"] = [moment(t) for t in spread["time"]]
+    spread["box"] = [_box(b) for b in spread["box"]]
+    return spread
 
 
 def _spread(name, value, count):
@@ -65,13 +65,13 @@ def _box(value):
 
 def names(field, values):
     """Names as text; None stays. ConfigError for what is no name."""
-    found, right = [], {None}  # most names come many times
+    texts, right = [], {None}  # most names come many times
     for value in values:
         if type(value) not in (str, type(None)) or value not in right:
             value = name(field, value)
             right.add(value)
-        found.append(value)
-    return found
+        texts.append(value)
+    return texts
 
 
 def name(field, value):
@@ -87,7 +87,7 @@ def name(field, value):
 
 def unescaped(source):
     """The path of a file whose name was escaped by `name`."""
-    return re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), source)
+    return re.sub(r"\\udc([89a-f][0-9a-f])", lambda match: chr(0xDC00 + int(match[1], 16)), source)
 
 
 def moment(value, field="time"):
@@ -104,10 +104,10 @@ def moment(value, field="time"):
                 )
             value -= datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
             return value // datetime.timedelta(microseconds=1)
-        found = round(float(value) * 1e6)
-        if isinstance(value, bool) or not _FIRST <= found <= _LAST:
+        micros = round(float(value) * 1e6)
+        if isinstance(value, bool) or not _FIRST <= micros <= _LAST:
             raise ValueError
-        return found
+        return micros
     except (ValueError, TypeError, OverflowError) as error:
         raise ConfigError(
             f"{field} is {value!r}; a time is a datetime, text (2026-05-01T12:00:00Z) or seconds since 1970"

@@ -47,13 +47,13 @@ class Embed:
         pictures = batch[self.column]
         pictures = pictures if getattr(pictures, "ndim", 1) == 4 else list(pictures)
         features = self.embedder(pictures, **self.given)
-        found = {name: values for name, values in batch.items() if self.keep or name != self.column}
-        if wrong := [name for name, values in found.items() if len(values) != len(features)]:
+        columns = {name: values for name, values in batch.items() if self.keep or name != self.column}
+        if wrong := [name for name, values in columns.items() if len(values) != len(features)]:
             raise DataError(
                 f"a batch has {len(features)} pictures and {len(batch[wrong[0]])} of {wrong[0]!r}"
             )
-        found[self.output] = features
+        columns[self.output] = features
         if self.given["on_broken"] == "nan":
             why = self.embedder.broken
-            found["broken"] = np.array([why.get(i, "") for i in range(len(features))], object)
-        return found
+            columns["broken"] = np.array([why.get(i, "") for i in range(len(features))], object)
+        return columns

@@ -72,11 +72,11 @@ def of_net(net):
 
 def versions():
     """{package: version} of what made the export."""
-    found = {"reid_jax": __version__, "python": platform.python_version(), "jax": jax.__version__}
+    packages = {"reid_jax": __version__, "python": platform.python_version(), "jax": jax.__version__}
     for name in PACKAGES:
         if name in sys.modules or name == "jaxlib":
-            found[name] = metadata.version(name)
-    return found
+            packages[name] = metadata.version(name)
+    return packages
 
 
 def training(config, info):
@@ -137,12 +137,12 @@ def _shown(values):
     return ", ".join(f"{k} {v}" for k, v in values.items()) or "not evaluated"
 
 
-def _rates(found):
-    if not found["fpir"] and not found["fmr"]:
+def _rates(limits):
+    if not limits["fpir"] and not limits["fmr"]:
         return []
     lines = ["## Thresholds", "", "| rate of | is | from a similarity of | finds |", "|---|---|---|---|"]
     for key, name in (("fpir", "unknown people who get a hit"), ("fmr", "pairs of two people")):
-        lines += [f"| {name} | {r:g} | {s:.4f} | {100 * h:.1f} % |" for r, s, h in found[key]]
+        lines += [f"| {name} | {r:g} | {s:.4f} | {100 * h:.1f} % |" for r, s, h in limits[key]]
     return [*lines, ""]
 
 

@@ -26,8 +26,8 @@ def stablehlo(folder, path):
     from jax import export
 
     with open(path, "rb") as file:
-        found = export.deserialize(bytearray(file.read()))
-    return lambda images: np.asarray(found.call(images))
+        exported = export.deserialize(bytearray(file.read()))
+    return lambda images: np.asarray(exported.call(images))
 
 
 def onnx(folder, path):

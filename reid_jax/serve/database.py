@@ -86,8 +86,8 @@ class Database:
 
     def _check(self):
         """DataError unless the file is a gallery of this schema."""
-        found = self._connection.execute("PRAGMA application_id").fetchone()[0]
-        if found != APPLICATION:
+        application = self._connection.execute("PRAGMA application_id").fetchone()[0]
+        if application != APPLICATION:
             raise DataError(f"{self.path} is no gallery, or its first bytes are damaged; restore a backup")
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if version != SCHEMA:
@@ -307,25 +307,25 @@ class Database:
     def problems(self):
         """What is wrong with the file, in sentences; [] when it is whole."""
         with self.reading() as connection:
-            found = [r[0] for r in connection.execute("PRAGMA integrity_check(20)") if r[0] != "ok"]
+            sentences = [r[0] for r in connection.execute("PRAGMA integrity_check(20)") if r[0] != "ok"]
             query = f"SELECT {', '.join(LOADED)} FROM entry ORDER BY id"
             for key, *fields, mark in connection.execute(query):
                 if checksum(key, *fields) != mark:
-                    found.append(f"entry {key} does not fit its checksum")
-            return found + self._audit_problems(connection)
+                    sentences.append(f"entry {key} does not fit its checksum")
+            return sentences + self._audit_problems(connection)
 
     def _audit_problems(self, connection):
-        seen, found = {}, []
+        seen, sentences = {}, []
         query = "SELECT id, chain, time, actor, action, detail, hash FROM audit ORDER BY id"
         for key, chain, *row, mark in connection.execute(query):
             count, last = seen.get(chain, (0, ""))
             if chained(last, row) != mark:
-                found.append(f"audit row {key} does not follow from the one before")
+                sentences.append(f"audit row {key} does not follow from the one before")
             seen[chain] = (count + 1, mark)
         heads = {int(c): tuple(h) for c, h in json.loads(self.head_text(connection)).items()}
         if heads != seen:
-            found.append("the audit's last rows are missing or changed")
-        return found
+            sentences.append("the audit's last rows are missing or changed")
+        return sentences
 
 
 def chained(last, row):

@@ -132,14 +132,15 @@ def _write(folder, model, formats, onnx_inputs, opset, images, compare):
 
 def checked(folder, name, compare):
     """What compare says of a file; WeightsError and no file when it is too far from the run."""
-    found = compare(folder, name)
-    if not (found["difference"] <= check.DIFFERENCE and found["cosine"] >= check.COSINE):
+    compared = compare(folder, name)
+    if not (compared["difference"] <= check.DIFFERENCE and compared["cosine"] >= check.COSINE):
         os.remove(os.path.join(folder, name))
         raise WeightsError(
-            f"{name} gives other features than the run: they differ by {found['difference']:.2g} (at most "
-            f"{check.DIFFERENCE:g} is allowed), the least cosine is {found['cosine']:.8f}; nothing was kept"
+            f"{name} gives other features than the run: they differ by {compared['difference']:.2g} (at most "
+            f"{check.DIFFERENCE:g} is allowed), the least cosine is {compared['cosine']:.8f}; nothing was "
+            "kept"
         )
-    return found
+    return compared
 
 
 def fresh(folder, name):

@@ -165,8 +165,8 @@ class Gallery(Queries, Thresholds):
         places = [i for i, keep in zip(places, whole, strict=True) if keep]
         columns = {name: [values[i] for i in places] for name, values in columns.items()}
         columns["sha256"] = [marks[i] for i in places]
-        found = self._insert(vectors[whole], columns)
-        ids = dict(zip(places, found, strict=True))
+        added = self._insert(vectors[whole], columns)
+        ids = dict(zip(places, added, strict=True))
         return [ids.get(i) for i in range(len(pictures))]
 
     def add_features(self, features, **fields):

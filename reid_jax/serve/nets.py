@@ -78,10 +78,10 @@ class Net:
         return self.of_state(self.state(leaves), image)
 
     def of_state(self, state, image, camid=None):
-        found = self.once(state, image, camid)
+        features = self.once(state, image, camid)
         if self.mirrors:
-            found = found + self.once(state, image[..., ::-1, :], camid)
-        return unit(found)
+            features = features + self.once(state, image[..., ::-1, :], camid)
+        return unit(features)
 
     def once(self, state, image, camid=None):
         """f[n,D] of the pictures as they are, of any length."""
@@ -103,11 +103,11 @@ class Net:
     def vectors(self, leaves, clip, real):
         """Sum f32[C] of the vectors of the real frames, bool[T], of a clip u8[T,H,W,3]."""
         state = self.state(leaves)
-        found = self.method.embed_frames(state, clip[None], self.name)[0].astype(jnp.float32)
+        rows = self.method.embed_frames(state, clip[None], self.name)[0].astype(jnp.float32)
         if self.mirrors:
             other = self.method.embed_frames(state, clip[None, ..., ::-1, :], self.name)[0]
-            found = (found + other.astype(jnp.float32)) / 2
-        return jnp.where(real[:, None], found, 0).sum(0)
+            rows = (rows + other.astype(jnp.float32)) / 2
+        return jnp.where(real[:, None], rows, 0).sum(0)
 
     def pooled(self, leaves, mean):
         """Unit f32[1,D] of a tracklet by the mean vector f32[C] of its frames."""
@@ -189,14 +189,14 @@ class Net:
 
     def _chosen(self, leaves):
         """{path: array} of the used leaves, checked."""
-        found = leaves(self.used) if callable(leaves) else leaves
+        variables = leaves(self.used) if callable(leaves) else leaves
         for path in self.used:
             want = self._paths[path]
-            have = found.get(path)
+            have = variables.get(path)
             if have is None or have.shape != want.shape:
                 has = "is missing" if have is None else f"has shape {have.shape}, not {want.shape}"
                 raise WeightsError(f"{self.where}: {path} {has}; the file is of another model, or damaged")
-        return {path: np.asarray(found[path], self._paths[path].dtype) for path in self.used}
+        return {path: np.asarray(variables[path], self._paths[path].dtype) for path in self.used}
 
     @functools.cached_property
     def card(self):

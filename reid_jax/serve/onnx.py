@@ -50,8 +50,8 @@ def export(function, shape, dtype, *, name, output, order=None, opset=17, metada
     order = order or tuple(range(1 + len(shape)))
     given = Value((BATCH, *shape), name, order=order)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        (found,) = emitter.inline(closed.jaxpr, closed.consts, [given])
-    return emitter.model(given, np.dtype(dtype), found, output, metadata or {})
+        (result,) = emitter.inline(closed.jaxpr, closed.consts, [given])
+    return emitter.model(given, np.dtype(dtype), result, output, metadata or {})
 
 
 def check_opset(opset):
@@ -86,9 +86,9 @@ class Emitter(Shapes):
     def ints(self, numbers):
         return self.constant(np.array(numbers, np.int64))
 
-    def model(self, given, dtype, found, output, metadata):
+    def model(self, given, dtype, result, output, metadata):
         """The checked ModelProto, without what the output does not need."""
-        helper, last = self.onnx.helper, self.named(self.full(found), tuple(range(len(found.shape))))
+        helper, last = self.onnx.helper, self.named(self.full(result), tuple(range(len(result.shape))))
         for conv in self.convs:
             conv.node.input.extend(self.constant(np.float32(x)) for x in (conv.weight, conv.bias))
         needed, nodes = {last}, []
@@ -102,7 +102,7 @@ class Emitter(Shapes):
         kind = helper.np_dtype_to_tensor_dtype
         stored = [given.shape[a] for a in given.order]
         inputs = [helper.make_tensor_value_info(self.source, kind(dtype), ["batch", *stored[1:]])]
-        shape = ["batch", *found.shape[1:]]
+        shape = ["batch", *result.shape[1:]]
         outputs = [helper.make_tensor_value_info(output, kind(np.dtype(np.float32)), shape)]
         tensors = [self.onnx.numpy_helper.from_array(a, n) for n, a in self.constants.items() if n in needed]
         graph = helper.make_graph(nodes, "reid_jax", inputs, outputs, tensors)
@@ -180,9 +180,9 @@ class Emitter(Shapes):
             return values
         foldable = all(v.const is not None and not v.lazy for v in values)
         if name not in ("broadcast_in_dim", "iota") and foldable:
-            found = eqn.primitive.bind(*(jnp.asarray(v.const) for v in values), **eqn.params)
-            found = found if eqn.primitive.multiple_results else [found]
-            return [constant_value(np.asarray(x)) for x in found]
+            outputs = eqn.primitive.bind(*(jnp.asarray(v.const) for v in values), **eqn.params)
+            outputs = outputs if eqn.primitive.multiple_results else [outputs]
+            return [constant_value(np.asarray(x)) for x in outputs]
         if name in _SIMPLE:
             return [self.simple(_SIMPLE[name], *values)]
         if name in _WRITTEN:
@@ -192,8 +192,8 @@ class Emitter(Shapes):
         handler = getattr(self, f"on_{name}", None)
         if handler is None:
             raise unsupported(f"the operation {name}")
-        found = handler(eqn, *values)
-        return found if isinstance(found, list) else [found]
+        outputs = handler(eqn, *values)
+        return outputs if isinstance(outputs, list) else [outputs]
 
     # ---- elementwise
     def joined(self, values, shape):

@@ -126,12 +126,12 @@ class Shapes:
 
     def parts(self, x, axis, sizes):
         """Slices of these sizes along an axis, one after the other."""
-        found = []
+        pieces = []
         for size, end in zip(sizes, np.cumsum(sizes).tolist(), strict=True):
             starts, shape = [0] * len(x.shape), list(x.shape)
             starts[axis], shape[axis] = end - size, size
-            found.append(self.window(x, starts, shape))
-        return found
+            pieces.append(self.window(x, starts, shape))
+        return pieces
 
     def on_slice(self, eqn, x):
         p = eqn.params
@@ -328,8 +328,8 @@ def regrouped(old, new):
     return groups
 
 
-def unsupported(what):
+def unsupported(operation):
     """The error for what has no counterpart in ONNX here."""
     return ConfigError(
-        f"this net cannot be written as ONNX: it has {what}; export with --formats=safetensors,stablehlo"
+        f"this net cannot be written as ONNX: it has {operation}; export with --formats=safetensors,stablehlo"
     )

@@ -52,8 +52,8 @@ def connected(place, wait=10.0):
 def exists(place):
     """Whether a database has a gallery."""
     with contextlib.closing(connected(place)) as connection:
-        found = connection.execute("SELECT to_regclass(%s)", (f"{SCHEMA}.meta",)).fetchone()[0]
-    return found is not None
+        table = connection.execute("SELECT to_regclass(%s)", (f"{SCHEMA}.meta",)).fetchone()[0]
+    return table is not None
 
 
 def create(place, *, dim, model, precision="float16", source=""):
@@ -274,8 +274,8 @@ class Remote:
         """f32[n,D] of entries i64[n], in their order."""
         with self.file.reading() as connection:
             query = "SELECT id, vector FROM entry WHERE id = ANY(?)"
-            found = dict(connection.execute(query, ([int(i) for i in ids],)))
-        return np.stack([as_array(found[int(i)]) for i in ids])
+            rows = dict(connection.execute(query, ([int(i) for i in ids],)))
+        return np.stack([as_array(rows[int(i)]) for i in ids])
 
     def _codes(self, ids, place):
         codes = {}
@@ -338,12 +338,12 @@ class ServerGallery(gallery_module.Gallery):
             connection.raw.execute("SET LOCAL enable_indexscan = off")  # the order is exact
         text = f"SELECT {_SHOWN}, -(vector <#> {query}) FROM {inside}"
         text += ("" if approximate else f" WHERE {where}") + f" ORDER BY vector <#> {query}, id LIMIT %s"
-        found = connection.raw.execute(text, [feature, *values, feature, k], binary=True).fetchall()
-        if approximate and len(found) < k:
+        hits = connection.raw.execute(text, [feature, *values, feature, k], binary=True).fetchall()
+        if approximate and len(hits) < k:
             return self._nearest_one(connection, feature, rows, passing, k, False)
-        rows.seen |= {row[0]: row[1:5] for row in found}
-        ids = np.array([row[0] for row in found], np.int64)
-        return ids, np.clip(np.array([row[5] for row in found], np.float32), -1, 1)
+        rows.seen |= {row[0]: row[1:5] for row in hits}
+        ids = np.array([row[0] for row in hits], np.int64)
+        return ids, np.clip(np.array([row[5] for row in hits], np.float32), -1, 1)
 
     def _worth_it(self, rows, passing):
         """Whether there is an index that is right, and enough entries pass."""
@@ -390,15 +390,15 @@ class ServerGallery(gallery_module.Gallery):
         rows = Rows(self.dim)
         with self.file.reading() as connection:
             query = f"SELECT {_SHOWN}, vector FROM entry WHERE person <> '' AND camera <> '' ORDER BY id"
-            found = connection.execute(query).fetchall()
-        if not found:
+            entries = connection.execute(query).fetchall()
+        if not entries:
             raise DataError(f"{self.path} has no entries with person and camera; name some first")
-        rows.count = len(found)
-        rows._store["vector"] = np.stack([as_array(row[5]) for row in found])
+        rows.count = len(entries)
+        rows._store["vector"] = np.stack([as_array(row[5]) for row in entries])
         for place, field in ((1, "person"), (2, "camera")):
             codes = rows.names[field]
             rows._store[field] = np.array(
-                [codes.setdefault(row[place], len(codes)) for row in found], np.int32
+                [codes.setdefault(row[place], len(codes)) for row in entries], np.int32
             )
         return rows
 

@@ -63,10 +63,10 @@ class Queries:
         arguments.at_least_one("k", k)
         rows = self._filled()
         passing = rows.passing(**self._filters(**filters))
-        found = self._nearest(self._checked(features), rows, passing, k)
-        if not found:
+        hits = self._nearest(self._checked(features), rows, passing, k)
+        if not hits:
             return np.empty((0, 0), np.int64), np.empty((0, 0), np.float32)
-        return rows.id[np.stack([i for i, _ in found])], np.stack([s for _, s in found])
+        return rows.id[np.stack([i for i, _ in hits])], np.stack([s for _, s in hits])
 
     def _filled(self):
         rows = self.rows()
@@ -115,9 +115,9 @@ class Queries:
         if self.ann == "auto":
             index = self._current_index(rows)
             if index is not None and index_file.worth_it(len(rows), passing):
-                found = index.nearest(features, rows.vector, k, passing)
-                if all(len(order) == k for order, _ in found):  # a graph may not reach enough that pass
-                    return found
+                hits = index.nearest(features, rows.vector, k, passing)
+                if all(len(order) == k for order, _ in hits):  # a graph may not reach enough that pass
+                    return hits
         return search.nearest(features, rows.vector, k, passing)
 
     def _ordered(self, feature, rows, passing, k, rerank, expand, group):
@@ -186,16 +186,16 @@ class Queries:
         options = {"on_broken": "nan"} if on_broken == "skip" else {}
         try:
             given = _telling(pictures, told) if told else pictures
-            found = np.asarray(self.embedder(given, **options), np.float32)
+            features = np.asarray(self.embedder(given, **options), np.float32)
         except PictureError as error:
             if error.index is None:
                 raise
             number = error.index if numbers is None else numbers[error.index]
             way = "" if numbers is None else "; on_broken='skip' (--on-broken skip) leaves it out"
             raise PictureError(f"picture {number}: {error.why}{way}", number, error.why) from error
-        if found.shape != (len(pictures), self.dim):
-            raise DataError(f"the model gave features {found.shape} for {len(pictures)} pictures")
-        return found
+        if features.shape != (len(pictures), self.dim):
+            raise DataError(f"the model gave features {features.shape} for {len(pictures)} pictures")
+        return features
 
     def _checked(self, features):
         """Unit rows f32[N,D] of given features; DataError where they are none of this gallery."""

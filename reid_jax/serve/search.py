@@ -25,7 +25,7 @@ def nearest(queries, matrix, k, rows=None):
     else:
         outside = None
     count = len(matrix) if wanted is None else len(wanted)
-    found = []
+    hits = []
     for start in range(0, len(queries), QUERIES):
         part = queries[start : start + QUERIES]
         best = _Best(len(part), k)
@@ -33,8 +33,8 @@ def nearest(queries, matrix, k, rows=None):
             if outside is not None:
                 scores[:, outside[first : first + scores.shape[1]]] = -np.inf
             best.add(scores, first)
-        found += [_final(q, matrix, i if wanted is None else wanted[i], k) for q, i in best.of(part)]
-    return found
+        hits += [_final(q, matrix, i if wanted is None else wanted[i], k) for q, i in best.of(part)]
+    return hits
 
 
 def _products(queries, matrix, wanted, count):

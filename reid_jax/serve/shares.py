@@ -177,9 +177,9 @@ def joined(work, source, count, on_broken):
     if not dim:
         raise PictureError("none of the pictures can be read")
     rows = [r if r.shape[1] else np.full((len(r), dim), np.nan, np.float32) for r in rows]
-    found = evaluate.labelled(np.concatenate(rows), source.splits, source.root)
+    feature_set = evaluate.labelled(np.concatenate(rows), source.splits, source.root)
     if on_broken != "skip" or not gone:
-        return found
+        return feature_set
     left = {split: testable.without(records, gone) for split, records in source.splits.items()}
     keep = np.array([bool(testable.without([r], gone)) for r in work.records])
-    return evaluate.labelled(found.feature[keep], left, source.root)
+    return evaluate.labelled(feature_set.feature[keep], left, source.root)

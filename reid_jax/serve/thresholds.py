@@ -43,16 +43,16 @@ class Thresholds:
         sides = [
             column[part] for column in (rows.vector, rows.person, rows.camera) for part in (asked, known)
         ]
-        found = calibrate.thresholds(*sides)
-        if not found["fpir"]:
+        limits = calibrate.thresholds(*sides)
+        if not limits["fpir"]:
             raise DataError(
                 f"{self.path} has {len(known)} entries with person and camera, too few to measure on; name "
                 "more, of people whom two cameras saw"
             )
         with self.file.writing() as connection:
-            self.file.set_meta(connection, "thresholds", json.dumps(found))
+            self.file.set_meta(connection, "thresholds", json.dumps(limits))
             self.file.write_audit(connection, self.actor, "calibrate", {"entries": len(known)})
-        return found
+        return limits
 
     def _labelled(self):
         """Rows, those with person and camera among them."""

@@ -231,8 +231,8 @@ def dotted(paths):
 def log_origin(name, source, used, absent, unused=(), classifiers=()):
     """One line on what came from where; nothing is dropped in silence."""
     text = f"{name} starts from {source}: {len(used)} arrays used"
-    text += f"; {len(absent)} not in it, left fresh: {weights.tell(absent)}" if absent else ""
-    fresh = f"; {len(classifiers)} of classifiers, left fresh: {weights.tell(classifiers)}"
+    text += f"; {len(absent)} not in it, left fresh: {weights.listing(absent)}" if absent else ""
+    fresh = f"; {len(classifiers)} of classifiers, left fresh: {weights.listing(classifiers)}"
     text += fresh if classifiers else ""
-    text += f"; {len(unused)} in it, not used: {weights.tell(unused)}" if unused else ""
+    text += f"; {len(unused)} in it, not used: {weights.listing(unused)}" if unused else ""
     log.info("%s", text)

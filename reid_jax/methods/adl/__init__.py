@@ -489,8 +489,8 @@ class Adl(Method):
 def mixing(params):
     """{"aibn", "aibn_most": f[]} of AIBN's weights in a tree of parameters; {} without."""
     leaves = jax.tree_util.tree_leaves_with_path(lax.stop_gradient(params))
-    found = [x.mean() for path, x in leaves if str(path[-1].key) == "adaptive_weight"]
-    return {"aibn": jnp.stack(found).mean(), "aibn_most": jnp.stack(found).max()} if found else {}
+    weights = [x.mean() for path, x in leaves if str(path[-1].key) == "adaptive_weight"]
+    return {"aibn": jnp.stack(weights).mean(), "aibn_most": jnp.stack(weights).max()} if weights else {}
 
 
 def intra_loss(logits, pid):

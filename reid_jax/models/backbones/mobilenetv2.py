@@ -195,7 +195,7 @@ def _names(translate, **heads):
     Number 0 has what stands in no group. heads: names of the head's modules.
     """
 
-    def found(modules, leaf):
+    def keys_of(modules, leaf):
         if modules[0] != "base":
             path = ("params", heads.get(modules[0], modules[0]), *modules[1:], leaf)
             return [*names.keys(path, "torchvision"), *names.keys(path, "fastreid")]
@@ -204,7 +204,7 @@ def _names(translate, **heads):
         key = ".".join([translate(number, block, inner[0]), *inner[1:], names.leaf_name(leaf)])
         return [front + key for front in _FRONTS]
 
-    return found
+    return keys_of
 
 
 _UNITS = {"conv1": "conv1.conv", "bn1": "conv1.bn", "dwconv2": "dwconv2.conv", "bn2": "dwconv2.bn"}

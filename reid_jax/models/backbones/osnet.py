@@ -248,7 +248,7 @@ _FRONTS = ("", "backbone.", "model.", "base.")  # of trunks; the second is fast-
 def _names(translate):
     """Keys.names with the keys of a trunk changed by `translate`."""
 
-    def found(modules, leaf):
+    def keys_of(modules, leaf):
         if modules[0] != "base":
             path = ("params", *modules, leaf)
             return [*names.keys(path, "torchvision"), *names.keys(path, "fastreid")]
@@ -257,7 +257,7 @@ def _names(translate):
         key = translate(re.sub(r"^conv1_(bn|conv)\b", r"conv1.\1", key))
         return [front + key for front in _FRONTS]
 
-    return found
+    return keys_of
 
 
 def _lettered(key):

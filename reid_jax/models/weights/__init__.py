@@ -12,10 +12,10 @@ from reid_jax.models.weights.mapping import (
     from_torch,
     implied,
     leaves,
+    listing,
     load,
     load_file,
     nested,
-    tell,
     to_torch,
 )
 from reid_jax.models.weights.names import ALSO, STEMS, guess, keys, layouts, strip, targets, torch_key
@@ -33,6 +33,7 @@ __all__ = [
     "keys",
     "layouts",
     "leaves",
+    "listing",
     "load",
     "load_file",
     "nested",
@@ -41,7 +42,6 @@ __all__ = [
     "save",
     "strip",
     "targets",
-    "tell",
     "to_torch",
     "torch_key",
 ]

@@ -182,7 +182,7 @@ def _moved_blocks(paths, entries, layout):
     there = {k for k in entries if re.search(r"(^|\.)(layer\d[._]|NL_\d[._])\d+\.theta\.(weight|kernel)$", k)}
     if there - set(theta):
         raise WeightsError(
-            f"has non-local blocks where the model has none: {tell(sorted(there - set(theta)), 3)}; "
+            f"has non-local blocks where the model has none: {listing(sorted(there - set(theta)), 3)}; "
             "is it of another backbone?"
         )
     return set() if set(theta) & set(entries) else set(theta.values())
@@ -365,7 +365,7 @@ def load_file(path, variables, layout="", key="", inflate=False):
         raise WeightsError(f"{path}: {error}") from error
 
 
-def tell(names, limit=8):
+def listing(names, limit=8):
     """'a, b, c and 12 more'."""
     more = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")

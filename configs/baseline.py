@@ -1,7 +1,8 @@
 """Strong baseline (BoT style): CE + batch-hard triplet on ResNet50.
 
-Variants: market, duke, msmt17, me_reid, synthetic (small, 2 CPU cores), smoke (seconds). market_mobilenetv2,
-synthetic_mobilenetv2: MobileNetV2 in place of the ResNet-50 or the narrow net.
+Variants: market, duke, msmt17, me_reid, synthetic (small, 2 CPU cores), smoke (seconds). synthetic_occluded:
+the synthetic set whose queries are half hidden. market_mobilenetv2, synthetic_mobilenetv2: MobileNetV2 in
+place of the ResNet-50 or the narrow net.
 """
 
 from ml_collections import ConfigDict
@@ -26,6 +27,12 @@ def synthetic_mobilenetv2(t):
     t["model"].update(mobilenet_strides=(2, 1, 1, 2, 2, 1, 1, 1), neck="bnneck")
 
 
+def synthetic_occluded(t):
+    """PGFA's set without its points, to compare with."""
+    presets.synthetic(t)
+    t["data"]["synthetic"].update(kind="occluded")
+
+
 VARIANTS = {
     "market": lambda t: presets.image_set(t, "market1501"),
     "duke": lambda t: presets.image_set(t, "dukemtmc"),
@@ -33,6 +40,7 @@ VARIANTS = {
     "me_reid": lambda t: presets.image_set(t, "me_reid"),
     "market_mobilenetv2": market_mobilenetv2,
     "synthetic": presets.synthetic,
+    "synthetic_occluded": synthetic_occluded,
     "synthetic_mobilenetv2": synthetic_mobilenetv2,
     "smoke": presets.smoke,
 }

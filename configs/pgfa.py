@@ -1,10 +1,10 @@
 """PGFA (Miao et al., ICCV 2019) with the published code's settings.
 
 Variants: occluded_duke, market, duke (384x128, 3 stripes, batches of 32, 60 epochs of SGD); partial (6
-stripes, trained on Market for the partial sets); synthetic (small net, minutes on a CPU core); smoke
-(seconds). All but the synthetic ones want --config.data.points: AlphaPose's or OpenPose's points of all
-pictures. Start the full-size ones from ImageNet weights (config.init.weights): the backbone learns ten times
-slower than the head.
+stripes, trained on Market for the partial sets); synthetic (small net, minutes on a CPU core),
+synthetic_occluded (half hidden queries); smoke (seconds). All but the synthetic ones want
+--config.data.points: AlphaPose's or OpenPose's points of all pictures. Start the full-size ones from ImageNet
+weights (config.init.weights): the backbone learns ten times slower than the head.
 """
 
 from ml_collections import ConfigDict
@@ -49,6 +49,12 @@ def synthetic(t):
     t["eval"].update(distance="ratio5")
 
 
+def synthetic_occluded(t):
+    """The embedded set whose queries are half hidden: a board in front of each, nothing in the gallery."""
+    synthetic(t)
+    t["data"]["synthetic"].update(kind="occluded")
+
+
 def small(t):
     """What the synthetic variants share."""
     t["data"].update(points="true", erase=0.0)
@@ -69,6 +75,7 @@ VARIANTS = {
     "duke": duke,
     "partial": partial,
     "synthetic": synthetic,
+    "synthetic_occluded": synthetic_occluded,
     "smoke": smoke,
 }
 

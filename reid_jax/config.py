@@ -31,7 +31,9 @@ def defaults():
             # being kept apart.
             name="market1501",
             root="",  # folder that holds the data set (its own, or the parent); of several: "ROOT1,ROOT2"
-            test="",  # several sets: the one whose query and gallery are used; "" = the first
+            # Several sets: the one whose query and gallery are used; "" = the first; all = the first, and the
+            # others as further test sets
+            test="",
             source="folder",  # folder (original layout) | tfds (written by python -m reid_jax.data build)
             variant="",  # form of the set, e.g. 500k (market1501); "" = its usual one
             split=0,  # number of the split, for sets that have several
@@ -60,7 +62,8 @@ def defaults():
             instances=4,  # K: images of each
             distinct_ids=True,  # False: an identity may appear twice in a batch
             # pk | shuffled (every image once an epoch, ids * instances in a batch) | domains (pk of every
-            # domain), for the methods whose only stream is of labelled images
+            # domain) | gallery (groups by several cameras), for the methods whose only stream is of labelled
+            # images
             batches="pk",
             flip=0.5,  # probability
             pad_crop=0,  # pixels padded on each side before a random crop; 0 = off
@@ -227,7 +230,8 @@ def defaults():
             protocol="auto",
             # Further sets to test on during and after training, which nothing is chosen by:
             # "LABEL=NAME:ROOT:SPLITS,...", e.g. "viper:/data/VIPeR:0-9,cuhk03/labeled:/data/cuhk03". LABEL=
-            # (the name), /VARIANT and :SPLITS (0; 3 | 0-9 | 0+2+5) may be left out.
+            # (the name), /VARIANT and :SPLITS (0; 3 | 0-9 | 0+2+5) may be left out. Beside synthetic sets
+            # another of them, "synthetic6"
             also="",
             # none | camera: the mean of each camera's test pictures is taken off, of queries and gallery
             # apart. It needs many unlabelled test pictures of each: a diagnosis

@@ -37,7 +37,8 @@ def load(data, workdir, seed=0, labels="all", also=""):
     choice("labels", labels, ("all", "source", "none"))
     choice("data.train_on", data.train_on, ("train", "all"))
     dataset = read(data, workdir, labels)
-    dataset = dataclasses.replace(dataset, also=test_sets.load(also, data))
+    more = test_sets.load(also, data, lambda name: load_synthetic(data, workdir, name))
+    dataset = dataclasses.replace(dataset, also=(*dataset.also, *more))
     save_drawn(dataset, workdir)
     dataset = with_tables(dataset, data)
     if data.split_tracklets:
@@ -149,7 +150,8 @@ def load_union(data, workdir, labels="all"):
             raise ConfigError(unknown_name(name))
     if data.target:
         union.chosen_set(names, data.target, "target")
-    union.check_overlap(names, union.chosen_set(names, data.test or data.target, "test"), data.target)
+    for tested in union.tested(names, data):
+        union.check_overlap(names, tested, data.target)
     roots = union.per_set(data.root, len(names), ",", "root")
     if "" in roots:
         raise DataError(
@@ -169,9 +171,9 @@ def load_union(data, workdir, labels="all"):
 
 def merged(data, names, sets):
     """The Dataset of sets {name: Dataset} as data.test and data.target say."""
-    test = union.chosen_set(names, data.test or data.target, "test")
     order = sorted(names, key=lambda name: name == data.target)  # what is hidden comes last
-    joined = union.merge([sets[name] for name in order], order.index(test))
+    test, *more = map(order.index, union.tested(names, data))
+    joined = union.merge([sets[name] for name in order], test, more)
     return dataclasses.replace(joined, name=data.name)
 
 

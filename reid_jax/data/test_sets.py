@@ -12,17 +12,19 @@ from reid_jax.data.records import TestSet
 from reid_jax.errors import ConfigError, DataError
 
 
-def load(text, data):
+def load(text, data, drawn=None):
     """tuple[TestSet] of config.eval.also, "[LABEL=]NAME[/VARIANT]:ROOT[:SPLITS],...".
+
+    drawn: name -> Dataset of a synthetic set, written "[LABEL=]syntheticN" beside other synthetic ones.
 
     SPLITS: numbers and ranges joined by "+", as in 0-4+7; without it split 0. A set of several splits gives a
     TestSet LABEL-SPLIT of each. data: the config's section, for data.split_seed and for what trains. Errors:
     ConfigError and DataError naming config.eval.also.
     """
-    tests, labels = [], [data.test or data.target or data.name.split("+")[0]]
+    tests, labels = [], union.tested(data.name.split("+"), data)
     for item in filter(None, (t.strip() for t in text.split(","))):
         try:
-            label, sets = read(item, data)
+            label, sets = another_drawn(item, data, drawn) or read(item, data)
         except (ConfigError, DataError) as e:
             raise type(e)(f"config.eval.also has {item!r}: {e}") from e
         labels.append(label)
@@ -34,6 +36,19 @@ def load(text, data):
             "in LABEL=NAME:ROOT"
         )
     return tuple(tests)
+
+
+def another_drawn(item, data, drawn):
+    """(label, [TestSet]) of "[LABEL=]syntheticN", None for another item; ConfigError where it trains."""
+    label, name = split_label(item)
+    if not re.fullmatch("synthetic[2-9]?", name) or drawn is None:
+        return None
+    training = data.name.split("+")
+    if name in training or not training[0].startswith("synthetic"):
+        raise ConfigError(f"{name} goes with other synthetic sets that train, and it is none of {data.name}")
+    found = drawn(name)
+    label = label or name
+    return label, [TestSet(label, found.query, found.gallery, found.protocol, found.root, label)]
 
 
 _SET = re.compile(r"(?P<name>\w+)(/(?P<variant>[^:]+))?:(?P<root>.+?)(:(?P<splits>\d[\d+-]*))?")

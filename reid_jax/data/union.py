@@ -48,6 +48,13 @@ def chosen_set(sets, name, field):
     return name or sets[0]
 
 
+def tested(sets, data):
+    """Names of the sets that data.test and data.target have tested, the run's own test first."""
+    if data.test == "all":
+        return list(sets)
+    return [chosen_set(sets, data.test or data.target, "test")]
+
+
 def check_overlap(sets, tested, target=""):
     """ConfigError when a set that trains shows persons of the tested one, or a source such of the target;
     a warning for two that train."""
@@ -78,8 +85,8 @@ def check_overlap_with_test(sets, tested):
             )
 
 
-def merge(datasets, test=0):
-    """Dataset that trains on all of them and is tested on datasets[test].
+def merge(datasets, test=0, also=()):
+    """Dataset that trains on all of them and is tested on datasets[test]; also: numbers of more to test on.
 
     Train pids and cameras of different sets are kept apart, side by side in the order of the sets; a set's
     number is the domain of its records; camera names are SET:CAMERA. root: the folder above all. Identities
@@ -123,6 +130,7 @@ def merge(datasets, test=0):
         tested=tested.name,
         roots=tuple(d.root for d in datasets),
         attributes=joined_attributes(datasets),
+        also=tuple(d.tests[0] for d in (datasets[i] for i in also) if d.query),
     )
 
 

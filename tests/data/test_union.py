@@ -34,6 +34,35 @@ def test_labels_are_kept_apart(tmp_path):
     assert (other.gallery[0].pid, other.gallery[0].camid) == (0, 4)
 
 
+def test_every_set_may_be_tested(tmp_path):
+    """data.test=all: the first set's own and the others with their own identities and cameras."""
+    roots = f"{folder(tmp_path / 'own')},{market(tmp_path / 'm')}"
+    d = datasets.load(data_config(name="folder+market1501", root=roots, test="all"), str(tmp_path))
+    first = datasets.load(data_config(name="folder+market1501", root=roots), str(tmp_path))
+    alone = datasets.load_folder("market1501", tmp_path / "m")
+    assert (d.train, d.query, d.gallery) == (first.train, first.query, first.gallery) and not first.also
+    assert [(t.name, t.query, t.gallery) for t in d.also] == [("market1501", alone.query, alone.gallery)]
+    with pytest.raises(ConfigError, match="two sets to test on are called market1501"):
+        datasets.load(
+            data_config(name="folder+market1501", root=roots, test="all"),
+            None,
+            also=f"market1501:{tmp_path / 'm'}",
+        )
+
+
+def test_drawn_sets_to_test_on(tmp_path):
+    """eval.also names another drawn set beside drawn ones, and none that trains."""
+    tiny = dict(train_ids=2, test_ids=2, cameras=2, images=2, height=32, width=16, distractors=0, junk=0)
+    data = data_config(name="synthetic+synthetic2", test="all", root=str(tmp_path))
+    for name, value in tiny.items():
+        setattr(data.synthetic, name, value)
+    d = datasets.load(data, None, also="synthetic3")
+    assert [t.name for t in d.also] == ["synthetic2", "synthetic3"] and len(d.also[1].query) == 4
+    assert "synthetic3" in d.also[1].root
+    with pytest.raises(ConfigError, match="eval.also has 'synthetic2'.* is none of"):
+        datasets.load(data, None, also="synthetic2")
+
+
 def test_common_parent_splits_and_validation(tmp_path):
     market(tmp_path / "market1501")
     viper(tmp_path / "VIPeR")

@@ -35,6 +35,11 @@ from reid_jax.eval import paired
 TITLES = {
     "mAP": "mAP",
     "rank1": "rank-1",
+    "seen/mAP": "seen mAP",  # means over sets that were learnt one after another, eval/sequence.py
+    "seen/rank1": "seen rank-1",
+    "unseen/mAP": "unseen mAP",
+    "unseen/rank1": "unseen rank-1",
+    "forgetting/mAP": "forgotten mAP",
     "other_id_same_cam": "same-camera errors",  # first hit: somebody else, from the query's camera
     "prop": "prop.",
     "camera_probe": "camera probe",
@@ -168,7 +173,7 @@ def result(folder, net):
         raise DataError(f"{folder} has no test set of its own: there are no figures to compare")
     name = net if net in final["nets"] else final["net"]
     figures = {k: final["nets"][name][k] for k in TITLES if k in final["nets"][name]}
-    figures |= label_quality(folder) | drawn(folder)
+    figures |= label_quality(folder) | drawn(folder) | kept(folder)
     figures |= {"net": name, "parameters": summary.get("parameters"), "seconds": summary["seconds"]}
     return {**figures, "random_mAP": final["random"]["mAP"]}
 
@@ -182,9 +187,20 @@ def drawn(folder):
 
 def label_quality(folder):
     """{"ari": percent} of the last pseudo labels of a run; {} when it has none, or none that are rated."""
-    lines = [line for line in (Path(folder) / "metrics.jsonl").open() if '"labels"' in line]
-    last = json.loads(lines[-1]) if lines else {}
+    last = last_line(folder, "labels")
     return {"ari": last["ari"]} if "ari" in last else {}
+
+
+def kept(folder):
+    """Those figures of a run that learnt sets one after another that the table shows; {} of others."""
+    last = last_line(folder, "kept")
+    return {k: last[k] for k in TITLES if k in last}
+
+
+def last_line(folder, kind):
+    """The last line of a kind of a run's metrics.jsonl, {} without one."""
+    lines = [line for line in (Path(folder) / "metrics.jsonl").open() if f'"{kind}"' in line]
+    return json.loads(lines[-1]) if lines else {}
 
 
 def cell(values, spread=True):

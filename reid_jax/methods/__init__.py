@@ -2,7 +2,9 @@
 
 A module has TITLE (its name in tables), FIELDS (its own fields, config.NAME, with their defaults), METRICS
 (readable titles of what its steps report), LABELS (which identities it may read) and STAGES, its stages by
-name in order. A stage is a subclass of `Method`: settings and modules in the object, arrays in the `State`;
+name in order, or a function of the config that gives them; then `sets(config)` may name the training sets of
+each stage, {stage: names}, for figures of what is kept of earlier ones. A stage is a subclass of `Method`:
+settings and modules in the object, arrays in the `State`;
 its functions are pure, and know nothing of files, loops or devices but the name of the device axis. Each
 stage has its own checkpoints, its own settings (config.stages.NAME, laid over the config it is built from)
 and may take over networks of earlier ones (`inherit`).
@@ -91,10 +93,11 @@ class Method:
     `network`, a models.heads net, in state.nets under the first name of `nets`.
 
     inherit: (State, load, extract) -> State, on the host, after `warm_start`: takes over networks of earlier
-             stages, load(stage, net) -> variables as numpy. extract(f, variables) -> f(variables, image) of
-             the training rows (those with hidden identities, if there are any), numpy [N,D]; with
-             labelled=True of those with identities. Before the first
-             stage it is traced with shapes, to find what does not fit
+             stages, load(stage, net) -> variables as numpy, load(stage, "") -> the memory.
+             extract(f, variables) -> f(variables, image) of the training rows (those with hidden
+             identities, if there are any), numpy [N,D]; with labelled=True of those with identities, with
+             rows=data.rows.Rows of these. Before the first stage it is traced with shapes, to find what
+             does not fit
     study:   (dataset, over) -> (State -> ({name: figure}, {name: array})): measurements of its own on the
              test images, taken at every evaluation; None where those images do not allow it. over(f) makes a
              pure function (State, arrays of B rows) -> tree into one for any number of rows, run in batches.
@@ -146,6 +149,7 @@ class Method:
 
         del state
         offered = {"pk": streams.pk, "shuffled": streams.shuffled, "domains": streams.domains}
+        offered["gallery"] = streams.gallery
         stream = offered[common.choice("data.batches", self.config.data.batches, tuple(offered))]
         _steps.check_halves(self.network, self.config.data, self.info.labelled)
         return {"train": stream(self.info.labelled, self.config.data, self.config.seed)}
@@ -245,14 +249,25 @@ def find(name):
     raise ConfigError(f"config.method is {name!r}; the methods are {', '.join(names())}")
 
 
-def stage_names(name):
-    """The stages of method `name` in order."""
-    return tuple(find(name).STAGES)
+def stages_of(config):
+    """{stage: (config, info) -> Method} of a config, in order."""
+    found = find(config.method).STAGES
+    return found(config) if callable(found) else found
+
+
+def stage_names(config):
+    """The stages of a config in order."""
+    return tuple(stages_of(config))
 
 
 def build(config, stage, info):
     """The Method of a stage; config: the stage's own."""
-    return find(config.method).STAGES[stage](config, info)
+    return stages_of(config)[stage](config, info)
+
+
+def sets(config):
+    """{stage: names of the sets it trains on}, of methods whose stages train on different ones; else {}."""
+    return getattr(find(config.method), "sets", lambda config: {})(config)
 
 
 def defaults(name):

@@ -51,4 +51,4 @@ def largest(fits, start, limit=4096):
 
 def stage_method(config, name, info):
     """The Method of a stage, to ask what it can do."""
-    return methods.find(config.method).STAGES[name](config, info)
+    return methods.build(config, name, info)

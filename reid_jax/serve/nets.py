@@ -334,6 +334,6 @@ def _origin(about):
     counts = [origin.info[k] for k in ("num_pids", "num_cams", "num_images")] + origin.info["domains"]
     if len(origin.info) != 4 or not all(type(n) is int and 0 <= n < 2**31 for n in counts):
         raise ValueError("info is not what is known of training data")
-    if not isinstance(origin.net, str) or origin.stage not in methods.stage_names(origin.config["method"]):
+    if not isinstance(origin.net, str) or origin.stage not in methods.stage_names(namespace(origin.config)):
         raise ValueError(f"net is {origin.net!r} and stage {origin.stage!r}")
     return origin

@@ -250,13 +250,16 @@ def check_inherit(config, name, built, shapes, workdir):
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
 
     def load(stage, net):
-        return zeros(shapes(stage).nets[net] if stage in built else stored(stage, net))
+        if stage not in built:
+            return zeros(stored(stage, net))
+        return zeros(shapes(stage).nets[net] if net else shapes(stage).memory)
 
-    def extract(function, variables, labelled=False):
+    def extract(function, variables, labelled=False, rows=None):
         data, info = method.config.data, method.info
-        rows = len(info.labelled.pid) if labelled else info.num_images
+        block = info.labelled if labelled else rows
+        count = info.num_images if block is None else len(block.pid)
         shape = (1, *([data.frames] if data.frames else []), data.height, data.width, 3)
         row = jax.eval_shape(function, variables, jnp.zeros(shape, jnp.uint8))
-        return jnp.zeros((rows, *row.shape[1:]), row.dtype)
+        return jnp.zeros((count, *row.shape[1:]), row.dtype)
 
     jax.eval_shape(lambda state: method.inherit(state, load, extract), shapes(name))

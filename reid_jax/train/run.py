@@ -9,9 +9,9 @@ import numpy as np
 from tqdm import tqdm
 
 from reid_jax import methods
-from reid_jax.data import marks, pipeline, prefetch, rows
+from reid_jax.data import marks, pipeline, prefetch, rows, union
 from reid_jax.errors import CheckpointError, DataError, TrainingError
-from reid_jax.eval import cluster, embed, store
+from reid_jax.eval import cluster, embed, sequence, store
 from reid_jax.fields import plain
 from reid_jax.methods import _steps
 from reid_jax.train import (
@@ -174,13 +174,18 @@ class Run:
         block = self.method.info.labelled if labelled or block is None else block
         return self.dataset.train[block.start : block.start + len(block.pid)]
 
-    def extract(self, function, variables, labelled=False):
-        """f32[N,D] of the training records by function(variables, image u8[B,H,W,3]); see train_records."""
+    def extract(self, function, variables, labelled=False, rows=None):
+        """f32[N,D] of the training records by function(variables, image u8[B,H,W,3]); see train_records.
+
+        rows: Rows of which it is instead.
+        """
         compiled = self.devices.compile_embed(function)
         variables = self.devices.local_state(self.devices.replicate(variables))
         multiple = len(self.devices.local)
         size = -(-self.config.eval.batch_size // multiple) * multiple
         records = self.train_records(labelled)
+        if rows is not None:
+            records = self.dataset.train[rows.start : rows.start + len(rows.pid)]
         with pipeline.eval_batches(records, self.config.data, size, trains=True) as batches:
             return embed.embed(lambda batch: compiled(variables, batch["image"]), batches)
 
@@ -377,6 +382,8 @@ class Run:
             if processes.first():
                 title = " ".join(filter(None, (self.name, f"step {at.step}", net, test)))
                 tqdm.write(evaluate.line(title, result.figures))
+        if self.at_end(at):
+            self.write_kept(at, results)
         arrays = None
         if self.study:
             figures, arrays = self.study(state)
@@ -386,6 +393,18 @@ class Run:
         chosen = evaluate.chosen(results)
         self.checkpoints.add_figures(at.step, chosen and chosen.figures, self.writer.lines)
         self.rate.note(at.step, self.batch_size)
+
+    def write_kept(self, at, results):
+        """What is found of the sets that were learnt one after another, where the stages train on such."""
+        trained, chosen = methods.sets(self.run_config), evaluate.chosen(results)
+        if not trained or chosen is None:
+            return
+        data = self.run_config.data
+        own = union.tested(data.name.split("+"), data)[0]
+        net = next(net for (test, net), result in results.items() if result is chosen)
+        now = {test or own: r.figures for (test, n), r in results.items() if n == net}
+        table = sequence.read(self.workdir, list(trained), own) | {self.name: now}
+        self.write("kept", at, sequence.averages(trained, table, self.name))
 
     def catch_up(self, at, state):
         """Evaluates a state that was saved, and whose evaluation was not finished."""

@@ -33,7 +33,7 @@ def settings(config, name):
     that the method does not have.
     """
     tree = plain(config)
-    known = methods.stage_names(tree["method"])
+    known = methods.stage_names(config)
     unknown = sorted(set(tree.get("stages", {})) - set(known))
     if unknown:
         raise ConfigError(f"config.stages has {', '.join(unknown)}; {tree['method']} has {', '.join(known)}")
@@ -50,7 +50,7 @@ def settings(config, name):
 
 def of_config(config):
     """Names of the stages of a run in order: the method's without those of config.train.skip."""
-    known, skip = methods.stage_names(config.method), tuple(config.train.skip)
+    known, skip = methods.stage_names(config), tuple(config.train.skip)
     if set(skip) - set(known) or len(set(skip)) == len(known):
         raise ConfigError(f"config.train.skip is {skip}; {config.method} has {', '.join(known)}")
     return [n for n in known if n not in skip]
@@ -79,8 +79,8 @@ def elsewhere(config):
     folders = {}
     for text in filter(None, config.init.stages.split(",")):
         stage, workdir = split_label(text)
-        if stage not in methods.stage_names(config.method):
-            known = ", ".join(methods.stage_names(config.method))
+        if stage not in methods.stage_names(config):
+            known = ", ".join(methods.stage_names(config))
             raise ConfigError(f"config.init.stages has {text!r}; use STAGE=WORKDIR with a stage of {known}")
         folders[stage] = places.local(workdir, f"config.init.stages: {stage}")
     return folders
@@ -97,7 +97,7 @@ def stored_shapes(checkpoints, step):
 
 
 def loader(config, workdir, read=read_arrays):
-    """load(stage, net) -> variables of a network from the newest checkpoint of an earlier stage.
+    """load(stage, net) -> variables of a network from the newest checkpoint of an earlier stage; "": memory.
 
     Looks in config.init.stages, then in workdir. read: what is read of a checkpoint. Raises CheckpointError
     when there is no such thing.
@@ -108,11 +108,12 @@ def loader(config, workdir, read=read_arrays):
         folder = folders.get(stage, workdir)
         if stage not in loaded:
             loaded[stage] = newest(folder, stage, read)
-        leaves = {k.split("/", 2)[2]: v for k, v in loaded[stage].items() if k.startswith(f"nets/{net}/")}
-        if not leaves:
+        prefix = f"nets/{net}/" if net else "memory/"
+        leaves = {k.removeprefix(prefix): v for k, v in loaded[stage].items() if k.startswith(prefix)}
+        if net and not leaves:
             raise CheckpointError(f"stage {stage!r} of {folder} has no network {net!r}")
         if read is read_arrays:
-            log.info("%s: taken from stage %s of %s", net, stage, folder)
+            log.info("%s: taken from stage %s of %s", net or "memory", stage, folder)
         return traverse_util.unflatten_dict(leaves, sep="/")
 
     return load
@@ -155,7 +156,7 @@ def in_order(workdir, names):
     """Names of stages in the order of the run's method."""
     if len(names) < 2:
         return names
-    return [n for n in methods.stage_names(checkpoint.read_config(workdir)["method"]) if n in names]
+    return [n for n in methods.stage_names(namespace(checkpoint.read_config(workdir))) if n in names]
 
 
 def of_run(workdir):

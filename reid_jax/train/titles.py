@@ -5,6 +5,7 @@
      "look": {map of Method.look: title}, in the order of the page
      "nets": {stage: [network, ...]},     the one that stands for the stage first
      "defaults": {...},                   the config's fields as the method has them by default, nested
+     "sets": {stage: [set, ...]},         what each stage trains on, {} where all train on the same
      "study": {...}}                      STUDY, if the method has one
 
 They come from the method's module: TITLE, METRICS, and, where it has them, `title(config)` (instead of
@@ -48,6 +49,7 @@ def write(workdir, config, nets):
         "look": dict(getattr(module, "LOOK", {})),
         "nets": read(workdir).get("nets", {}) | {stage: list(names) for stage, names in nets.items()},
         "defaults": methods.defaults(config.method),
+        "sets": {stage: list(names) for stage, names in methods.sets(config).items()},
     }
     if hasattr(module, "STUDY"):
         tree["study"] = module.STUDY

@@ -8,10 +8,9 @@ from runs import config_of, tiny
 from small import drawn
 from stage_cases import facts
 
-from reid_jax import methods
 from reid_jax.config import namespace
 from reid_jax.errors import CheckpointError, ConfigError
-from reid_jax.methods import Info
+from reid_jax.methods import Info, dgnet
 from reid_jax.methods.dgnet import nets, swap
 from reid_jax.train import stages
 
@@ -137,4 +136,4 @@ def test_fields_that_cannot_work(fields, words):
 def test_without_a_teacher_there_is_none():
     config = tiny("dgnet", train__skip=("teacher",), dgnet__warm_teacher=(0.0, 0.0))
     _, method = stages.build(config, "dgnet", facts(config, pids=6, cams=2))
-    assert set(method.modules) == {"E_s", "G", "E_a", "D"} and methods.stage_names("dgnet")[0] == "teacher"
+    assert set(method.modules) == {"E_s", "G", "E_a", "D"} and next(iter(dgnet.STAGES)) == "teacher"

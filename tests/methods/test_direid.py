@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from methods.direid_small import SIZE, config, info
 
-from reid_jax import methods, report
+from reid_jax import report
 from reid_jax.data import datasets, degrade
 from reid_jax.data.records import Record
 from reid_jax.errors import CheckpointError, ConfigError
@@ -196,7 +196,7 @@ def test_three_stages_and_resume(tmp_path):
     assert ends[0].keys() == ends[1].keys()
     assert all(np.array_equal(ends[0][k], ends[1][k]) for k in ends[0])
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
-    assert {line["stage"] for line in lines} == set(methods.stage_names("direid"))
+    assert {line["stage"] for line in lines} == set(direid.STAGES)
     assert [line["step"] for line in lines if line["kind"] == "study"]
     assert (whole / "eval" / "gan" / "grids").is_dir() and (whole / "eval" / "final.json").exists()
     assert namespace(json.loads((whole / "eval" / "final.json").read_text())).net == "fuse"

@@ -34,6 +34,7 @@ SLOW = {
     ("ice", "train"),
     ("scal", "train"),
     ("pplr", "train"),
+    ("lifelong", "synthetic2"),
 }  # long to compile, or much like the baseline
 UNUSED = {("mmt", "source3")}  # by its smoke config, of two networks
 ON_DEVICES = {"baseline", "cluster_contrast", "efl"}  # on several, by default; the others take long
@@ -45,7 +46,7 @@ ALIKE = {"direid": {"direid__dropout": 0.0, "direid__attention_input": "self"}}
 def stage_params(long=()):
     """(method, stage) of all, the long ones and those of the methods `long` marked slow."""
     for method in methods.names():
-        for stage in methods.stage_names(method):
+        for stage in methods.stage_names(tiny(method)):
             marks = [pytest.mark.slow] * ((method, stage) in SLOW or method in long)
             if (method, stage) not in UNUSED:
                 yield pytest.param((method, stage), marks=marks, id=f"{method}-{stage}")

@@ -396,7 +396,8 @@ def test_every_method_as_onnx(name):
     """The last stage's first network with random weights; what cannot be is refused in a sentence."""
     domains = [3, 3] if name == "metabin" else []
     info = {"num_pids": 6, "num_cams": 3, "num_images": 12, "domains": domains}
-    config, stage = tiny(name), methods.stage_names(name)[-1]
+    config = tiny(name)
+    stage = methods.stage_names(config)[-1]
     _, method = stages.build(config, stage, methods.Info(**info))
     leaves, _ = nets.flat(small.random_state(method))
     origin = nets.Origin(plain(config), stage, "auto", info, 0)

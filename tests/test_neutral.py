@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from reid_jax import methods, models
+from reid_jax.data import loaders
 
 PACKAGE = Path(__file__).parent.parent / "reid_jax"
 MAY_NAME = ("methods", "parity", "benchmarks")
@@ -36,15 +37,16 @@ def places(text, name):
     return [i for i, line in enumerate(lines, 1) if pattern.search(line)]
 
 
-def is_norm(path, name):
-    """Whether a text of models/ may use the name because something in there has it too, the method's own."""
-    named = (*models.offers("norms"), *models.offers("heads"), *models.keys())
-    return path.parts[0] == "models" and name in named
+def is_shared(path, name):
+    """Whether a text of models/ or of the loaders may use the name because something in there has it too."""
+    named = {"models": (*models.offers("norms"), *models.offers("heads"), *models.keys())}
+    named["data"] = [variant for layout in loaders.LAYOUTS.values() for variant in layout.variants]
+    return path.parts[0] in named and name in named[path.parts[0]]
 
 
 @pytest.mark.parametrize("name", methods.names())
 def test_no_method_is_named(name):
-    texts = {p: (PACKAGE / p).read_text() for p in files() if not is_norm(p, name)}
+    texts = {p: (PACKAGE / p).read_text() for p in files() if not is_shared(p, name)}
     named = [f"{p}:{i}" for p, text in texts.items() for i in places(text, name)]
     assert not named, f"{name} is named in {', '.join(named)}"
 

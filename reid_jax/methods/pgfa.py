@@ -16,7 +16,7 @@ from reid_jax.config import choice
 from reid_jax.errors import ConfigError
 from reid_jax.fields import within
 from reid_jax.losses import identity
-from reid_jax.methods import Method, _steps
+from reid_jax.methods import Method, _matched, _steps
 from reid_jax.models import backbones
 from reid_jax.models.heads import encoder, pose
 from reid_jax.models.layers import BatchNorm
@@ -37,6 +37,7 @@ METRICS = {
     "accuracy": "Identity accuracy of the pose",
 }
 LABELS = "all"
+STUDY = _matched.STUDY
 
 
 class Pgfa(Method):
@@ -53,6 +54,7 @@ class Pgfa(Method):
         self.network = pose.PoseNet(backbones.build(config.model, self.axis), block, self.own.parts)
         self.tx = {"net": _steps.optimiser(config.optim, self.info, self.network)}
         self.rate = _steps.schedule(config.optim, self.info, config.optim.lr)
+        self.study = _matched.of(self)
 
     def init(self, key):
         return self.fresh({"net": encoder(self.network).init(key, self.blank())}, self.tx)
@@ -107,9 +109,21 @@ class Pgfa(Method):
         """f32[B,D]: see `stored`; of pictures without a label points as if nothing were known of the pose."""
         if "points" not in batch:
             return self.embed(state, batch["image"], net)
+        return stored(*self.parts(state, batch, net))
+
+    def parts(self, state, batch, net):
+        """(pose f[B,E], stripes f[B,P,C], whether these are seen f[B,P]) of pictures with points."""
         out = self.network.apply(state.nets[net], self.plain(batch["image"]), False, self.heat(batch))
         seen = pose.visible(batch["points"], batch["size"][:, 0], self.own.parts, self.own.threshold)
-        return stored(out.pose, out.stripes, seen)
+        return out.pose, out.stripes, seen
+
+    def stripes(self, state, image, points, size):
+        """What `_matched` studies."""
+        batch = {"image": image, "points": points, "size": size}
+        whole, parts, seen = self.parts(state, batch, self.nets[0])
+        every = stored(whole, parts, jnp.ones_like(seen))
+        found = {"stored": stored(whole, parts, seen), "every": every}
+        return found | {"unit": _steps.unit(parts), "seen": seen}
 
 
 def losses(out, pid):

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from runs import config_of, tiny
+from runs import config_of, load, tiny
 from scipy.special import erf
 from small import drawn
 from stage_cases import batches, facts, parts
@@ -12,7 +12,8 @@ from reid_jax.errors import ConfigError
 from reid_jax.methods import pgfa
 from reid_jax.models import weights
 from reid_jax.models.heads import pose
-from reid_jax.train import stages
+from reid_jax.train import evaluate, stages
+from reid_jax.train.devices import Devices
 
 
 def some_points():
@@ -158,3 +159,20 @@ def test_published_settings():
     assert (t.optim.weight_decay, t.optim.groups[0][1]) == (5e-4, 0.1)
     assert (t.pgfa.lam, t.pgfa.parts, t.pgfa.dim, t.eval.distance) == (0.2, 3, 256, "ratio4")
     assert pgfa.total(2.0, 1.0, 0.2) == pytest.approx(1.2)
+
+
+@pytest.mark.slow
+def test_what_is_seen_and_matched(tmp_path):
+    """Half hidden queries show fewer stripes than the gallery; hidden ones match nothing."""
+    config = tiny("pgfa", data__synthetic__kind="occluded")
+    dataset = load(config, tmp_path)
+    _, method = stages.build(config, "train", facts(config))
+    state, devices = drawn(method), Devices(jax.devices()[:1])
+    measure = method.study(dataset, lambda f: evaluate.InBatches(f, 16, devices))
+    figures, arrays = measure(devices.local_state(devices.replicate(state)))
+    assert figures["visible"] < figures["visible_gallery"] and 0 <= figures["mAP_every"] <= 100
+    shown, seen, both = (arrays[f"map/{name}"] for name in ("image", "visible", "matched"))
+    assert shown.shape[:2] == seen.shape[:2] == (8, 2) and seen.shape[2:] == (2, 1)
+    hidden = seen.min(1) == 0
+    assert hidden.any() and (both[:, 0][hidden] == 0).all() and (both[:, 0][~hidden] > 0).all()
+    assert np.array_equal(both[:, 0], both[:, 1])

@@ -14,7 +14,7 @@ from reid_jax import places
 from reid_jax.data import tfds_sets
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval import store
-from reid_jax.report import look, sections, strips, study
+from reid_jax.report import kept, lights, look, sections, strips, study
 from reid_jax.report import run as runs
 
 log = logging.getLogger(__name__)
@@ -118,6 +118,8 @@ def context(run, compared, data_root, queries):
         "figure_names": [title for title, _ in sections.FIGURES.values()],
         "networks": sections.networks(run, compared),
         "sets": sections.other_sets(run),
+        "kept": kept.build(run),
+        "lights": lights.build(run, names, data_root),
         "table1": sections.table1(run, compared),
         "strips": retrieval(run, compared, data_root, queries),
         "pairs": sections.pairs(run, compared),

@@ -48,7 +48,7 @@ class Run:
     evals: list  # lines of kind "eval"
     labels: list  # lines of kind "labels": pseudo labels, one line for each phase of each round
     studies: list  # lines of kind "study", of every stage
-    titles: dict  # titles.json: method, metrics, look, defaults, study; each empty when it is absent
+    titles: dict  # titles.json: method, metrics, look, defaults, study, sets; each empty when it is absent
     last: Ranked | None  # eval/final.npz
     first: Ranked | None  # eval/first.npz
     notes: dict  # file -> why it was not used
@@ -264,8 +264,10 @@ def _number(value):
 
 def _titles(tree):
     """titles.json as far as it is what it should be."""
-    fields = {"method": str, "metrics": dict, "look": dict, "defaults": dict, "study": dict}
+    fields = {"method": str, "metrics": dict, "look": dict, "defaults": dict, "study": dict, "sets": dict}
     titles = {k: tree[k] if isinstance(tree.get(k), form) else form() for k, form in fields.items()}
+    sets = titles["sets"].items()
+    titles["sets"] = {k: list(map(str, v)) for k, v in sets if isinstance(v, list) and v}
     for field in ("metrics", "look"):
         titles[field] = {k: v for k, v in titles[field].items() if isinstance(v, str)}
     return titles

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from reid_jax.eval import store
 from reid_jax.fields import namespace
 from reid_jax.methods.direid import STUDY
 from reid_jax.report import __main__ as command
-from reid_jax.report import figures, sections, strips
+from reid_jax.report import figures, kept, lights, sections, strips
 from reid_jax.report import run as runs
 from reid_jax.train import pictures, titles
 
@@ -370,6 +371,43 @@ def test_further_test_sets_have_a_table_and_leave_the_headline_alone(workdir, no
     table = text[text.index("Other test sets") : text.index('id="curves"')]
     assert table.count("<tr>") == 1 + 2 and "viper, m1" in table and "12.3" in table
     assert "99.9" not in text and HOSTILE not in text and "script" not in parsed.tags
+
+
+def test_sets_learnt_one_after_another(workdir, no_tsne):
+    """The table step x set, what was forgotten and curves; a stage without figures is left out."""
+    for name, changes in (
+        ("config.json", {"data": {"name": "synthetic+synthetic2+synthetic3", "test": "all"}}),
+        ("titles.json", {"sets": {s: [s] for s in ("synthetic", "synthetic2", "synthetic3")}}),
+    ):
+        tree = json.loads((workdir / name).read_text())
+        changes = {k: tree[k] | v if k == "data" else v for k, v in changes.items()}
+        (workdir / name).write_text(json.dumps(tree | changes))
+    final = json.loads((workdir / "eval" / "final.json").read_text())
+    (workdir / "eval" / "synthetic").mkdir()
+    for folder, means in (("eval/synthetic", (61.5, 12.5, 7.5)), ("eval", (41.25, 52.5, 9.5))):
+        tests = [{"protocol": "market", "nets": {"m1": {"mAP": m, "rank1": m}}} for m in means]
+        final["nets"]["m1"].update(mAP=means[0], rank1=means[0])
+        final["sets"] = {"synthetic2": tests[1], HOSTILE: tests[2]}
+        (workdir / folder / "final.json").write_text(json.dumps(final))
+    parsed, text = read(workdir, queries=0)
+    table = text[text.index('id="kept"') : text.index('id="strips"')]
+    assert table.count("<tr>") == 2 * (1 + 2) and table.count("<svg") == 3 + 1
+    for cell in ("61.5", "41.2", "20.2", "9.5"):  # the first set: before, now; forgotten; never trained
+        assert f">{cell}</td>" in table
+    assert HOSTILE not in text and "script" not in parsed.tags
+    assert kept.build(SimpleNamespace(titles={"sets": {}}, config={})) is None
+
+
+def test_visible_and_infrared_side_by_side(workdir, no_tsne):
+    """Three sorts of pairs; people in both lights; nothing of it where all cameras are visible."""
+    assert lights.build(runs.read(workdir), ["c1", "c2", "c3"]) is None
+    summary = json.loads((workdir / "summary.json").read_text())
+    summary["camera_names"] = ["c1", "c2 infrared", "c3"]
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    text = read(workdir, queries=0)[1]
+    page = text[text.index('id="lights"') : text.index('id="strips"')]
+    assert page.count("<tr>") == 1 + 3 and page.count("mean similarity across") == min(6, IDS)
+    assert page.count("<img") == 6 * (4 + 2)  # four of two visible cameras, two of the infrared one
 
 
 # ---- strings and paths from files

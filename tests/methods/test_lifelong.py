@@ -22,8 +22,8 @@ def of_mode(mode, **changes):
     return tiny("lifelong", **(fixed | changes))
 
 
-def built(config, stage):
-    return stages.build(config, stage, facts(config, pids=6, cams=2))[1]
+def built(config, stage, pids=6):
+    return stages.build(config, stage, facts(config, pids=pids, cams=2))[1]
 
 
 def test_stages_are_the_sets_in_the_configs_order():
@@ -77,10 +77,10 @@ def test_what_is_kept_is_least_like_the_mean():
     assert found.tolist() == sorted(expected)
 
 
-def carried(config, number=1):
+def carried(config, number=1, pids=6):
     """(method of a later step, the state it begins with, the earlier states) on random networks."""
     names = stages.of_config(config)
-    made = [built(config, name) for name in names[: number + 1]]
+    made = [built(config, name, pids) for name in names[: number + 1]]
     states = [jax.tree.map(np.asarray, drawn(m, seed)) for seed, m in enumerate(made)]
     rng = np.random.default_rng(0)
 
@@ -154,7 +154,7 @@ def test_the_second_step_of_other_modes(mode):
 @pytest.mark.slow
 def test_several_devices_see_one_graph():
     config = of_mode("aka", data__ids=4, data__instances=2, lifelong__dropout=0.5)
-    method, state, _ = carried(config)
+    method, state, _ = carried(config, pids=12)
     state = jax.tree.map(np.asarray, state)
     batch = batches(method.part(0), state, config.data)
     one, several = (Stepping(method.step, count)(state, batch)[0] for count in (1, 4))

@@ -36,11 +36,10 @@ def light_of(camid, names):
 
 def pairs(unit, pid, infrared, a, b):
     """Cosines (of pairs of one person, of pairs of two) of pictures of light a and of light b."""
-    sides = [some(np.flatnonzero((infrared == light) & (pid > 0)), i) for i, light in enumerate((a, b))]
-    cosine = unit[sides[0]] @ unit[sides[1]].T
-    same = pid[sides[0]][:, None] == pid[sides[1]]
-    apart = sides[0][:, None] != sides[1]
-    return cosine[same & apart], cosine[~same]
+    one, two = (some(np.flatnonzero((infrared == light) & (pid > 0)), light) for light in (a, b))
+    counted = np.ones((len(one), len(two)), bool) if a != b else one[:, None] < two  # each pair once
+    cosine, same = unit[one] @ unit[two].T, pid[one][:, None] == pid[two]
+    return cosine[same & counted], cosine[~same & counted]
 
 
 def some(rows, seed):

@@ -394,7 +394,7 @@ def test_whole_nets_as_onnx(fields):
 @pytest.mark.parametrize("name", methods.names())
 def test_every_method_as_onnx(name):
     """The last stage's first network with random weights; what cannot be is refused in a sentence."""
-    domains = [3, 3] if name == "metabin" else []
+    domains = [3, 3] if name in ("lifelong", "metabin") else []
     info = {"num_pids": 6, "num_cams": 3, "num_images": 12, "domains": domains}
     config = tiny(name)
     stage = methods.stage_names(config)[-1]

@@ -109,6 +109,7 @@ def test_a_step_begins_with_the_last_network():
     assert set(stages.state_shapes(finetune).nets) == {"net"}
 
 
+@pytest.mark.slow
 def test_krkc_takes_the_mean_and_replays_what_is_kept():
     config = of_mode("krkc", data__name="synthetic+synthetic2+synthetic3")
     method, state, states = carried(config, 2)

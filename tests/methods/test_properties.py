@@ -34,6 +34,7 @@ SLOW = {
     ("ice", "train"),
     ("scal", "train"),
     ("pplr", "train"),
+    ("lifelong", "synthetic"),
     ("lifelong", "synthetic2"),
 }  # long to compile, or much like the baseline
 UNUSED = {("mmt", "source3")}  # by its smoke config, of two networks

@@ -12,6 +12,7 @@ from reid_jax.eval import ranking
 from reid_jax.methods._study import pictures
 
 PEOPLE, SHOWN = 96, 8  # measured; pairs of pictures
+ROWS = 8  # of a stripe in a map, so that its colour does not run into the next
 
 STUDY = {
     "title": "Visible parts and matched regions",
@@ -31,9 +32,10 @@ STUDY = {
         "map": {
             "title": "Queries and their first hits",
             "lead": "Left the query, right what ranks first for it. Visible: stripes that the points call "
-            "seen (red) or hidden (blue). Matched: the similarity of stripes that both show, 0 elsewhere, on "
-            "one scale of colours.",
+            "seen (red) or hidden (blue). Matched: the similarity of stripes that both show, from 0 (blue; "
+            "also where one is hidden) to 1 (red).",
             "columns": ("query", "first hit"),
+            "shares": ("visible", "matched"),
             "rows": {"visible": "visible parts", "matched": "matched regions"},
         }
     },
@@ -85,11 +87,12 @@ def first(features, query, gallery, config):
 
 
 def pairs(images, found, hit, queries):
-    """Arrays of SHOWN queries, spread over the list, and their first hits: pictures and maps [N,2,P,1]."""
+    """Arrays of SHOWN queries, spread over the list, and their first hits: pictures, maps [N,2,ROWS P,1]."""
     chosen = np.flatnonzero(hit >= 0)
     chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, SHOWN).astype(int))]
     rows = np.stack([chosen, queries + hit[chosen]], 1)
     seen, unit = found["seen"][rows], found["unit"][rows]
     both = (seen.prod(1) * ((unit[:, 0] * unit[:, 1]).sum(-1) + 1) / 2)[:, None].repeat(2, 1)
     maps = {"map/visible": seen, "map/matched": both}
-    return {"map/image": images[rows]} | {k: np.float32(v)[..., None] for k, v in maps.items()}
+    maps = {k: np.float32(v).repeat(ROWS, 2)[..., None] for k, v in maps.items()}
+    return {"map/image": images[rows]} | maps

@@ -175,7 +175,7 @@ def earlier(folder, name, grid, last):
 def maps(arrays, words):
     """{"title", "lead", "columns", "people": [[{"title", "frames": [data URI]}]]} of the heat maps, or None.
 
-    The colours of a row have one scale.
+    The colours of a row have one scale, from 0 to 1 of the maps that the description calls shares.
     """
     heats = group(arrays, "map")
     image = heats.pop("image", None)
@@ -185,7 +185,8 @@ def maps(arrays, words):
     titles = texts(said, "rows")
     heats = {n: h for n, h in heats.items() if finite(h, 4) and h.shape[:2] == image.shape[:2]}
     names = [*(n for n in titles if n in heats), *(n for n in heats if n not in titles)]
-    columns = said.get("columns")
+    columns, shares = said.get("columns"), said.get("shares")
+    shares = shares if isinstance(shares, list | tuple) else ()
     return {
         "title": text(said, "title", "Maps"),
         "lead": text(said, "lead"),
@@ -193,7 +194,10 @@ def maps(arrays, words):
         "people": [
             [{"title": "picture", "frames": [look.uri(frame) for frame in frames]}]
             + [
-                {"title": titles.get(n, n), "frames": overlaid(frames, heats[n][i], *centres(arrays, n))}
+                {
+                    "title": titles.get(n, n),
+                    "frames": overlaid(frames, heats[n][i], *centres(arrays, n), whole=n in shares),
+                }
                 for n in names
             ]
             for i, frames in enumerate(image)
@@ -211,9 +215,12 @@ def centres(arrays, name):
     return places if right else (None, None)
 
 
-def overlaid(frames, heat, rows=None, columns=None):
-    """Data URIs of frames u8[K,H,W,3] under heat maps f[K,h,w] of one scale; rows, columns: `centres`."""
-    heat = (heat - heat.min()) / max(np.ptp(heat), 1e-12)
+def overlaid(frames, heat, rows=None, columns=None, whole=False):
+    """Data URIs of frames u8[K,H,W,3] under heat maps f[K,h,w] of one scale; rows, columns: `centres`.
+
+    whole: the scale is from 0 to 1, otherwise from the least to the most.
+    """
+    heat = heat if whole else (heat - heat.min()) / max(np.ptp(heat), 1e-12)
     pairs = zip(frames, heat, strict=True)
     return [look.uri(look.overlay(frame, m, rows, columns)) for frame, m in pairs]
 

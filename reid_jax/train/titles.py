@@ -20,7 +20,8 @@ Arrays of a study say by their names what they are; what "arrays" says of them, 
 
     grid/NAME u8[R,C,H,W,3]                a picture, and earlier ones (title, lead, alt, alt_earlier)
     map/image u8[N,K,H,W,3] and            K pictures of N people, under each other their
-    map/NAME f[N,K,h,w]                    heat maps ("map": title, lead, columns, rows {NAME: title}),
+    map/NAME f[N,K,h,w]                    heat maps ("map": title, lead, columns, rows {NAME: title},
+                                           shares [NAME]: those from 0 to 1),
     rows/NAME f[h], columns/NAME f[w]      the centres of their cells in pixels (models/cells.py; else even)
     band/NAME/x f[L], band/NAME/y f[L,N]   median and outer tenths of y against x (title, xlabel)
     hist/NAME/LABEL f[M]                   shares of values, a curve for each label (title, xlabel)

@@ -172,7 +172,7 @@ def test_what_is_seen_and_matched(tmp_path):
     figures, arrays = measure(devices.local_state(devices.replicate(state)))
     assert figures["visible"] < figures["visible_gallery"] and 0 <= figures["mAP_every"] <= 100
     shown, seen, both = (arrays[f"map/{name}"] for name in ("image", "visible", "matched"))
-    assert shown.shape[:2] == seen.shape[:2] == (8, 2) and seen.shape[2:] == (2, 1)
+    assert shown.shape[:2] == seen.shape[:2] == (8, 2) and seen.shape[2:] == (16, 1)
     hidden = seen.min(1) == 0
     assert hidden.any() and (both[:, 0][hidden] == 0).all() and (both[:, 0][~hidden] > 0).all()
     assert np.array_equal(both[:, 0], both[:, 1])

@@ -138,7 +138,7 @@ def test_quality_of_pseudo_labels_is_the_last_rounds(tmp_path):
 def test_data_is_shared_unless_each_seed_has_its_own(tmp_path, monkeypatch):
     drawn, given = [], {}
     monkeypatch.setattr(
-        compare, "prepare_data", lambda path, workdir, seed, ids, _: drawn.append((seed, ids)) or [seed]
+        compare, "prepare_data", lambda path, workdir, seed, ids, *_: drawn.append((seed, ids)) or [seed]
     )
     monkeypatch.setattr(compare, "train", lambda path, folder, seed, flags, *_: given.update({seed: flags}))
     for flags, sets in ((["--test_ids=400"], [(0, 400)]), (["--data_seed=each"], [(3, 0), (4, 0)])):
@@ -159,6 +159,12 @@ def test_prepared_sets_have_as_many_people_as_asked(tmp_path):
         assert len({picture.name[:4] for picture in pictures}) == count
     with pytest.raises(ConfigError, match="stepz"):
         compare.prepare_data("configs/baseline.py:smoke", tmp_path, 5, 7, ["--config.train.stepz=5"])
+
+
+def test_seeds_of_a_real_set_have_splits_of_their_own(tmp_path):
+    assert compare.prepare_data("configs/efl.py:pku", tmp_path, 3) == []
+    assert compare.prepare_data("configs/efl.py:pku", tmp_path, 3, each=True) == ["--config.data.split=3"]
+    assert compare.prepare_data("configs/efl.py:market", tmp_path, 3, each=True) == []
 
 
 def test_differences_are_named_where_they_decide_nothing(tmp_path):

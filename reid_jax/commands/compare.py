@@ -8,12 +8,12 @@
 Every run is an ordinary `reid_jax.main` run in WORKDIR/LABEL/seed-N, so the command can be stopped
 and started again: finished runs are not repeated, unfinished ones go on. The first seed of all is
 trained first. Arguments behind `--` go to every run (`-- --config.train.steps=300`). On a synthetic set all
-runs share one drawn set, so seeds are training seeds; --data_seed=each draws a set for each seed, and
---test_ids says how many people are tested: effects of a few points need 400 or more. Writes table.md,
-table.csv, table.json and differences.json. Differences to the first config are paired by query, with
-intervals over test people and seeds; one that holds zero decides nothing, and is named. When a run is
-stopped (SIGTERM, SIGINT) and has saved, no other is started, and the exit code is its own, 75. --show writes
-the table of the runs that are finished and trains none.
+runs share one drawn set, so seeds are training seeds; --data_seed=each draws a set for each seed (of a real
+set with several splits, seed N has split N), and --test_ids says how many people are tested: effects of a
+few points need 400 or more. Writes table.md, table.csv, table.json and differences.json. Differences to the
+first config are paired by query, with intervals over test people and seeds; one that holds zero decides
+nothing, and is named. When a run is stopped (SIGTERM, SIGINT) and has saved, no other is started, and the
+exit code is its own, 75. --show writes the table of the runs that are finished and trains none.
 """
 
 import contextlib
@@ -76,7 +76,7 @@ def arguments(argv):
         "--data-seed",
         type=data_seed,
         default=0,
-        help="of the synthetic set that all runs share (0), or each: a set for every seed",
+        help="of the synthetic set that all runs share (0), or each: a set (or split) for every seed",
     )
     parser.add_argument(
         "--test_ids", "--test-ids", type=int, default=0, help="synthetic people to test on (the config's)"
@@ -120,13 +120,19 @@ def labelled(text):
     return label, path
 
 
-def prepare_data(path, workdir, seed, test_ids=0, extra=()):
+def prepare_data(path, workdir, seed, test_ids=0, extra=(), each=False):
     """Generates the synthetic set of one data seed; returns the flags that make a run use it.
 
     test_ids: people to test on, 0 for the config's; extra: what every run is given, which may say more of the
-    set. ConfigError for a field that there is not.
+    set; each: of a real set with several splits, that of the seed's number. ConfigError for a field that
+    there is not.
     """
+    from reid_jax.data.loaders import LAYOUTS
+
     config = cli.config_of_flags([f"--config={path}", *(x for x in extra if x.startswith("--config."))])
+    if each and config.data.name in LAYOUTS:
+        several = LAYOUTS[config.data.name].form(config.data.variant).num_splits > 1
+        return [f"--config.data.split={seed}"] if several else []
     if not config.data.name.startswith("synthetic") or config.data.root:
         return []
     from reid_jax.data import datasets
@@ -326,10 +332,10 @@ def finished(args, label):
 def train_all(args):
     """Trains what is not finished, args.jobs runs at a time; Stopped or the error of the first that fails."""
     path = next(iter(args.runs.values()))
-    data = {s: s if args.data_seed is None else args.data_seed for s in args.seeds}
-    made = {
-        d: prepare_data(path, args.workdir, d, args.test_ids, args.extra) for d in sorted(set(data.values()))
-    }
+    each = args.data_seed is None
+    data = {s: s if each else args.data_seed for s in args.seeds}
+    options = args.test_ids, args.extra, each
+    made = {d: prepare_data(path, args.workdir, d, *options) for d in sorted(set(data.values()))}
     flags = {s: made[data[s]] for s in args.seeds}
     jobs = [(label, path, s) for s in args.seeds for label, path in args.runs.items()]
     stopping = threading.Event()

@@ -46,9 +46,9 @@ def another_drawn(item, data, drawn):
     training = data.name.split("+")
     if name in training or not training[0].startswith("synthetic"):
         raise ConfigError(f"{name} goes with other synthetic sets that train, and it is none of {data.name}")
-    found = drawn(name)
+    dataset = drawn(name)
     label = label or name
-    return label, [TestSet(label, found.query, found.gallery, found.protocol, found.root, label)]
+    return label, [TestSet(label, dataset.query, dataset.gallery, dataset.protocol, dataset.root, label)]
 
 
 _SET = re.compile(r"(?P<name>\w+)(/(?P<variant>[^:]+))?:(?P<root>.+?)(:(?P<splits>\d[\d+-]*))?")

@@ -8,24 +8,24 @@ import numpy as np
 FIGURES = ("mAP", "rank1")
 
 
-def of_final(final, own):
+def of_final(final, main):
     """{set: {figure: percent}} of eval/final.json, of the network that stands for the run.
 
-    own: name of the set whose figures stand at the top. {} of a run that was not tested.
+    main: name of the set whose figures stand at the top. {} of a run that was not tested.
     """
-    net, tests = final.get("net"), {own: final, **final.get("sets", {})}
-    found = {name: test["nets"].get(net) for name, test in tests.items()}
-    return {name: figures for name, figures in found.items() if figures}
+    net, tests = final.get("net"), {main: final, **final.get("sets", {})}
+    figures_of = {name: test["nets"].get(net) for name, test in tests.items()}
+    return {name: figures for name, figures in figures_of.items() if figures}
 
 
-def read(workdir, stages, own):
+def read(workdir, stages, main):
     """{stage: what `of_final` gives} of the stages that are finished, in order."""
     table = {}
     for stage in stages:
         folder = os.path.join(workdir, "eval", *([stage] if stage != stages[-1] else []))
         try:
             with open(os.path.join(folder, "final.json"), encoding="utf-8") as f:
-                table[stage] = of_final(json.load(f), own)
+                table[stage] = of_final(json.load(f), main)
         except (OSError, ValueError, AttributeError, KeyError, TypeError):
             continue
     return table

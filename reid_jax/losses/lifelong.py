@@ -44,6 +44,6 @@ def agreement(target, logits, temperature=2.0, axis_name=None):
 def smoothed_by(logits, labels, classes, *, label_smooth, axis_name=None):
     """Mean cross entropy, targets (1 - e) onehot + e / classes, which need not sum to 1; logits f[B,K]."""
     scores = jax.nn.log_softmax(batch.wide(logits))
-    own = jnp.take_along_axis(scores, labels[:, None], 1)[:, 0]
-    values = -(1 - label_smooth) * own - label_smooth / classes * scores.sum(1)
+    chosen = jnp.take_along_axis(scores, labels[:, None], 1)[:, 0]
+    values = -(1 - label_smooth) * chosen - label_smooth / classes * scores.sum(1)
     return batch.mean(values, None, axis_name)

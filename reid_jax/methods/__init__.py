@@ -251,8 +251,8 @@ def find(name):
 
 def stages_of(config):
     """{stage: (config, info) -> Method} of a config, in order."""
-    found = find(config.method).STAGES
-    return found(config) if callable(found) else found
+    offered = find(config.method).STAGES
+    return offered(config) if callable(offered) else offered
 
 
 def stage_names(config):

@@ -57,16 +57,16 @@ def of(method):
                 read.extend(
                     (pictures([*query, *gallery], method.config.data), known["points"], known["size"])
                 )
-            found = embed(state, *read)
-            ranked = {k: first(found[k], query, gallery, method.config) for k in ("stored", "every")}
-            seen = found["seen"]
+            features = embed(state, *read)
+            ranked = {k: first(features[k], query, gallery, method.config) for k in ("stored", "every")}
+            seen = features["seen"]
             figures = {
                 "visible": 100 * float(seen[: len(query)].mean()),
                 "visible_gallery": 100 * float(seen[len(query) :].mean()),
             }
             for name, suffix in (("stored", ""), ("every", "_every")):
                 figures |= {f"{k}{suffix}": ranked[name].figures()[k] for k in ("rank1", "mAP")}
-            return figures, pairs(read[0], found, ranked["stored"].top_index[:, 0], len(query))
+            return figures, pairs(read[0], features, ranked["stored"].top_index[:, 0], len(query))
 
         return study
 
@@ -86,12 +86,12 @@ def first(features, query, gallery, config):
     return ranking.rank(*sides, distance=config.eval.distance, topk=1)
 
 
-def pairs(images, found, hit, queries):
+def pairs(images, features, hit, queries):
     """Arrays of SHOWN queries, spread over the list, and their first hits: pictures, maps [N,2,ROWS P,1]."""
     chosen = np.flatnonzero(hit >= 0)
     chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, SHOWN).astype(int))]
     rows = np.stack([chosen, queries + hit[chosen]], 1)
-    seen, unit = found["seen"][rows], found["unit"][rows]
+    seen, unit = features["seen"][rows], features["unit"][rows]
     both = (seen.prod(1) * ((unit[:, 0] * unit[:, 1]).sum(-1) + 1) / 2)[:, None].repeat(2, 1)
     maps = {"map/visible": seen, "map/matched": both}
     maps = {k: np.float32(v).repeat(ROWS, 2)[..., None] for k, v in maps.items()}

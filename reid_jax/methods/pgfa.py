@@ -122,8 +122,8 @@ class Pgfa(Method):
         batch = {"image": image, "points": points, "size": size}
         whole, parts, seen = self.parts(state, batch, self.nets[0])
         every = stored(whole, parts, jnp.ones_like(seen))
-        found = {"stored": stored(whole, parts, seen), "every": every}
-        return found | {"unit": _steps.unit(parts), "seen": seen}
+        features = {"stored": stored(whole, parts, seen), "every": every}
+        return features | {"unit": _steps.unit(parts), "seen": seen}
 
 
 def losses(out, pid):

@@ -16,8 +16,8 @@ def build(run):
     data = namespace(run.config.get("data", {}))
     if not trained or not isinstance(getattr(data, "name", None), str):
         return None
-    own = union.tested(data.name.split("+"), data)[0]
-    table = {k: v for k, v in sequence.read(run.workdir, list(trained), own).items() if usable(v)}
+    main = union.tested(data.name.split("+"), data)[0]
+    table = {k: v for k, v in sequence.read(run.workdir, list(trained), main).items() if usable(v)}
     if not table:
         return None
     tested = list(dict.fromkeys(name for figures_ in table.values() for name in figures_))

@@ -36,9 +36,10 @@ def light_of(camid, names):
 
 def pairs(unit, pid, infrared, a, b):
     """Cosines (of pairs of one person, of pairs of two) of pictures of light a and of light b."""
-    one, two = (some(np.flatnonzero((infrared == light) & (pid > 0)), light) for light in (a, b))
-    counted = np.ones((len(one), len(two)), bool) if a != b else one[:, None] < two  # each pair once
-    cosine, same = unit[one] @ unit[two].T, pid[one][:, None] == pid[two]
+    first, second = (some(np.flatnonzero((infrared == light) & (pid > 0)), light) for light in (a, b))
+    every = np.ones((len(first), len(second)), bool)
+    counted = every if a != b else first[:, None] < second  # each pair once
+    cosine, same = unit[first] @ unit[second].T, pid[first][:, None] == pid[second]
     return cosine[same & counted], cosine[~same & counted]
 
 

@@ -400,10 +400,10 @@ class Run:
         if not trained or chosen is None:
             return
         data = self.run_config.data
-        own = union.tested(data.name.split("+"), data)[0]
+        main = union.tested(data.name.split("+"), data)[0]
         net = next(net for (test, net), result in results.items() if result is chosen)
-        now = {test or own: r.figures for (test, n), r in results.items() if n == net}
-        table = sequence.read(self.workdir, list(trained), own) | {self.name: now}
+        now = {test or main: r.figures for (test, n), r in results.items() if n == net}
+        table = sequence.read(self.workdir, list(trained), main) | {self.name: now}
         self.write("kept", at, sequence.averages(trained, table, self.name))
 
     def catch_up(self, at, state):

@@ -26,8 +26,8 @@ class Aka(Step):
                 "config.lifelong.mode aka adds to the one pooled vector of a picture: set model.head=global "
                 "and data.frames=0"
             )
-        self.graph = KnowledgeGraph(self.own.vertices, self.own.sigma, self.own.dropout)
-        rate = config.optim.lr * self.own.graph_gamma**number
+        self.graph = KnowledgeGraph(self.fields.vertices, self.fields.sigma, self.fields.dropout)
+        rate = config.optim.lr * self.fields.graph_gamma**number
         self.tx |= {"graph": _steps.optimiser(config.optim, self.info, lr=rate)}
 
     def init(self, key):
@@ -57,11 +57,11 @@ class Aka(Step):
             plain, fused, stats = self.both(nets, image, key)
             total, metrics = self.identity(fused, pid)
             if said is not None:
-                metrics["distill"] = self.own.distill * self.distillation(plain, said)
+                metrics["distill"] = self.fields.distill * self.distillation(plain, said)
                 total += metrics["distill"]
             if self.number:
                 old, new = (n["params"]["vertex"] for n in (state.nets["old_graph"], nets["graph"]))
-                metrics["stability"] = self.own.stability * lifelong.stability(new, old)
+                metrics["stability"] = self.fields.stability * lifelong.stability(new, old)
                 total += metrics["stability"]
             return total, {"net": stats}, {"loss": total, **metrics}, None
 

@@ -26,7 +26,7 @@ class Krkc(Step):
         super().__init__(config, info, names, number)
         if number:
             self.nets = ("both", "net", "memory")
-            rate = config.optim.lr * self.own.memory_lr
+            rate = config.optim.lr * self.fields.memory_lr
             self.tx |= {"memory": _steps.optimiser(config.optim, self.info, self.network, lr=rate)}
 
     def of_step(self, info, counts):
@@ -63,10 +63,10 @@ class Krkc(Step):
 
     def kept(self, features):
         """i32[N] of the last set's rows f[N,D]: classes of those that are kept, -1 of the others."""
-        pid, own = self.last.pid, self.own
+        pid, fields = self.last.pid, self.fields
         rng = np.random.default_rng([self.config.seed % 2**64, self.number])
-        drawn = np.unique(rng.choice(np.unique(pid[pid >= 0]), own.replay_ids))
-        return jnp.where(least_alike(features, pid, drawn, own.replay_images), pid, -1)
+        drawn = np.unique(rng.choice(np.unique(pid[pid >= 0]), fields.replay_ids))
+        return jnp.where(least_alike(features, pid, drawn, fields.replay_images), pid, -1)
 
     def centres(self, features):
         """Unit means f[K,D] of the unit features f[N,D] of the set's classes."""
@@ -91,15 +91,15 @@ class Krkc(Step):
         """The set's own; from the second step on replayed pictures of the others beside it."""
         from reid_jax.data import samplers, streams
 
-        made, own, seed = super().streams(state), self.own, self.config.seed
+        made, fields, seed = super().streams(state), self.fields, self.config.seed
         if not self.number or state is None:
             return made
         labels = np.asarray(state.memory["labels"])
         try:
-            sampler = samplers.PK(labels, own.replay_batch, own.replay_images, seed, distinct=False)
+            sampler = samplers.PK(labels, fields.replay_batch, fields.replay_images, seed, distinct=False)
         except DataError as error:
             raise ConfigError(
-                f"config.lifelong.replay_batch is {own.replay_batch}, more than the people that are kept "
+                f"config.lifelong.replay_batch is {fields.replay_batch}, more than the people that are kept "
                 f"({len(np.unique(labels[labels >= 0]))}): lower it, or keep more (replay_ids)"
             ) from error
         return made | {"replay": streams.build(self.seen, sampler, seed, labels, streams.VIEWS)}
@@ -118,7 +118,7 @@ class Krkc(Step):
             total, stats, metrics = 0.0, {}, {}
             for name, other, prefix in (("net", "memory", ""), ("memory", "net", "memory_")):
                 value, _, stats[name], terms = outs[name]
-                agree = lifelong.agreement(logits[other], logits[name], self.own.temperature, self.axis)
+                agree = lifelong.agreement(logits[other], logits[name], self.fields.temperature, self.axis)
                 metrics |= {prefix + k: v for k, v in (terms | {"agree": agree}).items()}
                 total += value + agree
             metrics.pop("memory_accuracy")
@@ -134,7 +134,7 @@ class Krkc(Step):
         replayed, stats = self.encoder.apply({**variables, "batch_stats": stats}, old, True, key)
         total, metrics = self.identity(out, pid)
         feature = _steps.select_feature(self.config.loss, replayed)
-        options = dict(distance="euclidean", margin=self.own.replay_margin, axis_name=self.axis)
+        options = dict(distance="euclidean", margin=self.fields.replay_margin, axis_name=self.axis)
         metrics["replay"] = triplet.batch_hard(feature, old_pid, **options)[0]
         return total + metrics["replay"], out, stats, metrics
 

@@ -21,9 +21,9 @@ class Step(Method):
     """
 
     def __init__(self, config, info, names, number):
-        self.own, self.names, self.number = config.lifelong, names, number
+        self.fields, self.names, self.number = config.lifelong, names, number
         self.check(config)
-        counts = class_counts(info, len(names), self.own.ids)
+        counts = class_counts(info, len(names), self.fields.ids)
         self.first, self.classes = sum(counts[:number]), sum(counts[: number + 1])
         super().__init__(config, self.of_step(info, counts))
         self.network, self.encoder = self.build(self.classes)
@@ -37,14 +37,14 @@ class Step(Method):
 
     def check(self, config):
         """ConfigError for fields that cannot be together."""
-        own = self.own
-        within("lifelong", own, ids=(0, None), epoch_steps=(0, None), smooth_classes=(0, None))
-        within("lifelong", own, distill=(0, None), stability=(0, None), vertices=(1, None), dropout=(0, 1))
-        within("lifelong", own, replay_ids=(1, None), replay_images=(1, None), replay_batch=(2, None))
-        choice("lifelong.classes", own.classes, ("step", "all"))
-        choice("lifelong.old_norms", own.old_norms, ("running", "batch"))
-        if own.temperature <= 0:
-            raise ConfigError(f"config.lifelong.temperature is {own.temperature}; it must be above 0")
+        fields = self.fields
+        within("lifelong", fields, ids=(0, None), epoch_steps=(0, None), smooth_classes=(0, None))
+        within("lifelong", fields, distill=(0, None), stability=(0, None), vertices=(1, None), dropout=(0, 1))
+        within("lifelong", fields, replay_ids=(1, None), replay_images=(1, None), replay_batch=(2, None))
+        choice("lifelong.classes", fields.classes, ("step", "all"))
+        choice("lifelong.old_norms", fields.old_norms, ("running", "batch"))
+        if fields.temperature <= 0:
+            raise ConfigError(f"config.lifelong.temperature is {fields.temperature}; it must be above 0")
         if config.data.domains != "set":
             raise ConfigError(
                 f"config.data.domains is {config.data.domains!r}, but the steps are sets: leave it at 'set'"
@@ -64,7 +64,7 @@ class Step(Method):
 
     def measured(self, info):
         info = super().measured(info)
-        steps = self.own.epoch_steps
+        steps = self.fields.epoch_steps
         if not steps or info.labelled is None:
             return info
         total = self.config.train.steps or math.ceil(self.config.train.epochs * steps)
@@ -78,7 +78,7 @@ class Step(Method):
     @property
     def remembers(self):
         """Whether the last step's network teaches."""
-        return bool(self.number and self.own.mode != "finetune" and self.own.distill)
+        return bool(self.number and self.fields.mode != "finetune" and self.fields.distill)
 
     def init(self, key):
         nets = {"net": self.encoder.init(key, self.blank())}
@@ -101,7 +101,7 @@ class Step(Method):
             out, stats = self.encoder.apply(nets["net"], image, True, key, batch.get("camid"))
             total, metrics = self.identity(out, pid)
             if said is not None:
-                metrics["distill"] = self.own.distill * self.distillation(out, said)
+                metrics["distill"] = self.fields.distill * self.distillation(out, said)
                 total += metrics["distill"]
             return total, {"net": stats}, {"loss": total, **metrics}, None
 
@@ -112,22 +112,22 @@ class Step(Method):
         """Logits f[B,O] of the last step's network for its own classes; None where it does not teach."""
         if not self.remembers:
             return None
-        train = self.own.old_norms == "batch"
+        train = self.fields.old_norms == "batch"
         return self.old_encoder.apply(state.nets["old"], image, train)[0].logits[0]
 
     def distillation(self, out, said):
         """What moves the scores away from the old ones, f[]."""
-        options = dict(temperature=self.own.temperature, axis_name=self.axis)
+        options = dict(temperature=self.fields.temperature, axis_name=self.axis)
         return lifelong.distillation(out.logits[0], said, **options)
 
     def identity(self, out, pid):
         """(loss, metrics): cross entropy and metric losses of Branches against classes i32[B]."""
-        first = self.first if self.own.classes == "step" else 0
+        first = self.first if self.fields.classes == "step" else 0
         among = out._replace(logits=tuple(x[:, first:] for x in out.logits))
         ce, terms, _ = _steps.identity_terms(self.config.loss, among, pid - first, self.axis)
-        if self.own.smooth_classes:
+        if self.fields.smooth_classes:
             options = dict(label_smooth=self.config.loss.label_smooth, axis_name=self.axis)
-            ce = lifelong.smoothed_by(among.logits[0], pid - first, self.own.smooth_classes, **options)
+            ce = lifelong.smoothed_by(among.logits[0], pid - first, self.fields.smooth_classes, **options)
         accuracy = _steps.accuracy(among, pid - first)
         return sum(terms.values(), ce), {"ce": ce, **terms, "accuracy": accuracy}
 

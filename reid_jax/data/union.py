@@ -52,7 +52,8 @@ def tested(sets, data):
     """Names of the sets that data.test and data.target have tested, the run's own test first."""
     if data.test == "all":
         return list(sets)
-    return [chosen_set(sets, data.test or data.target, "test")]
+    field = "test" if data.test else "target"
+    return [chosen_set(sets, getattr(data, field), field)]
 
 
 def check_overlap(sets, tested, target=""):

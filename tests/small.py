@@ -80,7 +80,7 @@ def drawn(method, seed=0):
         part, name = path[0].name, getattr(path[-1], "key", "")
         if part == "memory" and name == "features":
             return people(leaf.shape, seed)
-        if part == "nets" and name == "kernel":
+        if part == "nets" and name in ("kernel", "W", "vertex"):  # the last two are a graph's
             network = "".join(filter(str.isdigit, path[1].key))
             rng = np.random.default_rng([seed, zlib.crc32(f"{network}{path[2:]}".encode())])
             return np.float32(rng.standard_normal(leaf.shape) / np.prod(leaf.shape[:-1]) ** 0.5)

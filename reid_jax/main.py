@@ -138,10 +138,11 @@ def load(config, workdir):
     """The data set, first on process 0, which may have to write it; the same one on all."""
     from reid_jax import methods
     from reid_jax.data import datasets
-    from reid_jax.train import processes
+    from reid_jax.train import processes, stages
 
     labels = methods.find(config.method).LABELS
     rules = dict(seed=config.seed, labels=labels, also=config.eval.also)
+    rules["cameras"] = stages.reads_cameras(config)
     dataset = processes.first_then_all(lambda: datasets.load(config.data, workdir, **rules))
     processes.check_same_data(dataset)
     return dataset

@@ -43,7 +43,8 @@ def tiny(method, **changes):
 def load(config, root):
     """The data set of a config, as a run of its method gets it; synthetic pictures are kept in root."""
     config.data.root = str(root)
-    return datasets.load(config.data, str(root), config.seed, find(config.method).LABELS, config.eval.also)
+    rules = dict(labels=find(config.method).LABELS, cameras=stages.reads_cameras(config))
+    return datasets.load(config.data, str(root), config.seed, also=config.eval.also, **rules)
 
 
 class StopAt(signals.StopSignal):

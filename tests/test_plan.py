@@ -65,6 +65,15 @@ def test_a_set_of_the_published_size(variant, labelled, hidden):
     assert (info.num_pids, info.num_images, info.num_cams) == (10 if labelled else 0, 100, 3)
 
 
+def test_a_target_beside_a_source():
+    """The baseline leaves it alone: it has the source's identities and cameras."""
+    changes = dict(data__name="dukemtmc+market1501", data__target="market1501")
+    info = facts.of_config(config_of("baseline.py:market", **changes), AXIS)
+    assert (info.num_pids, info.num_cams, info.num_images) == (702, 8, 12936)
+    with pytest.raises(ConfigError, match="learns from identities only"):
+        facts.of_config(config_of("baseline.py:market", data__target="market1501"), AXIS)
+
+
 def test_command(tmp_path, capsys):
     """Arguments are the state and a device's part of the batch; a step takes several times an embedding."""
     target = tmp_path / "plan.json"

@@ -26,13 +26,14 @@ log = logging.getLogger(__name__)
 SYNTHETIC = re.compile("synthetic([2-9]?)")  # names of synthetic sets that are joined
 
 
-def load(data, workdir, seed=0, labels="all", also=""):
+def load(data, workdir, seed=0, labels="all", also="", cameras=True):
     """The Dataset that a config's `data` section names.
 
     workdir: where "synthetic" puts its pictures (WORKDIR/data) when data.root is empty. seed: config.seed,
     for the order of hidden rows. labels: whose identities the method may read, "all" | "source" (not those of
-    data.target, nor those of a single set) | "none". also: config.eval.also. Errors: ConfigError for an
-    unknown name, DataError for a folder that cannot be used.
+    data.target, nor those of a single set) | "none". also: config.eval.also. cameras: whether it may read by
+    which cameras hidden rows are. Errors: ConfigError for an unknown name, DataError for a folder that cannot
+    be used.
     """
     choice("labels", labels, ("all", "source", "none"))
     choice("data.train_on", data.train_on, ("train", "all"))
@@ -43,7 +44,7 @@ def load(data, workdir, seed=0, labels="all", also=""):
     dataset = with_tables(dataset, data)
     if data.split_tracklets:
         dataset = cut(dataset, data.split_tracklets)
-    dataset = without_hidden(dataset, data, seed, labels)
+    dataset = without_hidden(dataset, data, seed, labels, cameras)
     if data.val_ids:
         dataset = hold_out(dataset, data.val_ids)  # the same identities whatever the run's seed
     if data.styles:
@@ -77,8 +78,8 @@ def read(data, workdir, labels="all"):
     return load_folder(data.name, data.root, reader_options(data), unlabelled=labels != "all")
 
 
-def without_hidden(dataset, data, seed, labels):
-    """The Dataset without the training identities that the method must not know, see rows.hide."""
+def without_hidden(dataset, data, seed, labels, cameras=True):
+    """The Dataset without what the method must not know of its training rows, see rows.hide."""
     sets = data.name.split("+")
     if data.target:
         union.chosen_set(sets, data.target, "target")
@@ -104,7 +105,7 @@ def without_hidden(dataset, data, seed, labels):
             f"config.data.target is {data.target!r}, and the method learns from identities only: join a set "
             f"that it may learn from, as in config.data.name=dukemtmc+{data.target}"
         )
-    return hide(dataset, start, seed)
+    return hide(dataset, start, seed, cameras)
 
 
 def with_domains(dataset, data):

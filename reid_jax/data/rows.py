@@ -69,24 +69,25 @@ def block(records, start):
 FIELDS = ("pid", "camid", "domain")
 
 
-def hide(dataset, start, seed):
+def hide(dataset, start, seed, cameras=True):
     """A Dataset that does not know whom its training rows from `start` on show, nor by their order.
 
     Their pids become -1, their order is drawn from seed (files lie sorted by identity). The identities go
     to Dataset.truth, to rate labels, unless nobody is known. The identities of the rows before must be
-    0..P-1.
+    0..P-1. cameras=False: nor by which cameras; all these rows then have their first one.
     """
     labelled, hidden = dataset.train[:start], dataset.train[start:]
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed % 2**64, 0x68696465))))
     hidden = [hidden[i] for i in rng.permutation(len(hidden)).tolist()]
     pid = np.array([r.pid for r in hidden], np.int32)
+    known = {} if cameras or not hidden else {"camid": min(r.camid for r in hidden)}
     attributes = dataset.attributes
     if attributes is not None:
-        known = 1 + max((r.pid for r in labelled), default=-1)
-        attributes = attributes[:known] if known else None
+        people = 1 + max((r.pid for r in labelled), default=-1)
+        attributes = attributes[:people] if people else None
     return dataclasses.replace(
         dataset,
-        train=(*labelled, *(dataclasses.replace(r, pid=-1) for r in hidden)),
+        train=(*labelled, *(dataclasses.replace(r, pid=-1, **known) for r in hidden)),
         attributes=attributes,
         truth=Truth(pid) if (pid >= 0).any() else None,
     )

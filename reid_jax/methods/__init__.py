@@ -3,11 +3,12 @@
 A module has TITLE (its name in tables), FIELDS (its own fields, config.NAME, with their defaults), METRICS
 (readable titles of what its steps report), LABELS (which identities it may read) and STAGES, its stages by
 name in order, or a function of the config that gives them; then `sets(config)` may name the training sets of
-each stage, {stage: names}, for figures of what is kept of earlier ones. A stage is a subclass of `Method`:
-settings and modules in the object, arrays in the `State`;
-its functions are pure, and know nothing of files, loops or devices but the name of the device axis. Each
-stage has its own checkpoints, its own settings (config.stages.NAME, laid over the config it is built from)
-and may take over networks of earlier ones (`inherit`).
+each stage, {stage: names}, for figures of what is kept of earlier ones. Where LABELS hides identities,
+CAMERAS says whether the cameras of these images are read (True, False, or a function of a stage's config); if
+not, they are hidden too. A stage is a subclass of `Method`: settings and modules in the object, arrays in the
+`State`; its functions are pure, and know nothing of files, loops or devices but the name of the device axis.
+Each stage has its own checkpoints, its own settings (config.stages.NAME, laid over the config it is built
+from) and may take over networks of earlier ones (`inherit`).
 """
 
 import copy
@@ -268,6 +269,12 @@ def build(config, stage, info):
 def sets(config):
     """{stage: names of the sets it trains on}, of methods whose stages train on different ones; else {}."""
     return getattr(find(config.method), "sets", lambda config: {})(config)
+
+
+def reads_cameras(config):
+    """Whether a stage reads the cameras of images whose identities it may not know; config: its own."""
+    reads = getattr(find(config.method), "CAMERAS", False)
+    return bool(reads(config) if callable(reads) else reads)
 
 
 def defaults(name):

@@ -9,6 +9,11 @@ from reid_jax.losses import contrast
 log = logging.getLogger(__name__)
 
 
+def crosses_cameras(config):
+    """Whether groups of the "gallery" sampler are drawn across cameras, which are then read."""
+    return config.data.cross_camera
+
+
 def clusters(features, fields, name) -> np.ndarray:
     """Labels i32[N] of features f[N,D]: DBSCAN on the Jaccard distance; -1: outlier.
 

@@ -39,6 +39,7 @@ FIELDS = dict(
 )
 METRICS = {"intra": "Loss within cameras", "inter": "Loss between cameras", "accuracy": "Accuracy in camera"}
 LABELS = "none"
+CAMERAS = True
 
 
 class Cap(Method):

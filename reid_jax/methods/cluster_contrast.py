@@ -15,7 +15,7 @@ from reid_jax.errors import ConfigError
 from reid_jax.fields import choice, within
 from reid_jax.losses import batch as batches
 from reid_jax.losses import contrast, identity, support
-from reid_jax.methods import Method, Part, _steps
+from reid_jax.methods import Method, Part, _rounds, _steps
 from reid_jax.models import heads
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,14 @@ FIELDS = dict(
 )
 METRICS = {"accuracy": "Accuracy on pseudo labels", "preserve": "Label-preserving loss of supports"}
 LABELS = "none"
+
+
+def reads_cameras(config):
+    """By the sampler."""
+    return config.cluster_contrast.sampler == "gallery" and _rounds.crosses_cameras(config)
+
+
+CAMERAS = reads_cameras
 _TRIES = 4  # radii tried when the one asked for finds less than two clusters
 
 

@@ -52,6 +52,14 @@ METRICS = {
 LABELS = "none"
 
 
+def reads_cameras(config):
+    """By the sampler, and by the loss between cameras."""
+    return _rounds.crosses_cameras(config) or config.ice.camera_weight > 0
+
+
+CAMERAS = reads_cameras
+
+
 class Ice(Method):
     """The only stage: a part in each round."""
 

@@ -47,6 +47,14 @@ METRICS = {
 LABELS = "none"
 
 
+def reads_cameras(config):
+    """By the sampler, and by proxies of cameras."""
+    return _rounds.crosses_cameras(config) or config.pplr.cameras
+
+
+CAMERAS = reads_cameras
+
+
 class Pplr(Method):
     """The only stage: a part in each round. Network "all" gives the global and the parts' features."""
 

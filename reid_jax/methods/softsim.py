@@ -42,6 +42,14 @@ METRICS = {"accuracy": "Accuracy, each image a class", "reliable": "Probability 
 LABELS = "none"
 
 
+def reads_cameras(config):
+    """What images of one camera are more unlike."""
+    return config.softsim.lambda_c != 0
+
+
+CAMERAS = reads_cameras
+
+
 class SoftSim(Method):
     """The only stage: the first phase as one round, then the others. "parts": features of the stripes."""
 

@@ -6,6 +6,7 @@ from reid_jax import methods
 from reid_jax.data.loaders import LAYOUTS
 from reid_jax.data.rows import Rows
 from reid_jax.errors import ConfigError
+from reid_jax.train import stages
 
 LIKE = "market1501"  # the size of sets whose publication counts nothing
 
@@ -19,17 +20,20 @@ def of_config(config, axis_name, counts=None):
     labels = methods.find(config.method).LABELS
     hidden = [name for name in sets if labels == "none" or name == config.data.target]
     seen = [name for name in sets if name not in hidden]
-    if labels == "all" and hidden:
+    if labels == "all" and not seen:
         raise ConfigError(
-            f"config.data.target is {config.data.target!r}, and {config.method} reads all labels"
+            f"config.data.target is {config.data.target!r}, and {config.method} learns from identities only: "
+            "join a set that it may learn from in config.data.name"
         )
     labelled = rows(config, seen, 0, counts) if seen else None
     start = len(labelled.pid) if seen else 0
     unlabelled = rows(config, hidden, start, counts, False) if hidden else None
+    if hidden and not stages.reads_cameras(config):
+        unlabelled = unlabelled._replace(camid=np.zeros_like(unlabelled.camid))
     block = labelled if unlabelled is None else unlabelled
     return methods.Info(
         num_pids=labelled.num_pids if seen else 0,
-        num_cams=int(block.camid.max()) + 1,
+        num_cams=max(b.num_cams for b in (labelled, unlabelled) if b is not None),
         axis_name=axis_name,
         num_images=len(block.pid),
         domains=labelled.ids_of_domains if seen else (),

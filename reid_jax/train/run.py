@@ -60,7 +60,7 @@ def info_of(dataset, axis_name=None):
     block = labelled if unlabelled is None else unlabelled
     return methods.Info(
         num_pids=dataset.num_train_pids,
-        num_cams=block.num_cams,
+        num_cams=max(b.num_cams for b in (labelled, unlabelled) if b is not None),
         axis_name=axis_name,
         num_images=len(block.pid),
         domains=() if labelled is None else labelled.ids_of_domains,

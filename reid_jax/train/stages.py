@@ -56,6 +56,11 @@ def of_config(config):
     return [n for n in known if n not in skip]
 
 
+def reads_cameras(config):
+    """Whether a stage of the run reads the cameras of images whose identities are hidden from it."""
+    return any(methods.reads_cameras(settings(config, name)) for name in of_config(config))
+
+
 def to_train(config):
     """Names of the stages that this run trains: all, or config.train.only; those of other runs left out.
 

@@ -7,10 +7,14 @@ import pytest
 from batches import data_config
 from trees import cuhk01, cuhk02, folder, market, picture, viper
 
+from reid_jax import methods
 from reid_jax.data import datasets, streams
 from reid_jax.data.records import Dataset, Record
 from reid_jax.data.rows import hide, rows_of
 from reid_jax.errors import ConfigError, DataError
+from reid_jax.fields import namespace
+from reid_jax.train import stages
+from reid_jax.train.run import info_of
 
 
 def dataset(hidden_pids, first=20):
@@ -55,6 +59,41 @@ def test_permuted_identities_change_nothing(seed):
     assert equal(what_a_method_sees(plain), what_a_method_sees(other))
     assert not np.array_equal(plain.truth.pid, permuted.truth.pid)
     assert not equal(what_a_method_sees(plain), what_a_method_sees(hide(dataset(pids), 20, seed + 1)))
+
+
+def test_hidden_cameras_change_nothing():
+    """Pictures by any cameras are the same training set, and all of the first of their set's."""
+    whole, rng = dataset(np.repeat(np.arange(5, 15), 4)), np.random.default_rng(0)
+    moved = [dataclasses.replace(r, camid=3 + int(rng.integers(4))) for r in whole.train[20:]]
+    moved = dataclasses.replace(whole, train=(*whole.train[:20], *moved))
+    told, hidden, other = hide(whole, 20, 1), hide(whole, 20, 1, False), hide(moved, 20, 1, False)
+    assert hidden == other and {r.camid for r in hidden.train[20:]} == {3}
+    assert hidden.train[:20] == whole.train[:20] and rows_of(hidden)[1].num_cams == 1
+    assert rows_of(told)[1].num_cams == 4 and told.truth.pid.tolist() == hidden.truth.pid.tolist()
+    assert info_of(hidden).num_cams == 3  # of the rows with identities
+
+
+@pytest.mark.parametrize(
+    ("name", "off"),
+    [
+        ("cap", None), ("adl", None), ("softsim", {"softsim.lambda_c": 0}),
+        ("cluster_contrast", {"cluster_contrast.sampler": "pk"}),
+        *((n, {"data.cross_camera": False}) for n in ("cluster_contrast", "spcl", "mmt")),
+        ("ice", {"data.cross_camera": False, "ice.camera_weight": 0.0}),
+        ("pplr", {"data.cross_camera": False}), ("baseline", {}),
+    ],
+)  # fmt: skip
+def test_which_methods_read_cameras(name, off):
+    tree = methods.defaults(name)
+    assert stages.reads_cameras(namespace(tree)) == (name != "baseline")
+    for field, value in (off or {}).items():
+        section, key = field.split(".")
+        tree[section][key] = value
+    assert stages.reads_cameras(namespace(tree)) == (off is None)
+    if name in ("spcl", "mmt"):  # one of its stages does
+        stage = methods.stage_names(namespace(tree))[-1]
+        tree["stages"][stage] = {"data": {"cross_camera": True}}
+        assert stages.reads_cameras(namespace(tree))
 
 
 def test_what_hide_leaves():
@@ -120,7 +159,8 @@ def roots(tmp_path):
 
 
 def load(root, labels="all", **fields):
-    return datasets.load(data_config(root=str(root), **fields), None, labels=labels)
+    rules = dict(labels=labels, cameras=fields.pop("cameras", True))
+    return datasets.load(data_config(root=str(root), **fields), None, **rules)
 
 
 @pytest.mark.parametrize("name", ["viper+market1501", "market1501+viper"])
@@ -147,6 +187,7 @@ def test_single_sets(roots):
         assert sorted(d.truth.pid.tolist()) == [0, 0, 1, 1]
     assert load(roots, "none", name="market1501+viper").num_train_pids == 0
     assert load(roots, "all", name="market1501").truth is None
+    assert rows_of(load(roots, "none", name="market1501", cameras=False))[1].num_cams == 1
 
 
 def test_a_target_that_nobody_has_labelled(roots, tmp_path):

@@ -190,4 +190,5 @@ def test_every_method_has_a_config_and_a_test():
     for name in methods.names():
         module = methods.find(name)
         assert module.TITLE and module.LABELS in methods.LABELS and isinstance(module.METRICS, dict)
+        assert (module.LABELS == "all") != hasattr(module, "CAMERAS")
         assert config_of(f"{name}.py:smoke").method == name

@@ -101,6 +101,7 @@ STUDY = {
     },
 }
 LABELS = "none"
+CAMERAS = True
 ROWS = {  # of the paper's Table 4: (FRIFM, adversarial game)
     (True, True): "ADL",
     (True, False): "IICS with FRIFM",

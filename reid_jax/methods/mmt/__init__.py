@@ -8,7 +8,7 @@ source stages: every step of `adapt` sees the source too, if there is one.
 """
 
 from reid_jax.errors import ConfigError
-from reid_jax.methods import _steps
+from reid_jax.methods import _rounds, _steps
 from reid_jax.methods.baseline import Baseline
 from reid_jax.methods.mmt.adapt import MOST, Adapt, with_backbone
 from reid_jax.methods.mmt.joint import Joint
@@ -42,6 +42,7 @@ FIELDS = dict(
 )
 METRICS = TERMS | {"accuracy": "Accuracy on labels"}
 LABELS = "source"
+CAMERAS = _rounds.crosses_cameras
 
 
 class Source(Baseline):

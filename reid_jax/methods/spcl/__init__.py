@@ -16,7 +16,7 @@ from reid_jax.errors import ConfigError
 from reid_jax.fields import choice, within
 from reid_jax.losses import batch as batches
 from reid_jax.losses import contrast
-from reid_jax.methods import Method, Part, _steps
+from reid_jax.methods import Method, Part, _rounds, _steps
 from reid_jax.models import heads
 
 TITLE = "SpCL"
@@ -45,6 +45,7 @@ METRICS = {
     "singles": "Classes of one image",
 }
 LABELS = "source"
+CAMERAS = _rounds.crosses_cameras
 NETS = ("net", "source")  # test mode by the norms of the target, of the source
 _GUARD = 1e-6  # bounds the loss at 13.8
 

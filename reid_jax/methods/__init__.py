@@ -69,6 +69,7 @@ class Part(NamedTuple):
     begin:    (State, features) -> State, on the host, before the first step: labels, memories, fresh heads
     features: networks (names of `Method.nets`) whose features of the training rows `begin` gets as
               {name: f32[N,D]}; (): those of the first as one array; None: no features, `begin` gets None
+    of_source: `begin` gets a pair of such features: the second of the rows with identities
     round:    > 0: number of the round that this part ends; the intervals of evaluations and checkpoints then
               count rounds instead of epochs
     labels_by_camera: whether state.memory["labels"] count within each camera, to rate them rightly
@@ -82,6 +83,7 @@ class Part(NamedTuple):
     epochs: float = 1
     begin: Callable | None = None
     features: tuple | None = ()
+    of_source: bool = False
     round: int = 0
     labels_by_camera: bool = False
     singles: bool = True

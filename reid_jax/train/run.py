@@ -189,11 +189,16 @@ class Run:
         with pipeline.eval_batches(records, self.config.data, size, trains=True) as batches:
             return embed.embed(lambda batch: compiled(variables, batch["image"]), batches)
 
-    def features(self, state, nets):
-        """What Part.begin gets of networks `nets`, see methods.Part.features."""
-        if nets is None:
+    def features(self, state, part):
+        """What `part.begin` gets, see methods.Part.features and of_source."""
+        if part.features is None:
             return None
-        local, records = self.devices.local_state(state), {"train": self.train_records()}
+        seen = self.features_of(state, part.features)
+        return (seen, self.features_of(state, part.features, labelled=True)) if part.of_source else seen
+
+    def features_of(self, state, nets, labelled=False):
+        """{net: features f32[N,D]} of `train_records(labelled)`; nets (): those of the first alone."""
+        local, records = self.devices.local_state(state), {"train": self.train_records(labelled)}
         vectors = {}
         for net in nets or self.method.nets[:1]:
             embedder = self.embedders.setdefault(net, evaluate.Embedder(self.method, net, self.devices))
@@ -210,7 +215,7 @@ class Run:
         """The state that a part starts from, by process 0: another's rounding could tip a cluster over."""
         if part.features is not None:
             log.info("%s: features of %d training images", self.where(part, at), len(self.train_records()))
-        features, begun = self.features(state, part.features), []
+        features, begun = self.features(state, part), []
         host = self.devices.fetch(state._replace(key=None))
         processes.from_first(lambda: begun.append(jax.tree.map(np.asarray, part.begin(host, features))))
         state = processes.arrays_from_first(begun[0] if begun else host)

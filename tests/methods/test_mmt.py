@@ -191,6 +191,45 @@ def test_the_radius_is_kept_after_the_first_round():
     assert labelling.find_labels(features, fields, 0, eps=0.3)[2] == 0.3
 
 
+@pytest.mark.parametrize("authority", ["", "kmeans"])
+def test_distances_to_the_source_are_mixed_in(adapt, authority):
+    """Clusters are those of the mixed matrix: people whom the source does not show fall apart."""
+    fields = dict(cluster="dbscan", eps=0.5, lambda_value=0.4, clusters=12, authority=authority)
+    method, rng = mmt.Adapt(settings(**fields), INFO), np.random.default_rng(0)
+    part, people = method.part(0), np.arange(24) % 4
+    of = unit(rng.normal(size=(4, 8)))
+    features = np.float32(unit(of[people] + 0.1 * rng.normal(size=(24, 8))))
+    source = np.float32(unit(of[np.arange(20) % 2] + 0.1 * rng.normal(size=(20, 8))))
+    d = np.min(1 - np.exp(-np.square(features[:, None] - source).sum(2)), 1)
+    mixed = 0.6 * cluster.jaccard(features, k1=6, k2=2).dense() + 0.4 * (d[:, None] + d) / d.max()
+    near = mixed <= 0.5
+    core, want = near.sum(1) >= 2, np.full(24, -1)
+    for i in np.flatnonzero(core):  # the cores that hang together
+        group, before = near[i] & core, None
+        while before is None or (group != before).any():
+            before, group = group, (near[group].any(0) & core) | group
+        want[group] = group.argmax()
+    assert part.of_source and 1 < len(set(want[want >= 0])) < 8 < np.count_nonzero(want < 0)
+    given = [{t: x for t in method.teachers} if authority else x for x in (features, source)]
+    new = part.begin(jax.tree.map(np.asarray, adapt[1]), tuple(given))
+    labels = new.memory["labels"]
+    assert np.array_equal(labels < 0, ~(near & core).any(1))
+    both = core[:, None] & core
+    assert np.array_equal((labels[:, None] == labels)[both], (want[:, None] == want)[both])
+    assert not mmt.Adapt(settings(cluster="dbscan"), INFO).part(0).of_source
+
+
+def test_what_the_source_cannot_be_mixed_into():
+    for fields, info, message in (
+        (dict(lambda_value=0.1), INFO, "lambda_value is 0.1 and cluster 'kmeans'"),
+        (dict(lambda_value=0.5, cluster="dbscan"), INFO, "mmt.eps is 0.6: with lambda_value=0.5"),
+        (dict(lambda_value=0.1, cluster="dbscan"), INFO._replace(labelled=None), "there is no source"),
+        (dict(lambda_value=1.5, cluster="dbscan"), INFO, "lambda_value"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            mmt.Adapt(settings(**fields), info)
+
+
 def test_teachers_are_weighed_by_the_scatter_of_their_clusters():
     rng, people = np.random.default_rng(0), np.arange(40) // 8
     centres = rng.normal(size=(5, 6))

@@ -28,7 +28,8 @@ FIELDS = dict(
     k2=6,  # images a set is averaged over,
     eps=0.6,  # radius,
     rho=0.0,  # > 0: the radius is the mean of this share of the distances, the smallest, in the first round,
-    min_samples=4,  # images within it, itself included, that make a core
+    min_samples=4,  # images within it, itself included, that make a core,
+    lambda_value=0.0,  # L of distances (1 - L) J + L (d_i + d_j), d: how far the source's nearest image is
     teachers=True,  # False: each student learns from the clusters alone
     authority="",  # kmeans | minibatch | dbscan: how each teacher's features are clustered to weigh it by
     # their scatter (MEB-Net); "": all weigh the same

@@ -75,6 +75,11 @@ class Adapt(Method):
         if not 1 <= self.count <= MOST:
             raise ConfigError(f"config.mmt.backbones has {self.count} names; it must have 1 to {MOST}")
         choice("mmt.authority", fields.authority, ("", *labelling.CLUSTERINGS))
+        if fields.lambda_value and self.info.unlabelled is not None and self.info.labelled is None:
+            raise ConfigError(
+                f"config.mmt.lambda_value is {fields.lambda_value}, and there is no source: set it to 0, or "
+                "join one in config.data.name"
+            )
         if fields.authority and not self.teachers:
             raise ConfigError(
                 "config.mmt.authority weighs teachers and config.mmt.teachers is False: set authority=''"
@@ -107,7 +112,8 @@ class Adapt(Method):
             return None
         streams, steps = functools.partial(self.streams, i=i), self.config.mmt.steps
         seen = self.teachers if self.config.mmt.authority else ()
-        return Part("train", self.step, streams, steps, begin=self.begin, features=seen, round=i + 1)
+        options = dict(features=seen, of_source=self.config.mmt.lambda_value > 0, round=i + 1)
+        return Part("train", self.step, streams, steps, begin=self.begin, **options)
 
     def streams(self, state, i):
         """Groups of the clusters of round i; every network has a view of its own."""
@@ -120,13 +126,17 @@ class Adapt(Method):
     def begin(self, state, features):
         """New clusters; all classifiers hold their centres, and the optimisers begin anew.
 
-        features: those of "mean", or of each teacher, which are then weighed.
+        features: those of "mean", or of each teacher, which are then weighed; with mmt.lambda_value a pair,
+        the second of the source.
         """
         fields, seed, authority = self.config.mmt, self.config.seed, state.memory["authority"]
+        features, source = features if fields.lambda_value else (features, None)
         if isinstance(features, dict):
-            apart = [np.asarray(_steps.unit(f)) for f in features.values()]
-            authority, features = labelling.weighed(apart, fields, seed), labelling.joined(apart)
-        labels, centres, eps = labelling.find_labels(features, fields, seed, eps=float(state.memory["eps"]))
+            features, *apart = labelling.joined_units(features)
+            source = source and labelling.joined_units(source)[0]
+            authority = labelling.weighed(apart, fields, seed)
+        options = dict(eps=float(state.memory["eps"]), source=source)
+        labels, centres, eps = labelling.find_labels(features, fields, seed, **options)
         nets = jax.tree.map(np.array, state.nets)
         kernels = labelling.apart_by(
             [nets[s]["params"]["classifier"]["kernel"].shape[0] for s in self.students], centres

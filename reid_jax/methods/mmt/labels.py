@@ -20,6 +20,12 @@ def joined(features):
     return array.concatenate(features, 1)
 
 
+def joined_units(features):
+    """(`joined` unit features, those of each network apart) of {net: f[N,D]}, on the host."""
+    apart = [np.asarray(_steps.unit(f)) for f in features.values()]
+    return joined(apart), *apart
+
+
 def apart_by(sizes, centres):
     """Centres f[M,D] of `joined` features for networks of these sizes: [f[M,D_i]] of unit length."""
     if len(set(sizes)) == 1:
@@ -54,10 +60,27 @@ def check(fields, images):
     choice("mmt.cluster", fields.cluster, CLUSTERINGS)
     choice("mmt.jaccard", fields.jaccard, ("plain", "torchreid"))
     within("mmt", fields, rounds=(1, None), steps=(1, None), restarts=(1, None), clusters=(1, None))
-    within("mmt", fields, rho=(0, 1))
+    within("mmt", fields, rho=(0, 1), lambda_value=(0, 1))
     _steps.check_dbscan("mmt", fields)
+    check_source(fields)
     if images is not None:
         check_clusters(fields, images)
+
+
+def check_source(fields):
+    """ConfigError where distances to the source cannot be mixed in."""
+    if not fields.lambda_value:
+        return
+    if fields.cluster != "dbscan":
+        raise ConfigError(
+            f"config.mmt.lambda_value is {fields.lambda_value} and cluster {fields.cluster!r}, which has no "
+            "distances to mix: set cluster=dbscan, or lambda_value=0"
+        )
+    if not fields.rho and fields.eps > 1 - fields.lambda_value:
+        raise ConfigError(
+            f"config.mmt.eps is {fields.eps}: with lambda_value={fields.lambda_value} images without common "
+            f"neighbours may be {1 - fields.lambda_value:.3g} apart, and count as near: lower it, or set rho"
+        )
 
 
 def check_clusters(fields, images):
@@ -66,15 +89,16 @@ def check_clusters(fields, images):
         raise ConfigError(f"config.mmt.clusters is {fields.clusters}; the target has {images} images")
 
 
-def find_labels(features, fields, seed, how="", eps=0.0):
+def find_labels(features, fields, seed, how="", eps=0.0, source=None):
     """(labels i32[N], -1: none; unit centres f32[M,D]; eps) of the target's features f[N,D], on the host.
 
     how: of CLUSTERINGS, "": fields.cluster. eps: DBSCAN's radius where a round before has found it, or 0.
+    source: features f[S,D] for fields.lambda_value; without, distances to the source are left out.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
     if (how or fields.cluster) == "dbscan":
-        return by_density(features, fields, eps)
+        return by_density(features, fields, eps, source)
     check_clusters(fields, len(features))
     options = dict(n_init=fields.restarts, random_state=seed % 2**32)
     estimator = MiniBatchKMeans if (how or fields.cluster) == "minibatch" else KMeans
@@ -82,11 +106,14 @@ def find_labels(features, fields, seed, how="", eps=0.0):
     return model.labels_.astype(np.int32), np.asarray(_steps.unit(model.cluster_centers_)), eps
 
 
-def by_density(features, fields, eps):
+def by_density(features, fields, eps, source=None):
     """`find_labels` by DBSCAN."""
     from reid_jax.eval import cluster
 
     distances = cluster.jaccard(features, k1=fields.k1, k2=fields.k2, form=fields.jaccard)
+    if source is not None:
+        away = cluster.source_distance(features, source)
+        distances = cluster.with_source(distances, away, fields.lambda_value)
     if not fields.rho:
         eps = fields.eps
     elif not eps:

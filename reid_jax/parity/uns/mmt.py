@@ -8,7 +8,6 @@ import numpy as np
 
 from reid_jax.eval import cluster
 from reid_jax.fields import namespace
-from reid_jax.losses import contrast
 from reid_jax.methods import Info, _steps, defaults, mmt
 from reid_jax.methods.mmt import labels
 from reid_jax.models import heads
@@ -124,15 +123,15 @@ def _by_kmeans(case):
 def mmt_dbscan(case):
     """labels and classifiers by DBSCAN on torchreid's Jaccard distance, its eps, distances to a source"""
     m, f = case.config, _mean(case, "teacher")
-    distances = cluster.jaccard(f, k1=m.k1, k2=m.k2, form="torchreid")
-    dense = distances.dense().astype(np.float64)
+    dense = cluster.jaccard(f, k1=m.k1, k2=m.k2, form="torchreid").dense().astype(np.float64)
     if m.lambda_value:
         d = cluster.source_distance(f, _mean(case, "source"))
-        distances = cluster.with_source(distances, d, m.lambda_value)
         dense = (1 - m.lambda_value) * dense + m.lambda_value * (d[:, None] + d)
-    eps = cluster.mean_of_smallest(distances, m.rho)
-    assigned = cluster.dbscan(distances, eps, m.min_samples)
-    centres = contrast.centroids(f, assigned, assigned.max() + 1)[_order(assigned[assigned >= 0])]
+    settings = dict(k1=m.k1, k2=m.k2, rho=m.rho, min_samples=m.min_samples, lambda_value=m.lambda_value)
+    fields = _fields(cluster="dbscan", jaccard="torchreid", clusters=len(f), **settings)
+    source = _mean(case, "source") if m.lambda_value else None
+    assigned, centres, eps = labels.find_labels(f, fields, 0, source=source)
+    centres = centres[_order(assigned[assigned >= 0])]
     results = {"out/labels": Partition(assigned), "out/classifier": centres}
     return results | {"out/eps": eps, "out/distance": dense}
 

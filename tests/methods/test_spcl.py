@@ -207,6 +207,30 @@ def test_rounds_label_from_the_memory(adapting):
     assert np.array_equal(new.memory["features"], memory["features"])
 
 
+@pytest.mark.parametrize("outliers", ["single", "drop"])
+def test_places_of_classes(adapting, outliers):
+    """Rounds label what the network sees; a class has one place, the mean of its images at first."""
+    method, state = spcl.Spcl(settings(memory="cluster", outliers=outliers), INFO), adapting[1]
+    part, rng = method.part(0), np.random.default_rng(0)
+    assert part.features == () and not part.singles
+    people = unit(rng.normal(size=(6, 8)))[ORDER] + 0.05 * rng.normal(size=(24, 8))
+    people[-1] = unit(rng.normal(size=8))  # alone
+    new = part.begin(jax.tree.map(np.asarray, state), np.float32(people)).memory
+    labels, alone = new["labels"], new["labels"][-1]
+    assert (alone == -1) == (outliers == "drop") == (np.count_nonzero(labels == alone) > 1)
+    assert np.array_equal(new["features"][:5], state.memory["features"][:5])
+    for k in range(24):
+        mean = unit(people)[labels == k].sum(0)
+        np.testing.assert_allclose(new["features"][5 + k], unit(mean) if mean.any() else 0, atol=1e-5)
+    used = spcl.classes(spcl.in_use(jnp.asarray(labels)), 5)
+    assert used.tolist() == [n if n < 6 + labels.max() else -1 for n in range(29)]
+    streams = method.streams(methods.State(0, {}, {}, {"labels": labels}), 0)
+    rows = streams["target"].sampler.batch(0)
+    target = random_batch(size=8) | {"pid": streams["target"].columns["pid"][rows], "index": rows}
+    _, place, count = method.rows({"source": random_batch(size=8), "target": target})
+    assert count == 8 and np.array_equal(place[8:], 5 + labels[rows])
+
+
 def what_is_seen(data):
     """All that the method reads of a data set: Info, and batches for some labels."""
     info = info_of(data)
@@ -243,7 +267,7 @@ def test_what_cannot_be():
     for fields, message in (
         (dict(reliability="some"), "spcl.reliability"), (dict(outliers="keep"), "spcl.outliers"),
         (dict(gap=0.5), "spcl.gap is 0.5"), (dict(temperature=0), "spcl.temperature"),
-        (dict(share=2), "share"),
+        (dict(share=2), "share"), (dict(memory="class"), "spcl.memory"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=message):
             spcl.Spcl(settings(**fields), INFO)

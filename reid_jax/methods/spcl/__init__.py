@@ -10,13 +10,13 @@ import functools
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from reid_jax.errors import ConfigError
 from reid_jax.fields import choice, within
 from reid_jax.losses import batch as batches
 from reid_jax.losses import contrast
 from reid_jax.methods import Method, Part, _rounds, _steps
+from reid_jax.methods.spcl.memory import classes, hybrid, in_use, joined, singles, start
 from reid_jax.models import heads
 
 TITLE = "SpCL"
@@ -31,6 +31,7 @@ FIELDS = dict(
     reliability="both",  # both | independence | compactness | none: what a cluster must have to be kept
     share=0.9,  # of the first round's clusters, the most independent ones, that set the threshold
     outliers="single",  # single (classes of their own) | drop (they sit out the round)
+    memory="instance",  # instance (a place an image of the target) | cluster (one a class, new each round)
     temperature=0.05,
     momentum=0.2,  # m of v <- m v + (1 - m) f
     source_weight=1.0,  # of the source's loss; 0: the source only moves its places
@@ -47,7 +48,6 @@ METRICS = {
 LABELS = "source"
 CAMERAS = _rounds.crosses_cameras
 NETS = ("net", "source")  # test mode by the norms of the target, of the source
-_GUARD = 1e-6  # bounds the loss at 13.8
 
 
 class Spcl(Method):
@@ -60,6 +60,7 @@ class Spcl(Method):
         self.check()
         self.by_domain = bool(self.sources and fields.dsbn)
         self.nets = NETS if self.by_domain else NETS[:1]
+        self.by_class = fields.memory == "cluster"
         self.networks = {net: self.build(domain) for net, domain in zip(NETS, (1, 0), strict=True)}
         self.network = self.networks["net"]
         self.encoders = {net: heads.encoder(network) for net, network in self.networks.items()}
@@ -72,6 +73,7 @@ class Spcl(Method):
         fields = self.config.spcl
         choice("spcl.reliability", fields.reliability, ("both", "independence", "compactness", "none"))
         choice("spcl.outliers", fields.outliers, ("single", "drop"))
+        choice("spcl.memory", fields.memory, ("instance", "cluster"))
         choice("model.head", self.config.model.head, ("contrast",))
         within("spcl", fields, rounds=(1, None), steps=(1, None), share=(0, 1), momentum=(0, 1))
         _steps.check_dbscan("spcl", fields)
@@ -141,7 +143,8 @@ class Spcl(Method):
         if i >= self.rounds:
             return None
         streams, steps = functools.partial(self.streams, i=i), self.config.spcl.steps
-        fields = dict(begin=self.begin, features=None, round=i + 1, singles=False)
+        seen = () if self.by_class else None
+        fields = dict(begin=self.begin, features=seen, round=i + 1, singles=False)
         return Part("train", self.step, streams, steps, **fields)
 
     def streams(self, state, i):
@@ -157,19 +160,23 @@ class Spcl(Method):
         return by_name
 
     def begin(self, state, features):
-        """New classes of the target's images, from their features in the memory."""
+        """New classes of the target's images, from their features in the memory.
+
+        features: None; or, where places are of classes, the images' f[N,D], whose means fill them anew.
+        """
         from reid_jax.methods.spcl.labels import find_labels  # scikit-learn is not needed for the steps
 
-        del features
-        memory, fields = state.memory, self.config.spcl
-        labels, threshold = find_labels(
-            memory["features"][self.sources :], fields, float(memory["threshold"])
-        )
-        memory = {**memory, "labels": labels.astype(np.int32), "threshold": np.float32(threshold)}
+        memory, fields, places = state.memory, self.config.spcl, state.memory["features"]
+        target = features if self.by_class else places[self.sources :]
+        labels, threshold = find_labels(target, fields, float(memory["threshold"]))
+        if self.by_class:
+            means = contrast.centroids(target, labels, len(labels))
+            places = np.concatenate([places[: self.sources], means])
+        memory = {"features": places, "labels": labels.astype(np.int32), "threshold": np.float32(threshold)}
         return state._replace(memory=memory)
 
     def step(self, state, batch):
-        """One training step; source rows by pid, target rows by index, their images' numbers.
+        """One training step; source rows by pid, target rows by index, their images' numbers, or by class.
 
         All losses see the memory before the step; the rows of all devices then move their places.
         """
@@ -185,7 +192,7 @@ class Spcl(Method):
     def rows(self, batch):
         """(images, places i32[B], number of source rows) of the source's rows and then the target's."""
         parts = [batch[name] for name in ("source", "target") if name in batch]
-        places = [self.sources + batch["target"]["index"]]
+        places = [self.sources + batch["target"]["pid" if self.by_class else "index"]]
         places = [batch["source"]["pid"], *places] if self.sources else places
         count = len(places[0]) if self.sources else 0
         return joined([self.view(part) for part in parts]), joined(places), count
@@ -194,55 +201,12 @@ class Spcl(Method):
         """(loss, {"net": batch_stats}, metrics, features f[B,D] of the rows)."""
         (image, place, count), fields = rows, self.config.spcl
         out, stats = self.encoder.apply(nets["net"], image, True, key)
-        label = classes(memory["labels"], self.sources)
+        label = classes(in_use(memory["labels"]) if self.by_class else memory["labels"], self.sources)
         losses, right = hybrid(out.test, memory["features"], label, place, fields.temperature)
         terms = {"source": losses[:count].mean()} if count else {}
         terms["target"] = losses[count:].mean()
         total = terms["target"] + fields.source_weight * terms.get("source", 0)
         return total, {"net": stats}, {"loss": total, "accuracy": right.mean()} | terms, out.test
-
-
-def joined(parts):
-    """The rows of a source and of a target one after the other, on every device its own."""
-    return jnp.concatenate(parts)
-
-
-def start(source, pid, target, classes):
-    """The memory f32[C + N, D] at first: unit means of the source features of every identity, unit target
-    features; source f[S,D], pid i[S] from 0 to C - 1, target f[N,D]."""
-    sums = np.zeros((classes, target.shape[1]), np.float32)
-    np.add.at(sums, pid, np.asarray(source, np.float32))
-    both = np.concatenate([sums, np.asarray(target, np.float32)])
-    return both / np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-12)
-
-
-def classes(labels, sources):
-    """The class i32[C + N] of every place, the source's first; labels i32[N] of the target (-1: none)."""
-    source = jnp.arange(sources, dtype=labels.dtype)
-    return jnp.concatenate([source, jnp.where(labels < 0, -1, sources + labels)])
-
-
-def singles(labels):
-    """Number f32[] of classes of one image; labels i32[N] below N."""
-    count = (
-        jnp.zeros(len(labels), jnp.int32).at[jnp.where(labels < 0, len(labels), labels)].add(1, mode="drop")
-    )
-    return (count == 1).sum().astype(jnp.float32)
-
-
-def hybrid(f, memory, label, place, temperature):
-    """(losses f[B] of unit features f [B,D] of places i32[B], whether the likeliest class is theirs bool[B]).
-
-    memory f[M,D], label i32[M]: class of every place. Of class k the score is the mean of f . v / temperature
-    over its places; loss -log(p + 1e-6), p = e^s / (sum e^s + 1e-6) over classes with places (eq. 1).
-    """
-    scores = f @ lax.stop_gradient(memory).T / temperature
-    means, used = contrast.class_scores(scores, label)
-    means, wanted = jnp.where(used, means, -jnp.inf), label[place]
-    top = lax.stop_gradient(means.max(1, keepdims=True))
-    e = jnp.exp(means - top)
-    p = jnp.take_along_axis(e, wanted[:, None], 1) / (e.sum(1, keepdims=True) + _GUARD * jnp.exp(-top))
-    return -jnp.log(p[:, 0] + _GUARD), means.argmax(1) == wanted
 
 
 STAGES = {"train": Spcl}

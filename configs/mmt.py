@@ -3,8 +3,9 @@
 Variants: duke2market, market2duke, market2msmt17, duke2msmt17 (256x128, 16 groups x 4 images; two networks on
 the source, then 40 rounds of 400 steps on k-means clusters of the target); synthetic (two synthetic sets,
 small net, minutes on a CPU core); smoke (seconds). VARIANT-ROW changes the networks or the labels, see ROWS:
-duke2market-meb is MEB-Net. Start the full-size ones from ImageNet weights (config.init.weights). Any field
-can be changed on the command line: --config.mmt.clusters=700.
+duke2market-meb is MEB-Net, duke2market-joint_alone learns from Market-1501 without a source. Start the
+full-size ones from ImageNet weights (config.init.weights). Any field can be changed on the command line:
+--config.mmt.clusters=700.
 """
 
 from ml_collections import ConfigDict
@@ -106,7 +107,12 @@ def two_baselines(t):
 def dbscan(t):
     """MMT's code with DBSCAN: torchreid's Jaccard distance, a radius found in the first round."""
     t["mmt"].update(cluster="dbscan", jaccard="torchreid", k1=t["mmt"]["k1"] * 2 // 3, rho=0.0016)
-    t["mmt"].update(clusters=max(2000, t["mmt"]["clusters"]))
+    t["mmt"].update(clusters=max(most_clusters(t), t["mmt"]["clusters"]))
+
+
+def most_clusters(t):
+    """Places in classifiers for the clusters that DBSCAN finds; the largest are kept."""
+    return 4000 if t["data"]["target"] == "msmt17" else 2000
 
 
 def meb(t):
@@ -126,8 +132,8 @@ def joint(t):
     small = t["model"]["backbone"] == "narrow"
     t["train"].update(skip=("source1", "source2", "source3"))
     t["mmt"].update(joint=True, teacher_first=True, ema_ramp=False, cluster="dbscan")
-    t["mmt"].update(clusters=max(2000, t["mmt"]["clusters"]) if not small else t["mmt"]["clusters"])
     if not small:
+        t["mmt"].update(clusters=most_clusters(t))
         t["model"].update(pool="gem", stem_relu=True)
         t["mmt"].update(rounds=50, eps=0.7)
 
@@ -140,9 +146,22 @@ def joint_baseline(t):
         t["mmt"].update(eps=0.6)
 
 
+def alone(form):
+    """The form on its target alone, without a source."""
+
+    def unsupervised(t):
+        form(t)
+        small = t["model"]["backbone"] == "narrow"
+        t["data"].update(name="synthetic" if small else t["data"]["target"], target="")
+
+    return unsupervised
+
+
 ROWS = {
     "joint": joint,
     "joint_baseline": joint_baseline,
+    "joint_alone": alone(joint),
+    "joint_baseline_alone": alone(joint_baseline),
     "baseline": baseline,
     "two_baselines": two_baselines,
     "dbscan": dbscan,

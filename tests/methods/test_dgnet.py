@@ -11,7 +11,7 @@ from stage_cases import facts
 from reid_jax.config import namespace
 from reid_jax.errors import CheckpointError, ConfigError
 from reid_jax.methods import Info, dgnet
-from reid_jax.methods.dgnet import nets, swap
+from reid_jax.methods.dgnet import nets, swap, terms
 from reid_jax.train import stages
 
 
@@ -32,7 +32,7 @@ def test_weights_rise_as_in_the_published_loop():
     """The loop adds in every iteration beyond warm_from; what it computes depends on the weight before."""
     w, low, high, by, begin = 0.0, 0.0, 1.0, 0.3, 2
     for step in range(9):
-        before, found = w, [float(swap.raised(step, begin, by, low, high, after)) for after in (False, True)]
+        before, found = w, [float(terms.raised(step, begin, by, low, high, after)) for after in (False, True)]
         if step > begin:
             w = min(w + by, high)
         np.testing.assert_allclose(found, [before, w], atol=1e-6)
@@ -68,7 +68,7 @@ def built():
     return stages.build(config, "dgnet", facts(config, pids=6, cams=2, axis_name=None))
 
 
-@pytest.mark.parametrize("style", swap.STYLES)
+@pytest.mark.parametrize("style", terms.STYLES)
 def test_targets_of_the_teacher(built, style, monkeypatch):
     config, method = built
     p = np.random.default_rng(1).uniform(0.1, 1, (2, 3, 6)).astype(np.float32)

@@ -13,12 +13,12 @@ from reid_jax.losses import generation
 from reid_jax.methods import Info
 from reid_jax.methods.camstyle import cycles
 from reid_jax.methods.dgnet import nets as networks
-from reid_jax.methods.dgnet import swap
+from reid_jax.methods.dgnet import swap, terms
 from reid_jax.models import cyclegan as cyclegans
 from reid_jax.models import gan
 from reid_jax.parity import nets
 
-STYLES = swap.STYLES  # in the order of the reference's numbers
+STYLES = terms.STYLES  # in the order of the reference's numbers
 
 
 def _usual(m):

@@ -10,7 +10,7 @@ from reid_jax.fields import namespace
 from reid_jax.losses import adversarial, identity
 from reid_jax.losses import triplet as triplets
 from reid_jax.methods import Info, adl, defaults
-from reid_jax.methods.adl import labels
+from reid_jax.methods.adl import labels, steps
 from reid_jax.methods.adl import nets as modules
 from reid_jax.models.backbones import resnet
 from reid_jax.models.norms import aibn as norms
@@ -156,7 +156,7 @@ def intra_loss(case):
     def loss(params, f):
         variables = {"params": params, "batch_stats": stats, "classes": used}
         logits, changed = heads.apply(variables, f, True, mutable=["batch_stats"])
-        return adl.intra_loss(logits, pid), (logits, changed["batch_stats"]["neck"])
+        return steps.intra_loss(logits, pid), (logits, changed["batch_stats"]["neck"])
 
     descend = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
     (value, (logits, after)), (grads, grad_f) = descend(params, f)

@@ -518,11 +518,11 @@ def test_rates_of_their_own():
         delta, _ = tx.update(jax.tree.map(jnp.ones_like, tree), tx.init(tree), tree)
         got = jax.tree.map(lambda x: float(-x[0]), delta)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), got, want)
-    mixed = adl.mixing(
+    mixed = adl.steps.mixing(
         {"a": {"adaptive_weight": jnp.array([0.2])}, "b": {"adaptive_weight": jnp.array([0.4])}}
     )
     assert mixed["aibn"] == pytest.approx(0.3) and mixed["aibn_most"] == pytest.approx(0.4)
-    assert adl.mixing({"conv": jnp.ones(1)}) == {}
+    assert adl.steps.mixing({"conv": jnp.ones(1)}) == {}
 
 
 def test_a_critic_at_its_floor_is_said(caplog):

@@ -29,7 +29,7 @@ from reid_jax.eval import store
 from reid_jax.methods.direid import STUDY
 from reid_jax.models import weights
 from reid_jax.parity import case
-from reid_jax.report import figures, look, sections, strips
+from reid_jax.report import figures, look, rankings, strips
 from reid_jax.train import checkpoint, evaluate, stages, titles, writer
 
 JUNK = (
@@ -464,7 +464,7 @@ def test_matlab_files(tmp_path, count):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """The files of a finished run with six queries, without pictures."""
-    monkeypatch.setattr(sections, "tsne", lambda *given: None)  # takes long, and sees arrays only
+    monkeypatch.setattr(rankings, "tsne", lambda *given: None)  # takes long, and sees arrays only
     monkeypatch.setattr(figures, "_svg", lambda figure, *given: "")  # the same
     tree = methods.defaults("baseline")
     presets.smoke(tree)

@@ -14,7 +14,7 @@ from reid_jax import places
 from reid_jax.data import tfds_sets
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval import store
-from reid_jax.report import kept, lights, look, sections, strips, study
+from reid_jax.report import kept, lights, look, rankings, sections, strips, study, training
 from reid_jax.report import run as runs
 
 log = logging.getLogger(__name__)
@@ -92,9 +92,9 @@ def context(run, compared, data_root, queries):
     """Everything the template shows."""
     levels = sections.chance(run)
     names = [str(n) for n in run.summary.get("camera_names", [])]
-    eval_charts, eval_nets = sections.evaluations(run, levels)
-    label_charts, label_phases = sections.labels(run)
-    cmc, cmc_labels = sections.cmc(run, compared)
+    eval_charts, eval_nets = training.evaluations(run, levels)
+    label_charts, label_phases = training.labels(run)
+    cmc, cmc_labels = rankings.cmc(run, compared)
     distance = run.config.get("eval", {}).get("distance", "cosine")
     return {
         "run": run,
@@ -107,7 +107,7 @@ def context(run, compared, data_root, queries):
         "facts": sections.facts(run),
         "choice": sections.choice_of_checkpoint(run),
         "versions": sections.versions(run),
-        "curves": sections.curves(run),
+        "curves": training.curves(run),
         "evaluations": eval_charts,
         "eval_nets": eval_nets,
         "label_charts": label_charts,
@@ -122,13 +122,13 @@ def context(run, compared, data_root, queries):
         "lights": lights.build(run, names, data_root),
         "table1": sections.table1(run, compared),
         "strips": retrieval(run, compared, data_root, queries),
-        "pairs": sections.pairs(run, compared),
+        "pairs": rankings.pairs(run, compared),
         "similarity": SIMILARITIES.get(distance, "similarity"),
-        "tsne": sections.tsne(run.last.features, names) if run.last else None,
+        "tsne": rankings.tsne(run.last.features, names) if run.last else None,
         "camera_tsne": camera_tsne(run, names),
         "study": study.build(run),
         "looks": look.build(os.path.join(run.workdir, "eval", "look.npz"), run.titles["look"]),
-        "cameras": sections.cameras(run.last, distance, names) if run.last and not run.single else None,
+        "cameras": rankings.cameras(run.last, distance, names) if run.last and not run.single else None,
         "settings": sections.settings(run.config, run.titles["defaults"]),
         "today": datetime.date.today().isoformat(),
         "version": reid_jax.__version__,
@@ -141,7 +141,7 @@ def camera_tsne(run, names):
     if not os.path.exists(path):
         return None
     try:
-        return sections.tsne(store.load(path), names)
+        return rankings.tsne(store.load(path), names)
     except DataError as e:
         run.notes["eval/camera.npz"] = str(e)
         return None

@@ -23,7 +23,7 @@ from reid_jax.eval import store
 from reid_jax.fields import namespace
 from reid_jax.methods.direid import STUDY
 from reid_jax.report import __main__ as command
-from reid_jax.report import figures, kept, lights, sections, strips
+from reid_jax.report import figures, kept, lights, rankings, sections, strips
 from reid_jax.report import run as runs
 from reid_jax.train import pictures, titles
 
@@ -677,7 +677,7 @@ def test_tick_labels():
 
 def test_camera_table_equals_a_naive_loop():
     ranked = runs.rank(feature_set(0.9, seed=3))
-    table = sections.cameras(ranked, "cosine")
+    table = rankings.cameras(ranked, "cosine")
     q, g = ranked.features.of("query"), ranked.features.of("gallery")
 
     def unit(x):
@@ -698,10 +698,10 @@ def test_camera_table_equals_a_naive_loop():
 
 def test_tsne_rows_prefer_the_largest_identities():
     pid = np.array([5] * 9 + [6] * 8 + [7] * 1 + [0] * 3 + [-1] * 4)
-    rows, ids = sections.tsne_rows(pid)
+    rows, ids = rankings.tsne_rows(pid)
     assert ids.tolist() == [5, 6, 7] and len(rows) == 21 and (pid[rows] != -1).all()
-    rows, ids = sections.tsne_rows(np.arange(1, 5000) // 3)
-    assert len(rows) == sections.TSNE_POINTS and len(ids) == sections.TSNE_IDS
+    rows, ids = rankings.tsne_rows(np.arange(1, 5000) // 3)
+    assert len(rows) == rankings.TSNE_POINTS and len(ids) == rankings.TSNE_IDS
     assert np.isin(np.arange(1, 5000) // 3, ids).sum() == np.isin((np.arange(1, 5000) // 3)[rows], ids).sum()
 
 

@@ -213,13 +213,16 @@ class Gallery(Sampler):
         self.size, self.ids, self.instances = checked_size(ids, instances), ids, instances
         self._images = split_rows(groups)
         self._camids = None if camids is None else np.asarray(camids)
-        total = sum(instances if len(rows) > 1 else 1 for rows in self._images)
+        total = sum(self._length(rows) for rows in self._images)
         self.batches_per_epoch = total // self.size
         if not self.batches_per_epoch:
             raise DataError(
                 f"{len(self._images)} groups give {total} images an epoch, which do not fill a batch of "
                 f"{self.size}: lower config.data.ids"
             )
+
+    def _length(self, rows):
+        return self.instances if len(rows) > 1 else 1
 
     def _draw(self, rng):
         drawn = [self._group(rng, self._images[i]) for i in rng.permutation(len(self._images)).tolist()]
@@ -238,6 +241,32 @@ class Gallery(Sampler):
         enough = len(others) > more
         drawn = rng.permutation(others)[:more] if enough else others[rng.integers(len(others), size=more)]
         return np.concatenate([rows[first : first + 1], drawn])
+
+
+class EveryCamera(Gallery):
+    """Every group once an epoch with K images: one of each of its cameras, then others (ICE's sampler).
+
+    The MoreCameraSampler of ICE. Of more than K cameras K are drawn. The others are drawn with replacement if
+    they are too few; where there are none, all K are, from those one of each camera. Without camids all
+    images are by one.
+    """
+
+    def _length(self, rows):
+        return self.instances
+
+    def _group(self, rng, rows):
+        """The images of one group in one epoch: i[K]."""
+        rows, k = rng.permutation(rows), self.instances
+        cameras = np.zeros(len(rows)) if self._camids is None else self._camids[rows]
+        _, first = np.unique(cameras, return_index=True)  # of random order: any of a camera's
+        chosen, others = rng.permutation(rows[first]), np.delete(rows, first)
+        more = k - len(chosen)
+        if more <= 0:
+            return chosen[:k]
+        if not len(others):
+            return chosen[rng.integers(len(chosen), size=k)]
+        drawn = others[:more] if len(others) >= more else others[rng.integers(len(others), size=more)]
+        return np.concatenate([chosen, drawn])
 
 
 class Shuffled(Sampler):

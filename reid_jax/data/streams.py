@@ -130,6 +130,15 @@ def gallery(rows, data, seed, labels=None, groups=None, views=VIEWS, *, ids=0, i
     return build(rows, sampler, seed, labels, views)
 
 
+def every_camera(rows, data, seed, labels=None, groups=None, views=VIEWS, *, ids=0, instances=0):
+    """Groups of K images, one of each of their cameras first, see samplers.EveryCamera."""
+    options = dict(sampler=samplers.EveryCamera)
+    sampler = gallery_sampler(
+        rows, data, seed, chosen_groups(rows, labels, groups), ids, instances, **options
+    )
+    return build(rows, sampler, seed, labels, views)
+
+
 def shuffled(rows, data, seed, labels=None, groups=None, views=VIEWS, *, ids=0, instances=0):
     """Every image once an epoch, ids * instances in a batch; without labels those without identity too."""
     everything = labels is None and groups is None
@@ -217,10 +226,10 @@ def chosen_groups(rows, labels, groups):
     return np.asarray(groups) if labels is None else np.where(labels >= 0, groups, -1)
 
 
-def gallery_sampler(rows, data, seed, groups, ids, instances):
-    """samplers.Gallery as data says."""
+def gallery_sampler(rows, data, seed, groups, ids, instances, sampler=samplers.Gallery):
+    """samplers.Gallery, or one of its kin, as data says."""
     camids = rows.camid if data.cross_camera else None
-    return samplers.Gallery(groups, camids, ids or data.ids, instances or data.instances, seed)
+    return sampler(groups, camids, ids or data.ids, instances or data.instances, seed)
 
 
 def domain_sampler(rows, data, seed, groups, ids, instances, within, domain):

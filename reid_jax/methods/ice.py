@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from reid_jax.errors import ConfigError
-from reid_jax.fields import within
+from reid_jax.fields import choice, within
 from reid_jax.losses import batch as batches
 from reid_jax.losses import contrast, distill, identity
 from reid_jax.methods import Method, Part, _rounds, _steps
@@ -24,6 +24,9 @@ TITLE = "ICE"
 FIELDS = dict(
     rounds=40,  # of clustering and training
     steps=400,  # of a round
+    # every_camera (the published code's: groups of one image of each camera, then others; data.cross_camera)
+    # | gallery (the others of a group by other cameras than its first)
+    sampler="every_camera",
     k1=30,  # Jaccard distance: length of the neighbour lists,
     k2=6,  # images a set is averaged over
     eps=0.55,  # DBSCAN: radius,
@@ -109,7 +112,8 @@ class Ice(Method):
         from reid_jax.data import streams
 
         seed, labels = _steps.part_seed(self.config.seed, i), state.memory["labels"]
-        return {"train": streams.gallery(self.info.unlabelled, self.config.data, seed, labels=labels)}
+        stream = {"every_camera": streams.every_camera, "gallery": streams.gallery}[self.config.ice.sampler]
+        return {"train": stream(self.info.unlabelled, self.config.data, seed, labels=labels)}
 
     def begin(self, state, features):
         """New clusters, centres (means of unit features) and proxies."""
@@ -183,6 +187,7 @@ def check(fields):
     """ConfigError for fields of config.ice that cannot be."""
     within("ice", fields, rounds=(1, None), steps=(1, None), max_clusters=(1, None), max_proxies=(0, None))
     within("ice", fields, alpha=(0, 1), blur=(0, 1), hard=(1, None), camera_weight=(0, None))
+    choice("ice.sampler", fields.sampler, ("every_camera", "gallery"))
     _steps.check_dbscan("ice", fields)
     for name in ("centre", "hard", "alike", "camera"):
         if getattr(fields, f"{name}_temperature") <= 0:

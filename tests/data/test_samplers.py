@@ -7,7 +7,17 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from reid_jax.data.samplers import PK, Cameras, Domains, Gallery, Pairs, Shuffled, Uniform, longest
+from reid_jax.data.samplers import (
+    PK,
+    Cameras,
+    Domains,
+    EveryCamera,
+    Gallery,
+    Pairs,
+    Shuffled,
+    Uniform,
+    longest,
+)
 from reid_jax.errors import ConfigError, DataError
 
 
@@ -178,6 +188,7 @@ def everything():
         "pk": PK(groups, 4, 3, seed=5),
         "uniform": Uniform(groups, 4, 3, seed=5),
         "gallery": Gallery(groups, camids, 4, 3, seed=5),
+        "every camera": EveryCamera(groups, camids, 4, 3, seed=5),
         "shuffled": Shuffled(groups, 12, seed=5),
         "cameras": Cameras(camids, 3, seed=5),
         "domains": Domains(apart, 2, steps=4),
@@ -246,6 +257,37 @@ def test_gallery_draws_evenly():
     assert all(abs(pairs[0, o] - 2 * firsts[0] / 4) < 130 for o in (2, 3, 4, 5))
     twice = Gallery(np.zeros(3, int), None, 1, 3, seed=1)  # 2 candidates for 2 places
     assert any(len(set(twice.epoch(e)[0].tolist())) == 2 for e in range(20))
+
+
+@pytest.mark.parametrize("case", range(12))
+def test_every_camera_of_a_group_comes_first(case):
+    rng, k = np.random.default_rng(case), 1 + case % 5
+    groups = random_pids(rng) - case % 2
+    camids, counts = rng.integers(0, 1 + case % 4, len(groups)), Counter(groups[groups >= 0].tolist())
+    if len(counts) < 2:
+        return
+    sampler = EveryCamera(groups, camids if case % 3 else None, 2, k, seed=case)
+    assert sampler.batches_per_epoch == len(counts) // 2
+    for e in range(4):
+        drawn = sampler.epoch(e).reshape(-1, k)
+        assert len({int(g) for g in groups[drawn[:, 0]]}) == len(drawn)  # each group once
+        for rows in drawn:
+            (group,) = set(groups[rows].tolist())
+            of = camids if case % 3 else np.zeros_like(camids)
+            cameras = len(np.unique(of[groups == group]))
+            assert len(set(of[rows].tolist())) >= (min(k, cameras) if counts[group] > cameras else 1)
+            if counts[group] >= k and (counts[group] > cameras or k <= cameras):
+                assert len(set(rows.tolist())) == k  # no image twice
+
+
+def test_every_camera_draws_evenly():
+    """Six images by cameras of 2, 3 and 1 of them, four of them a time: 1 / n, then evenly of the others."""
+    groups, camids = np.zeros(6, int), np.array([0, 0, 1, 1, 1, 2])
+    sampler, seen = EveryCamera(groups, camids, 1, 4, seed=1), Counter()
+    for e in range(3000):
+        seen.update(sampler.epoch(e)[0].tolist())
+    want = [(1 / 2 + 1 / 2 / 3) * 3000] * 2 + [(1 / 3 + 2 / 3 / 3) * 3000] * 3 + [3000]
+    assert all(abs(seen[i] - n) < 150 for i, n in enumerate(want))
 
 
 # ---- uniform, shuffled, groups ----------------------------------------------------------------------------

@@ -39,6 +39,7 @@ BUILDS = {
     "pk": {},
     "uniform": {},
     "gallery": {"views": ("strong", "weak", "strong")},
+    "every_camera": {},
     "shuffled": {"views": ("weak",)},
     "cameras": {},
     "domains": {},

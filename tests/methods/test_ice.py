@@ -126,8 +126,20 @@ def test_mean_network_sees_its_view_and_the_picture_without_gradient():
     assert not np.allclose(other, weak)
 
 
+@pytest.mark.parametrize("sampler", ["every_camera", "gallery"])
+def test_groups_of_a_batch(sampler):
+    """Eight images of a cluster by 3 cameras, four at a time: all cameras, or others than the first's."""
+    method = ice.Ice(config(sampler=sampler), INFO)
+    state = methods.State(0, {}, {}, {"labels": np.arange(24) // 8})
+    rows = method.streams(state, 0)["train"].sampler
+    groups = CAMID[np.concatenate([rows.epoch(e) for e in range(9)]).reshape(-1, 4)]
+    assert (len(groups) > 8) and all(len(set(g)) == 3 for g in groups.tolist()) == (sampler == "every_camera")
+    assert (groups[:, 1:] != groups[:, :1]).all() == (sampler == "gallery")
+
+
 def test_what_cannot_be():
     for fields, message in (
+        (dict(sampler="pk"), "ice.sampler"),
         (dict(hard_temperature=0), "ice.hard_temperature"),
         (dict(blur=2), "ice.blur is 2"),
         (dict(eps=1.5), "ice.eps is 1.5"),

@@ -212,12 +212,18 @@ def test_mmt_has_the_published_settings():
         0.8,
         0.999,
     )
-    assert (t.model.stem_relu, t.train.steps, t.train.skip) == (False, 8000, ("source3",))
+    assert (t.model.stem_relu, t.train.skip) == (False, ("source3",))
+    assert (t.mmt.source_epoch, t.train.epochs, t.train.steps, t.optim.milestones) == (100, 80, 0, (40, 70))
+    assert (t.optim.first_epoch, t.optim.warmup_epochs, t.stages.adapt.optim.warmup_epochs) == (1, 10, 0)
     assert get("mmt", "market2duke").mmt.clusters == 700
     assert get("mmt", "market2msmt17").data.target == "msmt17"
     meb, alone = get("mmt", "duke2market-meb"), get("mmt", "duke2market-baseline")
     assert (len(meb.mmt.backbones), meb.mmt.authority, meb.mmt.steps) == (3, "minibatch", 800)
-    assert meb.train.skip == () and meb.train.steps == 16000
+    assert meb.train.skip == () and (meb.mmt.source_epoch, meb.train.epochs) == (200, 80)
+    assert (meb.optim.first_epoch, meb.optim.milestones) == (0, (40, 70))
+    assert get("mmt", "duke2msmt17-dbscan").mmt.clusters == 4000
+    unlabelled = get("mmt", "duke2market-joint_alone")
+    assert (unlabelled.data.name, unlabelled.data.target, unlabelled.mmt.clusters) == ("market1501", "", 2000)
     assert (len(alone.mmt.backbones), alone.mmt.teachers) == (1, False)
     dbscan = get("mmt", "duke2market-dbscan").mmt
     assert (dbscan.cluster, dbscan.jaccard, dbscan.k1, dbscan.rho) == ("dbscan", "torchreid", 20, 0.0016)

@@ -283,6 +283,20 @@ def test_networks_of_the_source_stages(adapt):
             assert difference(got["params"]["classifier"], fresh_) == 0
 
 
+def test_epochs_of_a_source_stage():
+    """80 epochs of 100 steps: the first has number 1, the rate falls in those of numbers 40 and 70."""
+    config = settings(source_epoch=100)
+    config.train.epochs = 80
+    fields = dict(lr=1.0, milestones=(40, 70), warmup_epochs=10, warmup_factor=0.01, first_epoch=1)
+    vars(config.optim).update(fields)
+    method = mmt.Source(config, INFO)
+    assert (method.info.steps_per_epoch, method.part(0).steps) == (100, 8000)
+    for epoch, want in ((0, 0.01 * 0.9 + 0.1), (8, 0.01 * 0.1 + 0.9), (9, 1), (38, 1), (39, 0.1), (69, 0.01)):
+        for step in (0, 99):
+            np.testing.assert_allclose(method.rate(100 * epoch + step), want, rtol=1e-5)
+    assert mmt.Source(settings(), INFO).info.steps_per_epoch == 2  # 20 images in groups of 4, 8 a batch
+
+
 def test_the_target_moves_running_statistics_alone():
     batch = {"source": random_batch(size=8), "target": random_batch(1, size=8)}
     results = []

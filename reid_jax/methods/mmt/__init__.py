@@ -7,6 +7,8 @@ learn from the clusters and from the others' teachers, moving averages. The join
 source stages: every step of `adapt` sees the source too, if there is one.
 """
 
+import math
+
 from reid_jax.errors import ConfigError
 from reid_jax.methods import _rounds, _steps
 from reid_jax.methods.baseline import Baseline
@@ -18,6 +20,7 @@ TITLE = "MMT"
 FIELDS = dict(
     backbones=("", ""),  # of the networks, 1 to 3; "": config.model.backbone
     source_sees_target=True,  # images of the target move the running statistics of the source stages
+    source_epoch=0,  # steps of an epoch there; 0: of one pass over the identities of the source
     rounds=40,  # of clustering and training
     steps=400,  # of a round
     cluster="kmeans",  # kmeans | minibatch (k-means) | dbscan: how the target is labelled
@@ -60,6 +63,15 @@ class Source(Baseline):
                 f"source, and this one is another: leave it out with config.train.skip={left}"
             )
         super().__init__(with_backbone(config, self.number), info)
+
+    def measured(self, info):
+        """Epochs have config.mmt.source_epoch steps, as the published codes count."""
+        info, train, epoch = super().measured(info), self.config.train, self.config.mmt.source_epoch
+        if epoch < 1:
+            return info
+        return info._replace(
+            steps_per_epoch=epoch, total_steps=train.steps or math.ceil(train.epochs * epoch)
+        )
 
     def streams(self, state):
         """Groups of the source's identities; every image of the target once an epoch."""

@@ -20,7 +20,7 @@ from reid_jax.data import testable
 from reid_jax.errors import ConfigError, DataError, PictureError
 from reid_jax.eval import store
 from reid_jax.fields import plain
-from reid_jax.train import evaluate, processes
+from reid_jax.train import embedding, processes
 from reid_jax.train.checkpoint import write_json
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Work(NamedTuple):
     """What is to be embedded, and where its blocks lie."""
 
     run: Any  # restore.Restored
-    embedder: Any  # evaluate.Embedder
+    embedder: Any  # embedding.Embedder
     records: list
     size: int  # records of a block
     folder: str
@@ -74,7 +74,7 @@ def opened(run, source, output, net, on_broken):
     if net == "all":
         raise ConfigError("one network at a time: auto or a network's name, not 'all'")
     (name,) = methods.choose_net(run.method, net)
-    embedder = evaluate.Embedder(run.method, name, run.devices)
+    embedder = embedding.Embedder(run.method, name, run.devices)
     records = [r for part in source.splits.values() for r in part]
     if not records:
         raise DataError("there are no images to embed")
@@ -145,13 +145,13 @@ def parts_of(work, blocks, seen, progress):
     if work.run.config.data.frames or any(r.frames for r in work.records):
         for start, size in zip(starts, sizes, strict=False):
             part = seen[start : start + size]
-            yield evaluate.embed_records(
+            yield embedding.embed_records(
                 work.run.config, work.embedder, work.run.state, part, progress, foreign=work.foreign
             )
         return
     waiting, rows = list(sizes), []
     given = work.run.config, work.embedder, work.run.state, seen, progress
-    for features in evaluate.embed_images(*given, foreign=work.foreign):
+    for features in embedding.embed_images(*given, foreign=work.foreign):
         rows.append(features)
         if waiting and sum(map(len, rows)) >= waiting[0]:
             yield np.concatenate(rows)
@@ -177,9 +177,9 @@ def joined(work, source, count, on_broken):
     if not dim:
         raise PictureError("none of the pictures can be read")
     rows = [r if r.shape[1] else np.full((len(r), dim), np.nan, np.float32) for r in rows]
-    feature_set = evaluate.labelled(np.concatenate(rows), source.splits, source.root)
+    feature_set = embedding.labelled(np.concatenate(rows), source.splits, source.root)
     if on_broken != "skip" or not gone:
         return feature_set
     left = {split: testable.without(records, gone) for split, records in source.splits.items()}
     keep = np.array([bool(testable.without([r], gone)) for r in work.records])
-    return evaluate.labelled(feature_set.feature[keep], left, source.root)
+    return embedding.labelled(feature_set.feature[keep], left, source.root)

@@ -12,7 +12,7 @@ from reid_jax.errors import ConfigError
 from reid_jax.eval import pointing as measures
 from reid_jax.eval import store
 from reid_jax.models import cells
-from reid_jax.train import evaluate
+from reid_jax.train import embedding, evaluate
 
 CLIPS = 4  # tracklets whose heat maps are shown
 MANY = 64  # tracklets that mean maps and `pointing` are taken over
@@ -35,9 +35,9 @@ def save(config, workdir, method, state, devices, dataset):
         return
     state = devices.local_state(state)
     if method.camera_net:
-        embedder = evaluate.Embedder(method, method.camera_net, devices)
+        embedder = embedding.Embedder(method, method.camera_net, devices)
         splits = {"query": query, "gallery": gallery}
-        features = evaluate.feature_set(config, embedder, state, splits, dataset.root)
+        features = embedding.feature_set(config, embedder, state, splits, dataset.root)
         store.save(os.path.join(folder, "camera.npz"), features)
     if method.look is not None and config.data.frames:
         store.save_arrays(os.path.join(folder, "look.npz"), look(config, method, state, devices, query))

@@ -20,7 +20,7 @@ from reid_jax.data import decode, degrade, marks, pipeline, testable, tracklets
 from reid_jax.errors import CheckpointError, ConfigError, DataError
 from reid_jax.eval import scoring
 from reid_jax.fields import flatten, plain
-from reid_jax.train import checkpoint, evaluate, processes, stages, swap, tracing
+from reid_jax.train import checkpoint, embedding, evaluate, processes, stages, swap, tracing
 
 log = logging.getLogger(__name__)
 LOWEST = {  # of fields that are read late
@@ -79,8 +79,8 @@ def check_stage(config, method, dataset, devices):
     methods.choose_net(method, config.eval.net)
     swap.check(config, dataset)
     for test in evaluate.tests_of(config, dataset).values():
-        if evaluate.by_frames(config, (*test.query, *test.gallery)):
-            evaluate.check_frames(config, method)
+        if embedding.by_frames(config, (*test.query, *test.gallery)):
+            embedding.check_frames(config, method)
 
 
 # ---- the data that the run began with -------------------------------------------------------------------

@@ -8,7 +8,7 @@ from reid_jax import methods, places
 from reid_jax.data import testable
 from reid_jax.errors import CheckpointError, ConfigError, PictureError
 from reid_jax.fields import namespace
-from reid_jax.train import evaluate, stages
+from reid_jax.train import embedding, stages
 from reid_jax.train.devices import Devices
 
 log = logging.getLogger(__name__)
@@ -35,10 +35,10 @@ class Restored(NamedTuple):
         if net == "all":
             raise ConfigError("one network at a time: auto or a network's name, not 'all'")
         (name,) = methods.choose_net(self.method, net)
-        embedder = evaluate.Embedder(self.method, name, self.devices)
+        embedder = embedding.Embedder(self.method, name, self.devices)
         try:
             foreign = not source or source != self.config.data.name
-            return evaluate.feature_set(
+            return embedding.feature_set(
                 self.config, embedder, self.state, splits, root, progress, foreign=foreign
             )
         except PictureError as e:

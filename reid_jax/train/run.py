@@ -16,6 +16,7 @@ from reid_jax.fields import plain
 from reid_jax.methods import _steps
 from reid_jax.train import (
     checkpoint,
+    embedding,
     evaluate,
     pictures,
     position,
@@ -201,9 +202,9 @@ class Run:
         local, records = self.devices.local_state(state), {"train": self.train_records(labelled)}
         vectors = {}
         for net in nets or self.method.nets[:1]:
-            embedder = self.embedders.setdefault(net, evaluate.Embedder(self.method, net, self.devices))
+            embedder = self.embedders.setdefault(net, embedding.Embedder(self.method, net, self.devices))
             options = dict(progress=processes.first(), shared=True, trains=True)
-            features = evaluate.feature_set(
+            features = embedding.feature_set(
                 self.config, embedder, local, records, self.dataset.root, **options
             )
             vectors[net] = features.feature

@@ -21,7 +21,7 @@ from reid_jax import methods
 from reid_jax.data.synthetic import bodies
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval import probe, ranking
-from reid_jax.train import evaluate
+from reid_jax.train import embedding, evaluate
 
 
 def check(config, dataset):
@@ -55,8 +55,8 @@ def measure(config, method, state, devices, dataset, features):
         pairs = zip(rows, cameras, strict=True)
         swapped = [drawn(known, records[i], camera, dataset.root, folder) for i, camera in pairs]
         net = methods.choose_net(method, config.eval.net)[0]  # that stands for the run
-        embedder = evaluate.Embedder(method, net, devices)
-        after = evaluate.embed_records(config, embedder, devices.local_state(state), swapped)
+        embedder = embedding.Embedder(method, net, devices)
+        after = embedding.embed_records(config, embedder, devices.local_state(state), swapped)
     return figures(config, features, np.array(rows), after, np.array(cameras))
 
 

@@ -15,7 +15,7 @@ from reid_jax.errors import ConfigError
 from reid_jax.models import backbones, heads, weights
 from reid_jax.models.backbones import vit
 from reid_jax.models.heads import tokens
-from reid_jax.train import evaluate
+from reid_jax.train import embedding
 
 NARROW = dict(backbone="vit_narrow", vit_width=8, vit_depth=2, vit_heads=2, vit_drop_path=0.0, neck="bnneck")
 X = np.random.default_rng(0).standard_normal((4, 32, 16, 3)).astype(np.float32)
@@ -197,7 +197,7 @@ def test_cameras_that_training_has_not_seen(caplog):
     """They are unknown to the network, as are all of other sets; one warning tells of them."""
     method = SimpleNamespace(wants_camera=True, info=SimpleNamespace(num_cams=2))
     devices = SimpleNamespace(local=[0], compile_embed=lambda f: f)
-    embedder = evaluate.Embedder(method, "net", devices)
+    embedder = embedding.Embedder(method, "net", devices)
     records = [Record("a", 1, 0), Record("b", 1, 1), Record("c", 2, 2)]
     assert [r.camid for r in embedder.seen(records[:2], False)] == [0, 1] and not caplog.records
     assert [r.camid for r in embedder.seen(records, False)] == [0, 1, -1]

@@ -15,7 +15,7 @@ from reid_jax.commands import embed
 from reid_jax.errors import DataError, PictureError
 from reid_jax.eval import store
 from reid_jax.serve import shares
-from reid_jax.train import evaluate
+from reid_jax.train import embedding
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -47,7 +47,7 @@ def test_a_stopped_command_goes_on(trained, many, tmp_path, monkeypatch):
     found = store.load(tmp_path / "a.npz")
     assert np.flatnonzero(np.isnan(found.feature).any(1)).tolist() == [3, 20]
 
-    save, images, read = shares.save, evaluate.embed_images, []
+    save, images, read = shares.save, embedding.embed_images, []
 
     def stopped(place, rows, gone):
         if place.endswith("000001.npz"):
@@ -62,7 +62,7 @@ def test_a_stopped_command_goes_on(trained, many, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         call(trained, many, tmp_path / "b.npz", "--on-broken=nan")
     monkeypatch.setattr(shares, "save", save)
-    monkeypatch.setattr(evaluate, "embed_images", counted)
+    monkeypatch.setattr(embedding, "embed_images", counted)
     assert call(trained, many, tmp_path / "b.npz", "--on-broken=nan") == whole and read == [13]
 
     # blocks of other work are not taken for these

@@ -16,7 +16,7 @@ from reid_jax.data.records import Record
 from reid_jax.errors import ConfigError
 from reid_jax.eval import protocols, store
 from reid_jax.report import run as runs
-from reid_jax.train import evaluate
+from reid_jax.train import embedding, evaluate
 from reid_jax.train.devices import Devices
 
 
@@ -60,13 +60,13 @@ def first_hits(features, camera_filter, keep=None):
 def test_figures_do_not_depend_on_the_size_of_identities(protocol, start, monkeypatch):
     """Not on the way from records to figures: 32 bits would make one person of two that are 2**32 apart."""
     known = feature_set(images=2)
-    monkeypatch.setattr(evaluate, "embed_records", lambda *given: known.feature)
+    monkeypatch.setattr(embedding, "embed_records", lambda *given: known.feature)
 
     def figures(number):
         splits = {"query": [], "gallery": []}
         for path, pid, camid, split in zip(known.path, known.pid, known.camid, known.split, strict=True):
             splits[split].append(Record(path, number(int(pid)), int(camid)))
-        features = evaluate.feature_set(config(), None, None, splits, "")
+        features = embedding.feature_set(config(), None, None, splits, "")
         return evaluate.score(config(), features, protocol).figures
 
     small = figures(lambda pid: pid)
@@ -154,7 +154,7 @@ def test_mirrored_pictures_are_added():
     left, right = (image[:, :, part].astype(np.float32).sum((1, 2)) for part in (slice(2), slice(-2, None)))
     for mirror, want in ((True, left + right), (False, left)):
         method.config.eval.mirror = mirror
-        embedder = evaluate.Embedder(method, "net", Devices(jax.devices()[:1]))
+        embedder = embedding.Embedder(method, "net", Devices(jax.devices()[:1]))
         np.testing.assert_array_equal(embedder.image({}, {"image": image}), want)
 
 

@@ -22,7 +22,7 @@ from reid_jax.errors import ConfigError
 from reid_jax.eval import store
 from reid_jax.fields import plain
 from reid_jax.methods import Method, State
-from reid_jax.train import checkpoint, evaluate
+from reid_jax.train import checkpoint, embedding
 from reid_jax.train.devices import Devices
 
 ROOT = Path(__file__).parent.parent.parent
@@ -61,9 +61,9 @@ def trained(request):
 
 def features(config, method, state, records, net, count=1):
     devices = Devices(jax.devices()[:count])
-    embedder = evaluate.Embedder(method, net, devices)
+    embedder = embedding.Embedder(method, net, devices)
     state = devices.local_state(devices.replicate(state))
-    return evaluate.feature_set(config, embedder, state, {"query": records}, "/").feature
+    return embedding.feature_set(config, embedder, state, {"query": records}, "/").feature
 
 
 def by_frames(method, state, records, net):

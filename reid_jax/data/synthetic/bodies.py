@@ -6,9 +6,10 @@ import functools
 import numpy as np
 
 from reid_jax.data.synthetic import video, write
-from reid_jax.data.synthetic.camera import camera_of, draw_shot, render, view_of, window_of
+from reid_jax.data.synthetic.camera import camera_of, draw_shot
 from reid_jax.data.synthetic.figure import Pose, draw_figure
 from reid_jax.data.synthetic.person import person_of
+from reid_jax.data.synthetic.picture import render, view_of, window_of
 from reid_jax.errors import ConfigError
 
 KINDS = ("image", "video")

@@ -6,9 +6,10 @@ from math import cos, sin
 import numpy as np
 
 from reid_jax.data.synthetic import occluded, write
-from reid_jax.data.synthetic.camera import camera_of, view_of, window_of
+from reid_jax.data.synthetic.camera import camera_of
 from reid_jax.data.synthetic.figure import Painter, _habits
 from reid_jax.data.synthetic.person import PALETTE, person_of
+from reid_jax.data.synthetic.picture import view_of, window_of
 from reid_jax.data.synthetic.pose import skeleton
 from reid_jax.errors import ConfigError
 

@@ -16,19 +16,10 @@ from PIL import Image
 from scipy.io import savemat
 
 from reid_jax.data.synthetic import sketch, things
-from reid_jax.data.synthetic.camera import (
-    BODY,
-    MIDDLE,
-    Camera,
-    add_front,
-    add_person,
-    camera_of,
-    draw_shot,
-    expose,
-    look,
-)
+from reid_jax.data.synthetic.camera import BODY, MIDDLE, Camera, camera_of, draw_shot
 from reid_jax.data.synthetic.figure import Pose, draw_figure
 from reid_jax.data.synthetic.person import Person, draw_person, person_of
+from reid_jax.data.synthetic.picture import add_front, add_person, expose, look
 from reid_jax.data.synthetic.pose import skeleton
 
 FOLDER = "MARS"

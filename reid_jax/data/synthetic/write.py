@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from reid_jax import places
 from reid_jax.data.synthetic import degrade, infrared, occluded, video
-from reid_jax.data.synthetic.camera import camera_of, draw_shot, environment, render
+from reid_jax.data.synthetic.camera import camera_of, draw_shot, environment
 from reid_jax.data.synthetic.person import person_of
+from reid_jax.data.synthetic.picture import render
 from reid_jax.errors import DataError
 
 FOLDER = "Market-1501-v15.09.15"

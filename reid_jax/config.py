@@ -124,6 +124,8 @@ def defaults():
             domains="set",  # set | camera | modality (visible, infrared): what a domain is
             cross_camera=True,  # streams of groups: the images after a group's first by other cameras
             styles="",  # folder of training images in the style of other cameras, NAME_fake_1to2.jpg, ...
+            generated="",  # folder of training images that show nobody, made by a generator (baseline: LSRO)
+            generated_images=8,  # of them in a batch, beside the real ones
             epoch_steps=0,  # streams of domains: steps of an epoch; 0 = of the largest domain's
             pair_ids=False,  # streams of domains: the same identities in every domain of a batch
             source_ids=0,  # P and K of a labelled source beside a target; 0 = ids, instances
@@ -172,6 +174,7 @@ def defaults():
             verification=0.0,  # weight of the verification loss; 0: none
             pair="square",  # of it: square of the difference | product
             pair_dropout=0.9,
+            generated=1.0,  # weight of generated images' cross entropy, all classes being as likely (LSRO)
             label_smooth=0.0,
             smoothing="all",  # all classes get label_smooth / K | others: the K - 1 others, as fast-reid
             smooth_adaptive=0.2,  # others, label_smooth < 0: this times the image's own probability instead

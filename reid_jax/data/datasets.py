@@ -13,7 +13,7 @@ import numpy as np
 
 from reid_jax import places
 from reid_jax.config import choice, split_label
-from reid_jax.data import attributes, clips, points, styles, test_sets, tfds_sets, union
+from reid_jax.data import attributes, clips, generated, points, styles, test_sets, tfds_sets, union
 from reid_jax.data.folders import NAMES, load_folder, unknown_name
 from reid_jax.data.loaders import LAYOUTS, walk
 from reid_jax.data.loaders.common import PID_CAMERA, Options, advice, query_and_gallery
@@ -49,6 +49,8 @@ def load(data, workdir, seed=0, labels="all", also="", cameras=True):
         dataset = hold_out(dataset, data.val_ids)  # the same identities whatever the run's seed
     if data.styles:
         dataset = styles.add(dataset, data.styles)
+    if data.generated:
+        dataset = generated.add(dataset, data.generated)
     dataset = with_domains(dataset, data)
     check_train(dataset, data)
     return dataset

@@ -29,7 +29,9 @@ from reid_jax.methods import _steps
 
 LABELS = ("all", "source", "none")  # whose identities a method may read: of all sets, of the labelled ones
 
-FIELDS_OF_SOME = ("loss.center", "loss.verification", "optim.freeze_norms_eval", "model.classifier")
+FIELDS_OF_SOME = (
+    "loss.center", "loss.verification", "optim.freeze_norms_eval", "model.classifier", "data.generated",
+)  # fmt: skip
 
 
 class Info(NamedTuple):

@@ -7,7 +7,7 @@ paper's induction), then everything together.
 """
 
 from reid_jax.fields import choice, namespace, overlay, plain, within
-from reid_jax.methods import Part, _steps
+from reid_jax.methods import FIELDS_OF_SOME, Part, _steps
 from reid_jax.methods.baseline import Baseline
 
 TITLE = "PCB"
@@ -23,6 +23,8 @@ CONSTANT = {"schedule": "step", "milestones": (), "warmup_steps": 0}
 
 class Pcb(Baseline):
     """Stage "pcb": equal stripes."""
+
+    heeds = FIELDS_OF_SOME[:-1]  # no generated images
 
     def streams(self, state):
         """data.ids * data.instances images a batch, each once an epoch."""

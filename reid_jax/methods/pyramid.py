@@ -54,6 +54,8 @@ def uses_triplet(measures, threshold):
 class Pyramid(Baseline):
     """The only stage; memory: "meter" f32[2], running means of cross entropy and triplet."""
 
+    heeds = ("model.classifier",)
+
     def __init__(self, config, info):
         fields = config.pyramid
         within("pyramid", fields, alpha=(0, 1), gamma=(0, None), threshold=(0, None))

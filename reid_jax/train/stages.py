@@ -21,7 +21,7 @@ RUN_FIELDS = (
     "method", "stages", "init", "report", "train.only", "train.skip", "data.name", "data.root", "data.test",
     "data.target", "data.source", "data.variant", "data.split", "data.split_seed", "data.csv", "data.pattern",
     "data.train_share", "data.train_on", "data.split_tracklets", "data.val_ids", "data.synthetic",
-    "data.domains", "data.points", "data.attributes", "data.styles", "eval.also",
+    "data.domains", "data.points", "data.attributes", "data.styles", "data.generated", "eval.also",
 )  # fmt: skip
 
 

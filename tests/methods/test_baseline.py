@@ -94,3 +94,33 @@ def test_test_feature_is_the_neck_output_with_running_statistics():
     alone = method.embed(state, batch["image"][:1], "net")
     np.testing.assert_allclose(together[:1], alone, rtol=1e-4, atol=1e-5)
     assert together.shape == (16, 8)
+
+
+def test_images_that_show_nobody_are_anybody():
+    """LSRO: minus the mean of the log probabilities of all classes; in a pass of their own."""
+    method, batch = baseline.Baseline(settings(loss__generated=0.5), INFO), fixed_batch()
+    net, key = method.init(jax.random.key(0)).nets["net"], jax.random.key(1)
+    classifier = jax.tree.map(lambda x: 100 * x, net["params"]["classifier"])  # else scores hardly differ
+    net = {**net, "params": {**net["params"], "classifier": classifier}}
+    drawn = {k: v[3:9] for k, v in batch.items()}
+    out, moved = method.encoder.apply(net, method.view(drawn), True, key)
+    logits = np.asarray(out.logits[0], np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    loss, stats = method.lsro(net, net["batch_stats"], drawn, key)
+    np.testing.assert_allclose(loss, 0.5 * -log_p.mean(), rtol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, stats, moved)
+
+
+def test_images_that_show_nobody_are_a_stream_of_their_own(tmp_path):
+    pid, zeros = np.arange(8, dtype=np.int32) % 4, np.zeros(8, np.int32)
+    drawn = Rows(8, np.full(5, -1, np.int32), zeros[:5], zeros[:5])
+    info = INFO._replace(labelled=Rows(0, pid, zeros, zeros), unlabelled=drawn)
+    fields = dict(data__ids=2, data__instances=4, data__generated=str(tmp_path), data__generated_images=3)
+    streams = baseline.Baseline(settings(**fields), info).streams(None)
+    assert (streams["train"].size, streams["generated"].size, streams["generated"].start) == (8, 3, 8)
+    assert set(baseline.Baseline(settings(**fields | {"data__generated": ""}), info).streams(None)) == {
+        "train"
+    }
+    for missing, more in ((info._replace(unlabelled=None), {}), (info, dict(train__accumulate=2))):
+        with pytest.raises(ConfigError, match=r"config\.data\.generated needs"):
+            baseline.Baseline(settings(**{**fields, **more}), missing).streams(None)

@@ -17,6 +17,7 @@ class Reid(Baseline):
     """Stage "reid"; the generators of the stage before stay beside the network, unless images are files."""
 
     accumulates = False
+    heeds = ()
 
     def __init__(self, config, info):
         super().__init__(config, info)

@@ -12,6 +12,8 @@ from reid_jax.models import heads
 class Teacher(Baseline):
     """Stage "teacher": the baseline with one ClassBlock."""
 
+    heeds = ("optim.freeze_norms_eval",)
+
     def __init__(self, config, info):
         super().__init__(config, info)
         self.network = networks.teacher(config, info)

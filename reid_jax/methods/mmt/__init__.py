@@ -10,7 +10,7 @@ source stages: every step of `adapt` sees the source too, if there is one.
 import math
 
 from reid_jax.errors import ConfigError
-from reid_jax.methods import _rounds, _steps
+from reid_jax.methods import FIELDS_OF_SOME, _rounds, _steps
 from reid_jax.methods.baseline import Baseline
 from reid_jax.methods.mmt.adapt import MOST, Adapt, with_backbone
 from reid_jax.methods.mmt.joint import Joint
@@ -53,6 +53,7 @@ class Source(Baseline):
     """Stages "source1", ...: the baseline on the source, without erasing; `number` of the network from 0."""
 
     number = 0
+    heeds = FIELDS_OF_SOME[:-1]  # no generated images
 
     def __init__(self, config, info):
         count = 0 if config.mmt.joint else len(config.mmt.backbones)

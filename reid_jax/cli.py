@@ -92,6 +92,12 @@ def load_config(path):
 
 
 def parse_absl(argv, values):
+def add_dry_flag(parser):
+    """The flag of the commands that can be tried without their data, see reid_jax.dry."""
+    text = "tell what would run and what is missing, and stop (exit code 3 where something is)"
+    parser.add_argument("--dry_run", "--dry-run", action="store_true", help=text)
+
+
     """What absl's FlagValues leave of a command line, with errors that name the flag or field."""
     from absl import flags
 

@@ -1,6 +1,6 @@
 """Errors a user can act on: each message names the file, field or flag and the way out."""
 
-USER_ERROR, STOPPED = 2, 75  # exit codes, see reid_jax.main
+USER_ERROR, MISSING, STOPPED = 2, 3, 75  # exit codes, see reid_jax.main
 NOT_FINITE = (  # where features are not
     "training may have diverged (are its losses still small?), weights or features that were read may be "
     "damaged, or this version of jax may compute config.model.dtype=bfloat16 wrongly here (try float32)"

@@ -4,9 +4,10 @@ Modes: "train" goes on from the newest checkpoint of --workdir, or starts; at th
 writes WORKDIR/report.html. "evaluate" tests the last (or --checkpoint) checkpoint of --workdir; the "best"
 one was chosen by its figures on config.eval.split: on the test identities it looks better than it is.
 
-Exit codes: 0 finished; 2 something the user has to change, running again is no use; 75 stopped on request
-(SIGTERM, SIGINT) and saved, the same command goes on; anything else is a failure after which the same
-command may be tried again, and goes on from the newest checkpoint.
+Exit codes: 0 finished; 2 something the user has to change, running again is no use; 3 something that
+--dry_run has found missing; 75 stopped on request (SIGTERM, SIGINT) and saved, the same command goes on;
+anything else is a failure after which the same command may be tried again, and goes on from the newest
+checkpoint.
 """
 
 import contextlib
@@ -40,6 +41,10 @@ DISTRIBUTED = flags.DEFINE_boolean(
     None,
     "Join the other processes of this run, as Slurm, Open MPI, a TPU pod or Kubernetes tell them. Default: "
     "yes where --coordinator is given or srun or mpirun started several.",
+DRY_RUN = flags.DEFINE_boolean(
+    "dry_run", False, "Tell what would run and what is missing, and stop (exit code 3 where something is)."
+)
+flags.DEFINE_alias("dry-run", "dry_run")
 )
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0, where nothing tells the processes of each other."
@@ -59,6 +64,8 @@ def main(argv):
     from reid_jax.train import run as runs
 
     dataset, began, code = load(config, workdir), time.monotonic(), 0
+    if DRY_RUN.value:
+        return dry_run(*asked(argv))
     if MODE.value == "evaluate":
         evaluate(config, dataset, workdir, devices)
     else:
@@ -76,8 +83,8 @@ def main(argv):
     return code
 
 
-def prepare(argv):
-    """(config, workdir, Devices), after all processes have joined and what can be known by now is checked."""
+def asked(argv):
+    """(config, workdir) of the flags."""
     absl_logging.set_verbosity(absl_logging.WARNING)  # orbax tells of every file it writes
     if len(argv) > 1:
         raise ConfigError(f"unexpected argument {argv[1]!r}; fields are set as --config.data.root=DIR")
@@ -93,9 +100,25 @@ def prepare(argv):
     from reid_jax.fields import plain
     from reid_jax.train import checkpoint, preflight, processes, stages
     from reid_jax.train.devices import Devices
+    return CONFIG.value, workdir
+
+
+def dry_run(config, workdir):
+    """--dry_run: tells what would be trained or tested and what is missing; returns the exit code."""
+    from reid_jax import dry
+
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    if MODE.value == "evaluate":
+        return dry.tell([f"test {workdir}"], [dry.of_run(workdir), *dry.of_sets(config)])
+    would = dry.trainings({config.method: (file, config)}, [config.seed], lambda label, seed: workdir)
+    return dry.tell(would, dry.of_config(config))
+
+
+def prepare(argv):
+    """(config, workdir, Devices), after all processes have joined and what can be known by now is checked."""
+    config, workdir = asked(argv)
 
     hardware.start()
-    config = CONFIG.value
     config.train.profile = PROFILE.value or config.train.profile
     settings = plain(config)
     processes.check_same_config(settings)

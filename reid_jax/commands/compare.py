@@ -81,6 +81,7 @@ def arguments(argv):
     parser.add_argument(
         "--test_ids", "--test-ids", type=int, default=0, help="synthetic people to test on (the config's)"
     )
+    cli.add_dry_flag(parser)
     end = argv.index("--") if "--" in argv else len(argv)
     args = parser.parse_intermixed_args(argv[:end])
     args.extra = argv[end + 1 :]
@@ -302,6 +303,8 @@ def write(results, workdir, seeds=0, gaps=None):
 def main(argv=None):
     """Entry point; returns the exit code: STOPPED when a run was stopped, after which no other is started."""
     args = arguments(sys.argv[1:] if argv is None else argv)
+    if args.dry_run:
+        return dry_run(args)
     try:
         if not args.show:
             train_all(args)
@@ -321,6 +324,18 @@ def main(argv=None):
     for line in undecided(gaps):
         sys.stderr.write(f"{line}\n")
     return 0
+
+
+def dry_run(args):
+    """Tells what would be trained and what is missing; returns the exit code."""
+    from reid_jax import dry
+
+    fields = [x for x in args.extra if x.startswith("--config.")]
+    rows = {
+        label: (path, cli.config_of_flags([f"--config={path}", *fields])) for label, path in args.runs.items()
+    }
+    needs = [need for _, config in rows.values() for need in dry.of_config(config)]
+    return dry.tell(dry.trainings(rows, args.seeds, lambda *run: folder_of(args, *run)), needs)
 
 
 def finished(args, label):

@@ -24,6 +24,8 @@ FIGURES = ("rank1", "rank5", "rank10", "mAP", "mINP", "prop")
 def main(argv=None):
     """Entry point; returns the exit code."""
     args = parse(argv)
+    if args.dry_run:
+        return dry_run(args)
     cli.prepare_jax()
     hardware.start()
     from reid_jax.train import restore, stages
@@ -55,7 +57,19 @@ def parse(argv):
         "--workdir", required=True, type=workdir, help="folder for the features and the table"
     )
     cli.add_run_flags(parser)
+    cli.add_dry_flag(parser)
     return parser.parse_args(argv)
+
+
+def dry_run(args):
+    """Tells what would be tested and what is missing; returns the exit code."""
+    from reid_jax import dry
+
+    runs, count = labelled(args.runs), len(args.targets)
+    would = [
+        f"test {len(runs)} runs on {count} set{'s' * (count > 1)}, features and cross.md into {args.workdir}"
+    ]
+    return dry.tell(would, [*map(dry.of_run, runs.values()), *map(dry.of_source, args.targets)])
 
 
 def check_people(config, targets):

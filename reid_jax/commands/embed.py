@@ -28,6 +28,8 @@ SPLITS = ("train", "query", "gallery")
 def main(argv=None):
     """Entry point; returns the exit code."""
     args = parse(argv)
+    if args.dry_run:
+        return dry_run(args)
     cli.prepare_jax()
     import jax
 
@@ -42,6 +44,17 @@ def main(argv=None):
         processes.fail(cli.report_error(error))
     processes.leave()
     return 0
+
+
+def dry_run(args):
+    """Tells what would be embedded and what is missing; returns the exit code."""
+    from reid_jax import dry
+
+    def there():
+        return ", ".join(f"{len(records)} {split}" for split, records in opened(args)[0].splits.items())
+
+    needs = [dry.of_run(args.run, finished=False), dry.look(f"source {' '.join(args.source)}", there)]
+    return dry.tell([f"write features to {args.output}"], needs)
 
 
 def join(args):
@@ -125,6 +138,7 @@ def parse(argv):
     parser.add_argument("--unit", action="store_true", help="rows of unit length (default: as the run's)")
     cli.add_run_flags(parser, ("stop", "skip", "nan"))
     cli.add_process_flags(parser)
+    cli.add_dry_flag(parser)
     args = parser.parse_args(argv)
     if unknown := set(args.split) - set(SPLITS):
         parser.error(f"--split knows {', '.join(SPLITS)}, not {', '.join(sorted(unknown))}")

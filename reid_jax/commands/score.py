@@ -30,6 +30,8 @@ _IN_MEMORY = 1 << 30  # larger matrices of re-ranked distances go to a temporary
 def main(argv=None):
     """Entry point; returns the exit code."""
     args = parse(argv)
+    if args.dry_run:
+        return dry_run(args)
     cli.prepare_jax()
     hardware.start()
     results = {}
@@ -50,6 +52,14 @@ def main(argv=None):
         tables.write_text(args.json, text + "\n")
     print(text)
     return 0
+
+
+def dry_run(args):
+    """Tells what would be scored and what is missing; returns the exit code."""
+    from reid_jax import dry
+
+    files = [split_label(text)[1] for text in args.features]
+    return dry.tell([f"score {', '.join(files)}"], [dry.of_file("features", file) for file in files])
 
 
 def parse(argv):
@@ -94,6 +104,7 @@ def parse(argv):
     parser.add_argument("--times", type=int, default=1, help="--expand: so many times over (1)")
     parser.add_argument("--per-camera", action="store_true", help="figures by the query's camera too")
     add_outputs(parser)
+    cli.add_dry_flag(parser)
     args = parser.parse_args(argv)
     if args.protocol.startswith("single") and (args.rerank or args.per_camera):
         parser.error(f"--protocol={args.protocol} goes with neither --rerank nor --per-camera")

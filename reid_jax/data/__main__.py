@@ -118,13 +118,20 @@ def _sheet_flags(parser):
     )
     parser.add_argument("--split", choices=("test", "train"), default="test", help="(default test)")
 
+    cli.add_dry_flag(parser)
 
 def _sheet(args):
     records, names = _records(args.name, args.root, args.split)
+    if args.dry_run:
+        from reid_jax import dry
+
+        need = dry.of_set(args.name, args.root, folder_flag="--root")
+        return dry.tell([f"write a contact sheet of {args.name}, {args.out}"], [need])
     _save_sheet(args.out, records, names, ids=args.ids, per_cell=args.per_cell)
     if args.animate:
         _save_moving(args.animate, records, args.ids)
 
+    return 0
 
 # A command is its help line, a function that adds flags and one that runs it.
 COMMANDS = {

@@ -22,11 +22,11 @@ import sys
 import threading
 from pathlib import Path
 
-from reid_jax import cli, hardware, places, tables
+from reid_jax import cli, dry, hardware, places, tables
 from reid_jax.commands import compare
 from reid_jax.commands.cross import read_note
 from reid_jax.dg import protocols, results, sets
-from reid_jax.errors import STOPPED, USER_ERROR, ConfigError
+from reid_jax.errors import STOPPED, ConfigError
 
 
 def parse(argv):
@@ -52,7 +52,7 @@ def parse(argv):
         "--both_directions", "--both-directions", action="store_true", help="20 splits of VIPeR"
     )
     parser.add_argument("--only", choices=("train", "test"), help="train (targets are not touched) or test")
-    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="tell what there is, and stop")
+    cli.add_dry_flag(parser)
     parser.add_argument("--net", default="auto", help="network to test (default: the config's)")
     parser.add_argument("--batch", type=int, default=0, help="images at a time in tests (default: the run's)")
     parser.add_argument("--on_broken", "--on-broken", choices=("stop", "skip"), default="stop")
@@ -133,10 +133,8 @@ def main(argv=None):
     wanted = [row for row in rows if not args.rows or row.name in args.rows]
     counted = sets.survey(wanted, where, args.both_directions, args.seeds[0], targets=args.only != "train")
     print(sets.listing(counted))
-    if args.dry_run and any(c.missing for c in counted):
-        return USER_ERROR
     if args.dry_run:
-        return 0
+        return dry_run(args, config, wanted, counted)
     sets.check_there(counted)
     asked = check_same(args)
     if args.only != "test":
@@ -148,6 +146,19 @@ def main(argv=None):
     if args.only != "train":
         print(test_all(rows, where, args, asked))
     return 0
+
+
+def dry_run(args, config, rows, counted):
+    """Tells what would be trained and what is missing, beside the listing; returns the exit code."""
+    would = dry.trainings(
+        {row.name: (args.config, config) for row in rows},
+        args.seeds,
+        lambda name, seed: os.path.join(args.workdir, name, f"seed-{seed}"),
+    )
+    sets_needed = [
+        dry.with_source(dry.Need(f"set {c.domain.label}", c.text, c.missing), c.domain.name) for c in counted
+    ]
+    return dry.tell(would, [*(need for need in sets_needed if need.missing), *dry.of_start(config)])
 
 
 def folder_of(args, row, seed):

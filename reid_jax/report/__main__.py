@@ -22,8 +22,14 @@ def main(argv=None):
     )
     parser.add_argument("--data_root", metavar="DIR", help="where the pictures are, if they were moved")
     parser.add_argument("--queries", type=int, default=12, help="number of retrieval strips (%(default)s)")
-    args = parser.parse_args(argv)
-    print(build(**vars(args)))
+    cli.add_dry_flag(parser)
+    args = vars(parser.parse_args(argv))
+    if args.pop("dry_run"):
+        from reid_jax import dry
+
+        runs = [run for run in (args["workdir"], args["compare_with"]) if run]
+        return dry.tell([f"write {args['workdir']}/report.html"], [dry.of_run(run) for run in runs])
+    print(build(**args))
     return 0
 
 

@@ -10,9 +10,11 @@ import importlib.util
 import logging
 import os
 import platform
+import re
 import signal
 import sys
 import sysconfig
+import textwrap
 import threading
 import traceback
 from importlib import metadata
@@ -40,9 +42,39 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(command, text):
-    """A Parser for `python -m reid_jax COMMAND`; text: its help (the module's docstring)."""
+    """A Parser for `python -m reid_jax COMMAND`; text: its help (the module's docstring).
+
+    The examples in the text, lines that begin with `python -m reid_jax`, are shown at its end; without any
+    the bare command is one.
+    """
+    prose, lines = split_examples(text)
+    about = dict(description=prose, epilog=examples(lines or [f"python -m reid_jax {command}"]))
+    return Parser(
+        prog=f"python -m reid_jax {command}", formatter_class=argparse.RawDescriptionHelpFormatter, **about
+    )
+
+
+def action(actions, command, name, text, doc):
+    """The Parser of an action of a command, as `data check`; text: its help; doc: has its examples."""
+    own = f"python -m reid_jax {command} {name}"
+    lines = [line for line in split_examples(doc)[1] if line.startswith(f"{own} ")]
     form = argparse.RawDescriptionHelpFormatter
-    return Parser(prog=f"python -m reid_jax {command}", description=text, formatter_class=form)
+    return actions.add_parser(
+        name, help=text, description=text, formatter_class=form, epilog=examples(lines or [own])
+    )
+
+
+def split_examples(text):
+    """(text without its examples, lines of these); a line that ends with a backslash goes on in the next."""
+    pattern = r"(?m)^ *python -m reid_jax (?:.*\\\n)*.*\n?"
+    commands = [textwrap.dedent(command).rstrip() for command in re.findall(pattern, text)]
+    prose = re.sub(r"\n{3,}", "\n\n", re.sub(pattern, "", text)).strip()
+    return prose, [line for command in commands for line in command.splitlines()]
+
+
+def examples(lines):
+    """The end of a help: lines of commands, one or more."""
+    return "\n".join([f"example{'s' * (len(lines) > 1)}:", *(f"    {line}" for line in lines)])
 
 
 def add_run_flags(parser, on_broken=("stop", "skip")):
@@ -58,6 +90,12 @@ def add_run_flags(parser, on_broken=("stop", "skip")):
         help="pictures that cannot be read: stop (default), skip them"
         + (", or make their rows nan" if "nan" in on_broken else ""),
     )
+
+
+def add_dry_flag(parser):
+    """The flag of the commands that can be tried without their data, see reid_jax.dry."""
+    text = "tell what would run and what is missing, and stop (exit code 3 where something is)"
+    parser.add_argument("--dry_run", "--dry-run", action="store_true", help=text)
 
 
 def add_process_flags(parser):
@@ -92,12 +130,6 @@ def load_config(path):
 
 
 def parse_absl(argv, values):
-def add_dry_flag(parser):
-    """The flag of the commands that can be tried without their data, see reid_jax.dry."""
-    text = "tell what would run and what is missing, and stop (exit code 3 where something is)"
-    parser.add_argument("--dry_run", "--dry-run", action="store_true", help=text)
-
-
     """What absl's FlagValues leave of a command line, with errors that name the flag or field."""
     from absl import flags
 

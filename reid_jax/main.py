@@ -25,6 +25,11 @@ from reid_jax import cli, hardware, places
 from reid_jax.errors import STOPPED, ConfigError
 
 log = logging.getLogger("reid_jax")
+EXAMPLES = (
+    "python -m reid_jax train --config=configs/METHOD.py:market --config.data.root=DIR --workdir=runs/a",
+    "python -m reid_jax train --config=configs/METHOD.py:market --config.data.root=DIR --dry_run",
+    "python -m reid_jax train --config=configs/METHOD.py:market --workdir=runs/a --mode=evaluate",
+)
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and variant: configs/METHOD.py:VARIANT")
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, metrics and the report (default: runs/CONFIG_VARIANT)."
@@ -36,15 +41,15 @@ CHECKPOINT = flags.DEFINE_string(
 PROFILE = flags.DEFINE_string(
     "profile", None, "START:STOP: steps that jax.profiler traces into WORKDIR/profile (config.train.profile)."
 )
+DRY_RUN = flags.DEFINE_boolean(
+    "dry_run", False, "Tell what would run and what is missing, and stop (exit code 3 where something is)."
+)
+flags.DEFINE_alias("dry-run", "dry_run")
 DISTRIBUTED = flags.DEFINE_boolean(
     "distributed",
     None,
     "Join the other processes of this run, as Slurm, Open MPI, a TPU pod or Kubernetes tell them. Default: "
     "yes where --coordinator is given or srun or mpirun started several.",
-DRY_RUN = flags.DEFINE_boolean(
-    "dry_run", False, "Tell what would run and what is missing, and stop (exit code 3 where something is)."
-)
-flags.DEFINE_alias("dry-run", "dry_run")
 )
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0, where nothing tells the processes of each other."
@@ -59,13 +64,13 @@ LOST_TIMEOUT = flags.DEFINE_integer(
 
 def main(argv):
     """Entry point after the flags are parsed."""
+    if DRY_RUN.value:
+        return dry_run(*asked(argv))
     config, workdir, devices = prepare(argv)
     from reid_jax.train import processes, signals
     from reid_jax.train import run as runs
 
     dataset, began, code = load(config, workdir), time.monotonic(), 0
-    if DRY_RUN.value:
-        return dry_run(*asked(argv))
     if MODE.value == "evaluate":
         evaluate(config, dataset, workdir, devices)
     else:
@@ -95,11 +100,6 @@ def asked(argv):
         raise ConfigError(f"--config is needed: configs/METHOD.py:synthetic, say; METHOD is one of {known}")
     workdir = places.in_utf8(places.written(WORKDIR.value or default_workdir(), "--workdir"), "--workdir")
     check_paths(CONFIG.value)
-    cli.prepare_jax()
-    join()
-    from reid_jax.fields import plain
-    from reid_jax.train import checkpoint, preflight, processes, stages
-    from reid_jax.train.devices import Devices
     return CONFIG.value, workdir
 
 
@@ -117,6 +117,11 @@ def dry_run(config, workdir):
 def prepare(argv):
     """(config, workdir, Devices), after all processes have joined and what can be known by now is checked."""
     config, workdir = asked(argv)
+    cli.prepare_jax()
+    join()
+    from reid_jax.fields import plain
+    from reid_jax.train import checkpoint, preflight, processes, stages
+    from reid_jax.train.devices import Devices
 
     hardware.start()
     config.train.profile = PROFILE.value or config.train.profile
@@ -294,7 +299,9 @@ def describe(dataset):
 
 
 def parse_flags(argv):
-    """absl's parser with errors that name the flag or field."""
+    """absl's parser with errors that name the flag or field, and a help that ends with examples."""
+    if {"--help", "-help", "-h"} & set(argv[1:]):
+        app.usage(shorthelp=True, writeto_stdout=True, detailed_error=cli.examples(EXAMPLES), exitcode=0)
     return cli.parse_absl(argv, flags.FLAGS)
 
 

@@ -10,6 +10,9 @@ import pytest
 
 from reid_jax import __main__ as command
 from reid_jax import cli, tables
+from reid_jax.benchmarks import __main__ as benchmarks
+from reid_jax.commands import gallery
+from reid_jax.data import __main__ as data
 from reid_jax.errors import ConfigError, DataError, ProcessError
 
 
@@ -48,13 +51,47 @@ def test_both_ways_to_a_command_are_one(name, tmp_path):
     assert said.startswith("error: unrecognized arguments: --no-such-flag; python -m reid_jax convert --help")
 
 
-@pytest.mark.parametrize("name", ["embed", "score", "cross", "compare", "convert", "gallery", "serve"])
-def test_help_has_examples(name, capsys):
-    module = importlib.import_module(f"reid_jax.commands.{name}")
+def helped(capsys, name, *action):
+    """What COMMAND [ACTION] --help prints."""
+    module = importlib.import_module(command.COMMANDS[name][0])
+    main = getattr(module, "main", None) or importlib.import_module(f"{module.__name__}.__main__").main
+    main = (lambda argv: module.parse_flags(["train", *argv])) if name == "train" else main
     with pytest.raises(SystemExit) as end:
-        module.main(["--help"])
-    shown = capsys.readouterr().out
-    assert not end.value.code and f"    python -m reid_jax {name} " in shown
+        main([*action, "--help"])
+    assert not end.value.code
+    return capsys.readouterr().out.strip().splitlines()
+
+
+@pytest.mark.parametrize("name", command.COMMANDS)
+def test_help_ends_with_an_example(name, capsys):
+    lines = helped(capsys, name)
+    name = "score" if name == "evaluate" else name  # its other name
+    last = len(lines) - 1 - [line.startswith("example") for line in reversed(lines)].index(True)
+    assert lines[last + 1 :] and not any(line.startswith("example") for line in lines[:last])
+    joined = "\n".join(lines[last + 1 :]).replace("\\\n", "")
+    assert all(line.startswith(f"    python -m reid_jax {name}") for line in joined.splitlines())
+
+
+@pytest.mark.parametrize(
+    "name", [*(("data", a) for a in data.COMMANDS), *(("gallery", a) for a in gallery.ACTIONS)]
+)
+def test_help_of_an_action_ends_with_its_example(name, capsys):
+    assert helped(capsys, *name)[-1].startswith(f"    python -m reid_jax {' '.join(name)} ") or name == (
+        "data",
+        "list",
+    )
+
+
+@pytest.mark.parametrize("name", benchmarks.NAMES)
+def test_help_of_a_benchmark_ends_with_its_example(name, capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module(f"reid_jax.benchmarks.{name}").main(["--help"])
+    assert (
+        capsys.readouterr()
+        .out.strip()
+        .splitlines()[-1]
+        .startswith(f"    python -m reid_jax benchmarks {name}")
+    )
 
 
 def test_errors_and_their_exit_codes(capsys):

@@ -26,6 +26,20 @@ from reid_jax.serve.gallery import NOT_REACHED, Gallery, exists, is_address, sho
 from reid_jax.serve.merge import merge
 from reid_jax.tables import comma_separated, markdown, visible, write_text
 
+EXAMPLES = """
+python -m reid_jax gallery build people.sqlite pictures --model runs/a --camera-from folder
+python -m reid_jax gallery add people.sqlite more --camera door
+python -m reid_jax gallery search people.sqlite query.jpg -k 10 --not-camera door --fpir 0.1
+python -m reid_jax gallery remove people.sqlite --person anna
+python -m reid_jax gallery purge people.sqlite --older-than-days 30
+python -m reid_jax gallery label people.sqlite --id 3,4 --person anna
+python -m reid_jax gallery calibrate people.sqlite
+python -m reid_jax gallery info people.sqlite
+python -m reid_jax gallery log people.sqlite --last 20
+python -m reid_jax gallery verify people.sqlite
+python -m reid_jax gallery compact people.sqlite
+python -m reid_jax gallery merge a.sqlite b.sqlite --output both.sqlite
+"""
 COLUMNS = {"path": "path", "person": "person", "pid": "person", "camera": "camera", "camid": "camera"}
 COLUMNS |= {"time": "time", "tracklet": "tracklet"}
 MEGABYTE = 1 << 20
@@ -44,9 +58,7 @@ def parse(argv):
     """Command line -> namespace."""
     parser = cli.parser("gallery", __doc__)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    add = {
-        name: actions.add_parser(name, help=f.__doc__, description=f.__doc__) for name, f in ACTIONS.items()
-    }
+    add = {name: cli.action(actions, "gallery", name, f.__doc__, EXAMPLES) for name, f in ACTIONS.items()}
     for name in add.keys() - {"merge"}:
         add[name].add_argument("gallery", metavar="GALLERY", type=place)
     for name in ("build", "add"):

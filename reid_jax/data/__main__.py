@@ -4,6 +4,7 @@ python -m reid_jax data list
 python -m reid_jax data check market1501 --root /data/Market-1501-v15.09.15
 python -m reid_jax data build market1501 --root /data/Market-1501-v15.09.15 --output /data/built
 python -m reid_jax data synthesize --root /data/drawn --sheet sheet.png
+python -m reid_jax data sheet --name market1501 --root /data/Market-1501-v15.09.15 --out sheet.png
 """
 
 import os
@@ -117,21 +118,21 @@ def _sheet_flags(parser):
         "--animate", metavar="FILE.webp", type=animate, help="tracklets: also a moving picture (webp, gif)"
     )
     parser.add_argument("--split", choices=("test", "train"), default="test", help="(default test)")
-
     cli.add_dry_flag(parser)
 
+
 def _sheet(args):
-    records, names = _records(args.name, args.root, args.split)
     if args.dry_run:
         from reid_jax import dry
 
         need = dry.of_set(args.name, args.root, folder_flag="--root")
         return dry.tell([f"write a contact sheet of {args.name}, {args.out}"], [need])
+    records, names = _records(args.name, args.root, args.split)
     _save_sheet(args.out, records, names, ids=args.ids, per_cell=args.per_cell)
     if args.animate:
         _save_moving(args.animate, records, args.ids)
-
     return 0
+
 
 # A command is its help line, a function that adds flags and one that runs it.
 COMMANDS = {
@@ -148,7 +149,7 @@ def main(argv=None):
     parser = cli.parser("data", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (text, flags, _) in COMMANDS.items():
-        flags(commands.add_parser(name, help=text, description=text))
+        flags(cli.action(commands, "data", name, text, __doc__))
     args = parser.parse_args(argv)
     return COMMANDS[args.command][2](args) or 0
 

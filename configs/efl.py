@@ -3,13 +3,14 @@
 Variants: market, duke, msmt17, me_reid (paper: 256x128, 240 epochs); synthetic (small net and data set,
 minutes on 2 CPU cores); synthetic_mmt, synthetic_fdm, synthetic_baseline (the paper's Table 4 on it);
 pku (PKU-Reid, MobileNetV2), pku_mmt, pku_fdm, pku_baseline; smoke (seconds). On tracklets: mars, mars_ap3d
-(paper); synthetic_video, synthetic_video_baseline, smoke_video. Any field can be changed on the command
-line: --config.efl.lambda_mi=1e-3.
+(paper); synthetic_video, synthetic_video_baseline, smoke_video. Rows of the paper's Table 4 behind a dash:
+msmt17-baseline, -fdm, -mmt. Any field can be changed on the command line: --config.efl.lambda_mi=1e-3.
 """
 
 from ml_collections import ConfigDict
 
 from reid_jax import presets
+from reid_jax.fields import split_row
 
 
 def market(t):
@@ -126,6 +127,11 @@ VARIANTS = {
 }
 
 
+ROWS = ("baseline", "fdm", "mmt")  # of the paper's Table 4, efl.mode
+
+
 def get_config(variant="market"):
-    """ConfigDict of one variant; ConfigError for an unknown one."""
-    return ConfigDict(presets.tree("efl", variant, VARIANTS))
+    """ConfigDict of one variant, or of VARIANT-ROW; ConfigError for an unknown one."""
+    name, row = split_row("efl", variant, VARIANTS, ROWS)
+    chosen = mode(VARIANTS[name], row) if row else VARIANTS[name]
+    return ConfigDict(presets.tree("efl", name, {name: chosen}))

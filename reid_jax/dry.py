@@ -70,12 +70,17 @@ def length(config):
 
 def stage_length(config, name):
     """'240 epochs', '1200 steps' or '40 rounds' of a stage."""
-    sets = max(2, config.data.name.count("+") + 1)
-    info = methods.Info(100, 6, num_images=1000, domains=(50,) * sets)  # made up: only rounds are asked for
-    stage, method = stages.build(config, name, info)
-    if method.rounds:
-        return f"{method.rounds} rounds"
-    return f"{stage.train.steps} steps" if stage.train.steps else f"{stage.train.epochs} epochs"
+    train = stages.settings(config, name).train
+    rounds = 0 if methods.find(config.method).LABELS == "all" else rounds_of(config, name)
+    lengths = ((rounds, "rounds"), (train.steps, "steps"), (train.epochs, "epochs"))
+    return next(f"{count} {unit}" for count, unit in lengths if count)
+
+
+def rounds_of(config, name):
+    """Rounds of labelling and training of a stage, of a method that does not read all identities."""
+    domains = (50,) * max(2, config.data.name.count("+") + 1)  # made up, as the people
+    info = methods.Info(sum(domains), 6, num_images=1000, domains=domains)
+    return stages.build(config, name, info)[1].rounds
 
 
 # ---- what a run of a config needs

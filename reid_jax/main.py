@@ -65,7 +65,8 @@ LOST_TIMEOUT = flags.DEFINE_integer(
 def main(argv):
     """Entry point after the flags are parsed."""
     if DRY_RUN.value:
-        return dry_run(*asked(argv))
+        config, workdir = asked(argv)
+        return dry_run(config, config_flags.get_config_filename(flags.FLAGS["config"]), workdir, MODE.value)
     config, workdir, devices = prepare(argv)
     from reid_jax.train import processes, signals
     from reid_jax.train import run as runs
@@ -103,12 +104,11 @@ def asked(argv):
     return CONFIG.value, workdir
 
 
-def dry_run(config, workdir):
+def dry_run(config, file, workdir, mode="train"):
     """--dry_run: tells what would be trained or tested and what is missing; returns the exit code."""
     from reid_jax import dry
 
-    file = config_flags.get_config_filename(flags.FLAGS["config"])
-    if MODE.value == "evaluate":
+    if mode == "evaluate":
         return dry.tell([f"test {workdir}"], [dry.of_run(workdir), *dry.of_sets(config)])
     would = dry.trainings({config.method: (file, config)}, [config.seed], lambda label, seed: workdir)
     return dry.tell(would, dry.of_config(config))

@@ -29,7 +29,7 @@ to_the_end() {
 for ((again = 1; ; again++)); do
   to_the_end "$@"
   last=$code
-  if ((stopping || last == 0 || last == 2 || last == 75 || again > ${RESTARTS:-3})); then
+  if ((stopping || last == 0 || last == 2 || last == 3 || last == 75 || again > ${RESTARTS:-3})); then
     exit "$last"
   fi
   echo "exit code $last: the same command again in ${RESTART_PAUSE:-10} s ($again of ${RESTARTS:-3})" >&2

@@ -4,6 +4,7 @@ A command gathers `Need`s and ends with `tell`, whose exit code is 0 where every
 where something is not; a mistake in the command itself is a ConfigError, as ever.
 """
 
+import dataclasses
 import os
 import textwrap
 from pathlib import Path
@@ -98,15 +99,16 @@ def of_sets(config):
         names = data.name.split("+")
         roots = union.per_set(data.root, len(names), ",", "root")
         variants = union.per_set(data.variant, len(names), "+", "variant")
-        sets = [of_set(*each, data) for each in zip(names, roots, variants, strict=True)]
+        hidden = [labels != "all" or name == data.target for name in names]
+        sets = [of_set(*each, data) for each in zip(names, roots, variants, hidden, strict=True)]
     files = [getattr(data, field) for field in TABLES]
     files = [(f, path) for f, path in zip(TABLES, files, strict=True) if path not in ("", "true")]
     also = filter(None, (text.strip() for text in config.eval.also.split(",")))
     return [*sets, *(of_file(f"config.data.{f}", path) for f, path in files), *map(of_test, also)]
 
 
-def of_set(name, root, variant="", data=None, folder_flag="--config.data.root"):
-    """Need of a set by name; data: the config's section."""
+def of_set(name, root, variant="", unlabelled=False, data=None):
+    """Need of a set by name; unlabelled: whether unknown people may train, data: the config's section."""
     if datasets.SYNTHETIC.fullmatch(name):
         return Need(f"set {name}", "drawn by the run itself")
     if name not in LAYOUTS:
@@ -114,11 +116,11 @@ def of_set(name, root, variant="", data=None, folder_flag="--config.data.root"):
 
     def there():
         if not root:
-            raise DataError(f"where is {LAYOUTS[name].title}? Set {folder_flag}=FOLDER")
+            raise DataError(f"where is {LAYOUTS[name].title}? Set --config.data.root=FOLDER")
         options = datasets.reader_options(data) if data else Options()
-        several = LAYOUTS[name].form(variant).num_splits > 1
-        options = Options(**{**vars(options), "variant": variant, "split": options.split * several})
-        return counted(folders.load_folder(name, root, options, check_counts=False, unlabelled=True))
+        split = options.split if LAYOUTS[name].form(variant).num_splits > 1 else 0
+        options = dataclasses.replace(options, variant=variant, split=split)
+        return counted(folders.load_folder(name, root, options, unlabelled=unlabelled))
 
     return with_source(look(f"set {name}", there), name)
 
@@ -144,7 +146,12 @@ def of_test(item):
     if datasets.SYNTHETIC.fullmatch(item.rpartition("=")[2]):
         return Need(f"test on {item}", "drawn by the run itself")
     name = item.rpartition("=")[2].partition(":")[0].partition("/")[0]
-    return with_source(look(f"test on {item}", lambda: f"{len(test_sets.read(item)[1])} splits"), name)
+
+    def there():
+        _, sets = test_sets.read(item)
+        return f"{sets[0].root}: {len(sets)} split{'s' * (len(sets) > 1)}, {len(sets[0].query)} queries"
+
+    return with_source(look(f"test on {item}", there), name)
 
 
 def of_source(text, splits=("query", "gallery")):

@@ -125,7 +125,7 @@ def _sheet(args):
     if args.dry_run:
         from reid_jax import dry
 
-        need = dry.of_set(args.name, args.root, folder_flag="--root")
+        need = dry.of_set(args.name, args.root)
         return dry.tell([f"write a contact sheet of {args.name}, {args.out}"], [need])
     records, names = _records(args.name, args.root, args.split)
     _save_sheet(args.out, records, names, ids=args.ids, per_cell=args.per_cell)

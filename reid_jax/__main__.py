@@ -18,6 +18,7 @@ COMMANDS = {  # name: (module, one line)
     "cross": ("reid_jax.cross", "one table of trained runs on other data sets"),
     "dg": ("reid_jax.dg", "domain generalisation: train on some sets, test on unseen ones; one table"),
     "compare": ("reid_jax.compare", "train several configs with several seeds; one table of the results"),
+    "zoo": ("reid_jax.zoo", "all methods in one table and page: what for, size, speed, results of runs"),
     "convert": ("reid_jax.convert", "weights from and to PyTorch: what fits, and a file of it"),
     "gallery": ("reid_jax.commands.gallery", "a gallery of people: build, search, remove, calibrate, check"),
     "serve": ("reid_jax.commands.serve", "a page in the browser that searches a gallery"),

@@ -22,6 +22,7 @@ MAY = {
     | {"train", "serve", "plan", "cli", "dry", "hardware", "tables"},  # none imports another
     "dg": BASE | LOW | {"commands", "train", "dg", "cli", "dry", "hardware", "tables"},  # joins commands
     "main": BASE | LOW | {"methods", "train", "report", "cli", "dry", "hardware"},
+    "zoo": BASE | {"methods", "commands", "report", "serve", "cli", "hardware", "tables"},
     "dry": BASE | LOW | {"methods", "train"},
     **dict.fromkeys(("compare", "convert", "cross", "embed", "evaluate", "export"), {"commands", "cli"}),
     "__main__": {"cli", "config", "errors", "fields"},

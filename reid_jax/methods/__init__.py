@@ -1,14 +1,15 @@
 """The method contract: a method is a module of this package, found by its name.
 
 A module has TITLE (its name in tables), FIELDS (its own fields, config.NAME, with their defaults), METRICS
-(readable titles of what its steps report), LABELS (which identities it may read) and STAGES, its stages by
-name in order, or a function of the config that gives them; then `sets(config)` may name the training sets of
-each stage, {stage: names}, for figures of what is kept of earlier ones. Where LABELS hides identities,
-CAMERAS says whether the cameras of these images are read (True, False, or a function of a stage's config); if
-not, they are hidden too. A stage is a subclass of `Method`: settings and modules in the object, arrays in the
-`State`; its functions are pure, and know nothing of files, loops or devices but the name of the device axis.
-Each stage has its own checkpoints, its own settings (config.stages.NAME, laid over the config it is built
-from) and may take over networks of earlier ones (`inherit`).
+(readable titles of what its steps report), LABELS (which identities it may read), SETTINGS (what it is for,
+where LABELS alone does not say) and STAGES, its stages by name in order, or a function of the config that
+gives them; then `sets(config)` may name the training sets of each stage, {stage: names}, for figures of what
+is kept of earlier ones. Where LABELS hides identities, CAMERAS says whether the cameras of these images are
+read (True, False, or a function of a stage's config); if not, they are hidden too. A stage is a subclass of
+`Method`: settings and modules in the object, arrays in the `State`; its functions are pure, and know nothing
+of files, loops or devices but the name of the device axis. Each stage has its own checkpoints, its own
+settings (config.stages.NAME, laid over the config it is built from) and may take over networks of earlier
+ones (`inherit`).
 """
 
 import copy
@@ -32,6 +33,12 @@ LABELS = ("all", "source", "none")  # whose identities a method may read: of all
 FIELDS_OF_SOME = (
     "loss.center", "loss.verification", "optim.freeze_norms_eval", "model.classifier", "data.generated",
 )  # fmt: skip
+
+SETTINGS = {  # what methods are for, by LABELS
+    "all": ("supervised",),
+    "none": ("unsupervised",),
+    "source": ("domain adaptation",),
+}
 
 
 class Info(NamedTuple):
@@ -279,6 +286,19 @@ def reads_cameras(config):
     """Whether a stage reads the cameras of images whose identities it may not know; config: its own."""
     reads = getattr(find(config.method), "CAMERAS", False)
     return bool(reads(config) if callable(reads) else reads)
+
+
+def settings(name):
+    """What method `name` is for: "supervised", "domain generalisation", ...; one or more."""
+    module = find(name)
+    return getattr(module, "SETTINGS", SETTINGS[module.LABELS])
+
+
+def about(name):
+    """(title, a line on method `name`): its TITLE and the first line of its module's text."""
+    module = find(name)
+    line = module.__doc__.strip().splitlines()[0].rstrip(".:")
+    return module.TITLE, line.removeprefix(f"{module.TITLE}: ")
 
 
 def defaults(name):

@@ -45,6 +45,7 @@ METRICS = {
     "share": "MetaBN's share of noise",
 }
 LABELS = "all"
+SETTINGS = ("domain generalisation",)
 
 
 class M3l(Method):

@@ -51,6 +51,7 @@ METRICS = baseline.METRICS | {
     **{f"gate_layer{i}": f"Mean gate, stage {i}" for i in range(1, 5)},
 }
 LABELS = "all"
+SETTINGS = ("domain generalisation",)
 GATE = "(^|/)gate$"
 PARAMS = ("gates", "all")
 

@@ -38,6 +38,7 @@ METRICS = baseline.METRICS | {
     "gate": "Share given back",
 }
 LABELS = "all"
+SETTINGS = ("domain generalisation",)
 
 
 class Snr(Method):

@@ -130,8 +130,6 @@ def context(run, compared, data_root, queries):
         "looks": look.build(os.path.join(run.workdir, "eval", "look.npz"), run.titles["look"]),
         "cameras": rankings.cameras(run.last, distance, names) if run.last and not run.single else None,
         "settings": sections.settings(run.config, run.titles["defaults"]),
-        "today": datetime.date.today().isoformat(),
-        "version": reid_jax.__version__,
     }
 
 
@@ -167,8 +165,8 @@ def retrieval(run, compared, data_root, queries):
     }
 
 
-def render(values):
-    """The page; everything that comes from files is escaped."""
+def render(values, template="template.html.j2"):
+    """A page; everything that comes from files is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("reid_jax", "report"),
         autoescape=True,
@@ -177,7 +175,8 @@ def render(values):
         lstrip_blocks=True,
     )
     environment.filters["camera"] = sections.camera
-    return environment.get_template("template.html.j2").render(values)
+    always = {"today": datetime.date.today().isoformat(), "version": reid_jax.__version__}
+    return environment.get_template(template).render(always | values)
 
 
 def write(path, page):

@@ -57,6 +57,7 @@ METRICS = {
     "memory_agree": "Divergence of the memory network",
 }
 LABELS = "all"
+SETTINGS = ("sets one after another",)
 
 
 def title(config):

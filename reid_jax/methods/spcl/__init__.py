@@ -47,6 +47,7 @@ METRICS = {
 }
 LABELS = "source"
 CAMERAS = _rounds.crosses_cameras
+SETTINGS = ("unsupervised", "domain adaptation")
 NETS = ("net", "source")  # test mode by the norms of the target, of the source
 
 

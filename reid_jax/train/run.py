@@ -36,23 +36,25 @@ log = logging.getLogger(__name__)
 
 
 def train(config, dataset, workdir, devices):
-    """Trains every stage; returns {"method", "seconds", "step", "images_per_second"} of the last.
+    """Trains every stage; returns {"method", "step", "images_per_second"} of the last, "seconds" of all.
 
     config: ConfigDict or nested namespace; dataset: data.records.Dataset; devices: train.devices.Devices. A
     run that was interrupted goes on from its newest checkpoint, stages that are done are passed over. Raises
     signals.Stopped after a SIGTERM or SIGINT.
     """
-    names, result = stages.to_train(config), None
+    names, result, seconds = stages.to_train(config), None, 0.0
     dataset = preflight.check(config, dataset, workdir, devices, info_of(dataset, devices.axis_name))
     with signals.StopSignal() as stop:
         for name in names:
             run = Run(config, name, dataset, workdir, devices, stop)
             if name != names[-1] and processes.from_first(run.done):
+                seconds += processes.from_first(run.seconds_before)
                 run.checkpoints.close()
                 log.info("stage %s is done", name)
             else:
                 result = run.train()
-    return result
+                seconds += result["seconds"]
+    return result | {"seconds": seconds}
 
 
 def info_of(dataset, axis_name=None):
@@ -101,6 +103,10 @@ class Run:
             and self.at_end(position.of_checkpoint(self.checkpoints.read_meta(steps[-1])))
             and os.path.exists(final)
         )
+
+    def seconds_before(self):
+        """Seconds that a stage took which an earlier start finished."""
+        return self.checkpoints.read_meta(self.checkpoints.steps()[-1])["seconds"]
 
     def at_end(self, at):
         """Whether no part is left."""

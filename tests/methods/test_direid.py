@@ -181,7 +181,14 @@ def test_three_stages_and_resume(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     dataset = datasets.load(m.data, str(tmp_path))
     devices = Devices(jax.devices()[:1])
-    runs.train(m, dataset, str(whole), devices)
+    seconds = runs.train(m, dataset, str(whole), devices)["seconds"]
+    again = runs.train(m, dataset, str(whole), devices)["seconds"]  # all are done
+    spent = []
+    for name in direid.STAGES:
+        opened = checkpoint.Checkpoints(str(whole), name)
+        spent.append(opened.read_meta(opened.steps()[-1])["seconds"])
+        opened.close()
+    assert seconds >= sum(spent) > max(spent) and again >= sum(spent)  # those of all stages
     checkpoint.claim_workdir(str(parts), plain(m))
     for name in ("teacher", "gan"):
         m.train.only = name

@@ -208,7 +208,8 @@ def test_three_stages_and_resume(tmp_path):
     assert (whole / "eval" / "gan" / "grids").is_dir() and (whole / "eval" / "final.json").exists()
     assert namespace(json.loads((whole / "eval" / "final.json").read_text())).net == "fuse"
     studies = [line for line in lines if line["kind"] == "study"]
-    assert evaluated(parts, "gan").items() <= studies[-1].items()
+    measured = evaluated(parts, "gan")  # in a process of its own, whose sums may be rounded otherwise
+    assert measured == pytest.approx({name: studies[-1][name] for name in measured}, rel=1e-4)
     page = report.build(str(parts))  # its last stage is not trained
     assert "Transfer strength" in pathlib.Path(page).read_text()
 

@@ -17,7 +17,13 @@ from reid_jax.data.loaders.common import Options, advice
 from reid_jax.errors import MISSING, CheckpointError, ConfigError, DataError, WeightsError
 from reid_jax.train import checkpoint, stages, warm
 
-TABLES = ("points", "attributes", "styles", "generated", "csv")  # fields of config.data that name a file or folder
+TABLES = (
+    "points",
+    "attributes",
+    "styles",
+    "generated",
+    "csv",
+)  # fields of config.data that name a file or folder
 
 
 class Need(NamedTuple):

@@ -71,7 +71,7 @@ class Baseline(Method):
             ce, terms, watched = _steps.identity_terms(self.config.loss, out, pid, self.axis)
             more, alone = self.beside.terms(nets, out, pid, key)
             if drawn is not None:
-                more["generated"], stats = self.lsro(nets["net"], stats, drawn, key)
+                more["generated"], stats = self.lsro(nets["net"], stats, drawn, key, resting)
             total = sum((terms | more).values(), ce)
             metrics = {"loss": total, "ce": ce, "accuracy": _steps.accuracy(out, pid)}
             return total + alone, {"net": stats}, metrics | terms | more | watched, None
@@ -79,14 +79,14 @@ class Baseline(Method):
         new, metrics, _ = _steps.descend(loss, state, self.tx, self.axis)
         return new, metrics | {"lr": self.rate(state.step)}
 
-    def lsro(self, variables, stats, batch, key):
+    def lsro(self, variables, stats, batch, key, resting=None):
         """(loss f[] of images that show nobody, batch_stats behind theirs): all classes are as likely.
 
         Zheng et al., ICCV 2017, eq. 7; the images go through the network in a pass of their own.
         """
         variables, key = {**variables, "batch_stats": stats}, jax.random.fold_in(key, 1)
         unknown = jnp.full_like(batch["camid"], -1)
-        out, stats = self.encoder.apply(variables, self.view(batch), True, key, unknown)
+        out, stats = _steps.encoded(self.encoder, variables, self.view(batch), key, resting, unknown)
         losses = [identity.cross_entropy(x, jnp.zeros_like(unknown), label_smooth=1.0) for x in out.logits]
         return self.config.loss.generated * _steps.joined(self.config.loss, losses), stats
 

@@ -33,25 +33,25 @@ def settings(**fields):
 
 @pytest.fixture(scope="module")
 def run():
-    """(Baseline, batch, [State after 0, 1, 2, 3 steps], last metrics)."""
+    """(Baseline, batches, [State after 0, 1, 2, 3 steps], last metrics)."""
     info = methods.Info(6, 3, steps_per_epoch=5, total_steps=50, axis_name="device")
     method = baseline.Baseline(settings(**FIELDS), info)
     states = [jax.tree.map(np.asarray, drawn(method))]
     rng = np.random.default_rng(0)
     centers = states[0].nets["centers"]["params"]["0"]
     states[0].nets["centers"]["params"]["0"] = np.float32(rng.standard_normal(centers.shape))
-    step, batch = Stepping(method.step), {"train": random_batch()}
+    step, batch = Stepping(method.step), {"train": random_batch(), "generated": random_batch(1)}
     for _ in range(3):
         state, metrics = step(states[-1], batch)
         states.append(state)
     assert step.traces == 1
-    return method, batch["train"], states, metrics
+    return method, batch, states, metrics
 
 
 @pytest.mark.slow
 def test_eight_devices_equal_one(run):
     method, batch, states, metrics = run
-    several, shared = Stepping(method.step, 8)(states[0], {"train": batch}, 3)
+    several, shared = Stepping(method.step, 8)(states[0], batch, 3)
     assert difference(states[-1].nets, several.nets) < 2e-3
     assert {*metrics} == {*shared}
     for name in metrics:
@@ -62,6 +62,7 @@ def test_eight_devices_equal_one(run):
 def test_centers_move_by_the_gradient_without_the_weight(run):
     """By hand: c <- c - 0.5 * 2 * (sum of c - f of its images) / B."""
     method, batch, states, *_ = run
+    batch = batch["train"]
     image = method.view(batch)
     out, _ = jax.jit(lambda v, x: method.encoder.apply(v, x, False))(states[0].nets["net"], image)
     f, before = np.asarray(out.before_bn[0]), states[0].nets["centers"]["params"]["0"]

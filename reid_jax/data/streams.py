@@ -132,10 +132,8 @@ def gallery(rows, data, seed, labels=None, groups=None, views=VIEWS, *, ids=0, i
 
 def every_camera(rows, data, seed, labels=None, groups=None, views=VIEWS, *, ids=0, instances=0):
     """Groups of K images, one of each of their cameras first, see samplers.EveryCamera."""
-    options = dict(sampler=samplers.EveryCamera)
-    sampler = gallery_sampler(
-        rows, data, seed, chosen_groups(rows, labels, groups), ids, instances, **options
-    )
+    groups = chosen_groups(rows, labels, groups)
+    sampler = gallery_sampler(rows, data, seed, groups, ids, instances, samplers.EveryCamera)
     return build(rows, sampler, seed, labels, views)
 
 

@@ -10,6 +10,8 @@ from reid_jax import cli
 from reid_jax.commands import compare
 from reid_jax.errors import STOPPED, USER_ERROR, ConfigError, DataError, ReidError
 from reid_jax.eval import paired
+from reid_jax.trained import process
+from reid_jax.trained.figures import label_quality
 
 ROOT = Path(__file__).parent.parent
 
@@ -111,7 +113,7 @@ def test_stopped_run_stops_the_comparison(tmp_path, monkeypatch, capsys):
             (Path(folder) / "summary.json").write_text("{}")
         return SimpleNamespace(returncode=code)
 
-    monkeypatch.setattr(compare.subprocess, "run", call)
+    monkeypatch.setattr(process.subprocess, "run", call)
     argv = f"--workdir {tmp_path} --seeds 0,1,2 a=configs/efl.py:market".split()
     assert compare.main(argv) == STOPPED == 75
     assert started == ["seed-0", "seed-1"]
@@ -127,12 +129,12 @@ def test_quality_of_pseudo_labels_is_the_last_rounds(tmp_path):
     lines = ['{"kind": "train", "step": 1}', '{"kind": "labels", "step": 1, "ari": 3.0}',
              '{"kind": "labels", "step": 2, "ari": 7.0}', '{"kind": "train", "step": 3}']  # fmt: skip
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    assert compare.label_quality(tmp_path) == {"ari": 7.0}
+    assert label_quality(tmp_path) == {"ari": 7.0}
     results = {"a": {0: figures(50.0) | {"ari": 30.0}}, "b": {0: figures(60.0) | {"ari": 40.0}}}
     head, _, *rows = (cells(line) for line in compare.write(results, tmp_path).splitlines())
     assert [r[head.index("label ARI")] for r in rows] == ["30.0", "40.0"]
     (tmp_path / "metrics.jsonl").write_text(lines[0] + "\n")
-    assert compare.label_quality(tmp_path) == {}
+    assert label_quality(tmp_path) == {}
 
 
 def test_data_is_shared_unless_each_seed_has_its_own(tmp_path, monkeypatch):

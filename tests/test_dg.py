@@ -12,7 +12,6 @@ import pytest
 import runs
 from trees import cuhk02, cuhk03, files, grid, ilids, market, picture, prid, viper
 
-from reid_jax.commands import compare
 from reid_jax.data import datasets
 from reid_jax.data.records import Dataset, Record
 from reid_jax.data.synthetic import FOLDER
@@ -20,6 +19,7 @@ from reid_jax.dg import __main__ as command
 from reid_jax.dg import protocols, results, sets
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval.store import FeatureSet
+from reid_jax.trained import process
 
 CONFIG = f"{runs.CONFIGS}/baseline.py:smoke"
 
@@ -299,7 +299,7 @@ def stubborn(monkeypatch):
         started.append(line)
         return type("Done", (), {"returncode": forked.end(forked.start(line[3:], stdout.name), 300)})
 
-    monkeypatch.setattr(compare.subprocess, "run", call)
+    monkeypatch.setattr(process.subprocess, "run", call)
     return started
 
 

@@ -5,7 +5,8 @@ import json
 import chromium
 import pytest
 
-from reid_jax import methods, zoo
+from reid_jax import methods
+from reid_jax.commands import zoo
 from reid_jax.errors import DataError
 
 

@@ -19,7 +19,6 @@ exit code is its own, 75. --show writes the table of the runs that are finished 
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -29,31 +28,10 @@ import numpy as np
 from tqdm import tqdm
 
 from reid_jax import cli, places, tables
-from reid_jax.errors import STOPPED, ConfigError, DataError, ReidError
+from reid_jax.errors import STOPPED, ConfigError, DataError
 from reid_jax.eval import paired
-
-TITLES = {
-    "mAP": "mAP",
-    "rank1": "rank-1",
-    "seen/mAP": "seen mAP",  # means over sets that were learnt one after another, eval/sequence.py
-    "seen/rank1": "seen rank-1",
-    "unseen/mAP": "unseen mAP",
-    "unseen/rank1": "unseen rank-1",
-    "forgetting/mAP": "forgotten mAP",
-    "other_id_same_cam": "same-camera errors",  # first hit: somebody else, from the query's camera
-    "prop": "prop.",
-    "camera_probe": "camera probe",
-    "ari": "label ARI",  # of the pseudo labels of the last round
-    "swap/mAP_before": "mAP, one query a person",  # and on other backgrounds: train/swap.py
-    "swap/mAP": "mAP, backgrounds swapped",
-    "swap/probe_body": "probe: body's camera",
-    "swap/probe_background": "probe: background's camera",
-}
-ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-
-
-class Stopped(Exception):
-    """A run was stopped on request (SIGTERM, SIGINT); the message says how to go on."""
+from reid_jax.trained.figures import TITLES, cell, result
+from reid_jax.trained.process import Stopped, train
 
 
 def arguments(argv):
@@ -146,75 +124,6 @@ def prepare_data(path, workdir, seed, test_ids=0, extra=(), each=False):
         flags.append(f"--config.data.synthetic.test_ids={test_ids}")
     datasets.load(config.data, workdir)
     return flags
-
-
-def train(path, folder, seed, flags, jobs, stopping):
-    """One training run in its own process.
-
-    stopping: threading.Event after which no more are started. Raises Stopped and sets it when this run was
-    stopped and has saved; ReidError with the end of its log when it fails.
-    """
-    if stopping.is_set() or (Path(folder) / "summary.json").exists():
-        return
-    os.makedirs(folder, exist_ok=True)
-    environment = dict(os.environ)
-    if jobs > 1:
-        environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()
-    command = [sys.executable, "-m", "reid_jax.main", f"--config={path}", f"--workdir={folder}"]
-    command += [f"--config.seed={seed}", *flags]
-    log = Path(folder) / "log.txt"
-    with open(log, "w") as out:
-        code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, env=environment).returncode
-    if code == STOPPED:
-        stopping.set()
-        raise Stopped(f"{folder} was stopped on request and is saved; the same command goes on")
-    if code or not (Path(folder) / "summary.json").exists():
-        raise ReidError(f"{' '.join(command)} failed ({code}); see {log}:\n{log.read_text()[-1500:]}")
-
-
-def result(folder, net):
-    """Figures and seconds of a finished run."""
-    final = json.loads((Path(folder) / "eval" / "final.json").read_text())
-    summary = json.loads((Path(folder) / "summary.json").read_text())
-    if not final["nets"]:
-        raise DataError(f"{folder} has no test set of its own: there are no figures to compare")
-    name = net if net in final["nets"] else final["net"]
-    figures = {k: final["nets"][name][k] for k in TITLES if k in final["nets"][name]}
-    figures |= label_quality(folder) | drawn(folder) | kept(folder)
-    figures |= {"net": name, "parameters": summary.get("parameters"), "seconds": summary["seconds"]}
-    return {**figures, "random_mAP": final["random"]["mAP"]}
-
-
-def drawn(folder):
-    """Those figures of a run's eval/drawn.json that the table shows; {} when it has none."""
-    path = Path(folder) / "eval" / "drawn.json"
-    figures = json.loads(path.read_text()) if path.exists() else {}
-    return {k: figures[k] for k in TITLES if k in figures}
-
-
-def label_quality(folder):
-    """{"ari": percent} of the last pseudo labels of a run; {} when it has none, or none that are rated."""
-    last = last_line(folder, "labels")
-    return {"ari": last["ari"]} if "ari" in last else {}
-
-
-def kept(folder):
-    """Those figures of a run that learnt sets one after another that the table shows; {} of others."""
-    last = last_line(folder, "kept")
-    return {k: last[k] for k in TITLES if k in last}
-
-
-def last_line(folder, kind):
-    """The last line of a kind of a run's metrics.jsonl, {} without one."""
-    lines = [line for line in (Path(folder) / "metrics.jsonl").open() if f'"{kind}"' in line]
-    return json.loads(lines[-1]) if lines else {}
-
-
-def cell(values, spread=True):
-    """'54.5 ± 2.2' (mean and sample standard deviation); '-' of none."""
-    if not values:
-        return "-"
-    return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if spread and values[1:] else "")
 
 
 def queries(folder, net):

@@ -9,14 +9,13 @@ cross.md, cross.csv, cross.json. Features that are there already, of the same ch
 
 import json
 import os
-import sys
 
 from reid_jax import cli, hardware, places, tables
 from reid_jax.config import split_label
 from reid_jax.data import datasets, testable
 from reid_jax.errors import ConfigError, DataError
-from reid_jax.eval import store
 from reid_jax.fields import namespace
+from reid_jax.trained.features import embedded
 
 FIGURES = ("rank1", "rank5", "rank10", "mAP", "mINP", "prop")
 
@@ -112,31 +111,6 @@ def check_labels(labels, noun):
             raise ConfigError(f"two {noun}s are called {label!r}; give them labels, as in LABEL=...")
         if os.path.basename(label) != label or label in ("", ".", ".."):
             raise ConfigError(f"{label!r} cannot be a {noun}'s label: it names a file")
-
-
-def embedded(run, target, folder, args, workdir):
-    """FeatureSet of a target, from WORKDIR/LABEL/TARGET.npz if that is of this checkpoint."""
-    path = os.path.join(folder, f"{target.label}.npz")
-    origin = {"run": os.path.abspath(workdir), "step": run.step, "net": args.net}
-    origin |= {"root": os.path.abspath(target.root), "images": sum(map(len, target.splits.values()))}
-    origin |= {"on_broken": args.on_broken}
-    note = path[:-4] + ".json"
-    if os.path.exists(path) and read_note(note) == origin:
-        return store.load(path)
-    sys.stderr.write(f"{os.path.basename(folder)} on {target.label}\n")
-    features = run.features(target.splits, target.root, args.net, True, args.on_broken, target.name)
-    store.save(path, features)
-    tables.write_text(note, json.dumps(origin))
-    return features
-
-
-def read_note(path):
-    """What was written beside stored features, None when nothing readable was."""
-    try:
-        with open(path) as f:
-            return json.load(f)
-    except (OSError, ValueError):
-        return None
 
 
 def write(results, targets, workdir):

@@ -23,10 +23,10 @@ import threading
 from pathlib import Path
 
 from reid_jax import cli, dry, hardware, places, tables
-from reid_jax.commands import compare
-from reid_jax.commands.cross import read_note
 from reid_jax.dg import protocols, results, sets
 from reid_jax.errors import STOPPED, ConfigError
+from reid_jax.trained.features import read_note
+from reid_jax.trained.process import Stopped, train
 
 
 def parse(argv):
@@ -140,7 +140,7 @@ def main(argv=None):
     if args.only != "test":
         try:
             train_all(wanted, where, args)
-        except compare.Stopped as stop:
+        except Stopped as stop:
             sys.stderr.write(f"{stop}\n")
             return STOPPED
     if args.only != "train":
@@ -174,7 +174,7 @@ def train_all(rows, where, args):
             if not (Path(folder) / "summary.json").exists():
                 sys.stderr.write(f"training {row.name}, seed {seed}\n")
                 flags = [*sets.flags(row, where, seed), *(f"--config.{text}" for text in args.set)]
-                compare.train(args.config, folder, seed, flags, 1, threading.Event())
+                train(args.config, folder, seed, flags, 1, threading.Event())
 
 
 def test_all(rows, where, args, asked):

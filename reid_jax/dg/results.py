@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 
 from reid_jax import tables
-from reid_jax.commands import cross
 from reid_jax.data.datasets import Source
 from reid_jax.dg import protocols, sets
 from reid_jax.eval.store import FeatureSet
 from reid_jax.fields import plain
+from reid_jax.trained.features import embedded
 
 TITLES = {"rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "mAP": "mAP", "mINP": "mINP"}
 
@@ -42,7 +42,7 @@ def scored(run, domain, datasets, folder, options):
     records = {r.path: r for d in datasets.values() for r in (*d.query, *d.gallery)}
     pictures = Source(domain.label, first.root, {"images": tuple(records.values())}, name=first.name)
     asked = SimpleNamespace(net=options.net, on_broken=options.on_broken)
-    features = cross.embedded(run, pictures, os.path.join(folder, "targets"), asked, folder)
+    features = embedded(run, pictures, os.path.join(folder, "targets"), asked, folder)
     row_of = {path: i for i, path in enumerate(features.path)}
     figures = {}
     for number, dataset in datasets.items():

@@ -18,6 +18,7 @@ from reid_jax.eval import protocols, store
 from reid_jax.report import run as runs
 from reid_jax.train import embedding, evaluate
 from reid_jax.train.devices import Devices
+from reid_jax.trained.figures import result
 
 
 def config(**fields):
@@ -131,7 +132,7 @@ def test_a_run_on_a_single_gallery_set(tmp_path):
     assert "a query has another first hit in each" in page and "means over drawn galleries" in page
     assert runs.read(workdir).protocol == "single-gallery"
     (tmp_path / "run/summary.json").write_text('{"seconds": 1}')
-    results = {"a": {0: compare.result(workdir, "")}}
+    results = {"a": {0: result(workdir, "")}}
     assert "prop." not in compare.table(results, "a")
     flags = ["--workdir", str(tmp_path / "cross"), "--checkpoint", "latest"]
     cross.main([workdir, "--targets", f"viper:{root}", *flags])

@@ -1,0 +1,1 @@
+"""Runs as folders: trained in processes of their own, read when finished, tested on other sets."""

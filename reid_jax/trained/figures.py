@@ -1,0 +1,71 @@
+"""Figures of finished runs, as tables of several runs show them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from reid_jax.errors import DataError
+
+TITLES = {
+    "mAP": "mAP",
+    "rank1": "rank-1",
+    "seen/mAP": "seen mAP",  # means over sets that were learnt one after another, eval/sequence.py
+    "seen/rank1": "seen rank-1",
+    "unseen/mAP": "unseen mAP",
+    "unseen/rank1": "unseen rank-1",
+    "forgetting/mAP": "forgotten mAP",
+    "other_id_same_cam": "same-camera errors",  # first hit: somebody else, from the query's camera
+    "prop": "prop.",
+    "camera_probe": "camera probe",
+    "ari": "label ARI",  # of the pseudo labels of the last round
+    "swap/mAP_before": "mAP, one query a person",  # and on other backgrounds: train/swap.py
+    "swap/mAP": "mAP, backgrounds swapped",
+    "swap/probe_body": "probe: body's camera",
+    "swap/probe_background": "probe: background's camera",
+}
+
+
+def result(folder, net):
+    """Figures and seconds of a finished run."""
+    final = json.loads((Path(folder) / "eval" / "final.json").read_text())
+    summary = json.loads((Path(folder) / "summary.json").read_text())
+    if not final["nets"]:
+        raise DataError(f"{folder} has no test set of its own: there are no figures to compare")
+    name = net if net in final["nets"] else final["net"]
+    figures = {k: final["nets"][name][k] for k in TITLES if k in final["nets"][name]}
+    figures |= label_quality(folder) | drawn(folder) | kept(folder)
+    figures |= {"net": name, "parameters": summary.get("parameters"), "seconds": summary["seconds"]}
+    return {**figures, "random_mAP": final["random"]["mAP"]}
+
+
+def drawn(folder):
+    """Those figures of a run's eval/drawn.json that the table shows; {} when it has none."""
+    path = Path(folder) / "eval" / "drawn.json"
+    figures = json.loads(path.read_text()) if path.exists() else {}
+    return {k: figures[k] for k in TITLES if k in figures}
+
+
+def label_quality(folder):
+    """{"ari": percent} of the last pseudo labels of a run; {} when it has none, or none that are rated."""
+    last = last_line(folder, "labels")
+    return {"ari": last["ari"]} if "ari" in last else {}
+
+
+def kept(folder):
+    """Those figures of a run that learnt sets one after another that the table shows; {} of others."""
+    last = last_line(folder, "kept")
+    return {k: last[k] for k in TITLES if k in last}
+
+
+def last_line(folder, kind):
+    """The last line of a kind of a run's metrics.jsonl, {} without one."""
+    lines = [line for line in (Path(folder) / "metrics.jsonl").open() if f'"{kind}"' in line]
+    return json.loads(lines[-1]) if lines else {}
+
+
+def cell(values, spread=True):
+    """'54.5 ± 2.2' (mean and sample standard deviation); '-' of none."""
+    if not values:
+        return "-"
+    return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if spread and values[1:] else "")

@@ -2,13 +2,17 @@
 
 Variants: market, duke (256x128); synthetic (narrow nets, minutes on CPU cores); smoke (seconds). With the
 published style images: --config.data.styles=FOLDER "--config.train.skip=('styles',)" and
---config.camstyle.styles=46, their number in a batch. With random erasing: --config.data.erase=0.5. Each stage
-may have values of its own for any field: --config.stages.styles.train.epochs=10.
+--config.camstyle.styles=46, their number in a batch. Each stage may have values of its own for any field:
+--config.stages.styles.train.epochs=10. Rows of the paper's table, behind a dash:
+  -erasing          random erasing too
+  -real             real images alone: what CamStyle is measured against
+  -real_erasing     these with random erasing
 """
 
 from ml_collections import ConfigDict
 
 from reid_jax import presets
+from reid_jax.fields import split_row
 
 HALF = (0.5,) * 3  # means and deviations of images for CycleGANs
 
@@ -70,9 +74,31 @@ def smoke(t):
     t["stages"]["styles"]["optim"].update(lr=1e-3, warmup_steps=0)
 
 
+def erasing(t):
+    """Random erasing, of the other settings' size."""
+    t["data"].update(erase=0.5)
+
+
+def real(t):
+    """No CycleGANs and no style images."""
+    t["train"].update(skip=("styles",))
+    t["camstyle"].update(styles=0)
+
+
+def real_erasing(t):
+    """Real images with random erasing."""
+    real(t)
+    erasing(t)
+
+
 VARIANTS = {f.__name__: f for f in (market, duke, synthetic, smoke)}
+ROWS = {f.__name__: f for f in (erasing, real, real_erasing)}
 
 
 def get_config(variant="market"):
-    """ConfigDict of one variant; ConfigError for an unknown one."""
-    return ConfigDict(presets.tree("camstyle", variant, VARIANTS))
+    """ConfigDict of one variant, or of VARIANT-ROW; ConfigError for an unknown one."""
+    name, row = split_row("camstyle", variant, VARIANTS, ROWS)
+    tree = presets.tree("camstyle", name, VARIANTS)
+    if row:
+        ROWS[row](tree)
+    return ConfigDict(tree)

@@ -146,6 +146,19 @@ def test_rows_of_dsanets_table_2():
         get("dsanet", "smoke-nonsense")
 
 
+def test_rows_of_camstyles_table():
+    rows = {r: get("camstyle", f"market-{r}") for r in ("real", "real_erasing", "erasing")}
+    assert {r: (c.train.skip, c.camstyle.styles, c.data.erase) for r, c in rows.items()} == {
+        "real": (("styles",), 0, 0.0),
+        "real_erasing": (("styles",), 0, 0.5),
+        "erasing": ((), 8, 0.5),
+    }
+    whole = get("camstyle", "market")
+    assert (whole.train.skip, whole.camstyle.styles, whole.data.erase) == ((), 8, 0.0)
+    with pytest.raises(ConfigError, match="market-real_erasing"):
+        get("camstyle", "market-nonsense")
+
+
 def test_adl_has_the_papers_settings():
     t = get("adl", "market")
     assert (t.data.height, t.data.width, t.data.ids, t.data.instances) == (256, 128, 16, 4)

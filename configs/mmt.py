@@ -64,7 +64,7 @@ def synthetic(t):
     """Two synthetic sets, of other people and cameras, and the narrow net; short-run values."""
     presets.synthetic(t)
     strong(t)
-    t["data"].update(name="synthetic+synthetic2", target="synthetic2", pad_crop=3)
+    t["data"].update(name="synthetic2+synthetic", target="synthetic", pad_crop=3)
     t["data"]["synthetic"].update(train_ids=60, test_ids=60, cameras=4, images=4, strength=0.6)
     t["train"].update(steps=600)
     t["stages"]["adapt"].update(train=dict(eval_every=2, checkpoint_every=2))

@@ -83,11 +83,16 @@ def test_runs_of_a_file(tmp_path):
         compare.listed(f"@{tmp_path}/other.txt")
 
 
-def test_list_of_supervised_methods_names_variants_that_exist():
-    runs = [compare.labelled(r) for r in compare.listed(f"@{ROOT / 'configs' / 'supervised.txt'}")]
-    assert runs[0][0] == "baseline" and len(dict(runs)) == len(runs)
+@pytest.mark.parametrize(
+    "name, first, last", [("supervised", "baseline", "SCAL"), ("unlabelled", "source", "bound")]
+)
+def test_lists_name_variants_that_exist(name, first, last):
+    """All rows of a list test on the one drawn set that they share."""
+    runs = [compare.labelled(r) for r in compare.listed(f"@{ROOT / 'configs' / name}.txt")]
+    assert (runs[0][0], runs[-1][0]) == (first, last) and len(dict(runs)) == len(runs)
     for _, path in runs:
-        assert cli.load_config(str(ROOT / path)).data.name == "synthetic"
+        data = cli.load_config(str(ROOT / path)).data
+        assert (data.target or data.name) == "synthetic"
 
 
 def test_arguments():

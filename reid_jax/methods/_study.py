@@ -1,9 +1,20 @@
-"""What studies of several methods share: test people, pictures from normalised images."""
+"""What studies of several methods share: test people, their pictures and bodies, generated pictures."""
+
+import os
 
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from reid_jax.data import decode, degrade, images
+from reid_jax.data.synthetic.bodies import Bodies
+from reid_jax.errors import ConfigError
+from reid_jax.eval import pointing
+
+OUTLINE = {  # figures of `outlines`, for a method's STUDY
+    "outline": ("Edges on the body's outline", "correlation with the silhouette's edges, on drawn sets"),
+    "outline_real": ("The same of real pictures", "what a generator that moves nothing would reach"),
+}
 
 
 def one_each(records):
@@ -35,3 +46,26 @@ def picture(config, x):
     """Normalised images as levels 0 to 255, f32."""
     mean, std = (jnp.asarray(v, jnp.float32) for v in (config.data.mean, config.data.std))
     return 255 * jnp.clip(x.astype(jnp.float32) * std + mean, 0, 1)
+
+
+def silhouettes(dataset, records, data):
+    """f32[N,H,W]: the bodies of records at the size of config.data; None where the set is not drawn."""
+    try:
+        known = Bodies(dataset.root)
+    except ConfigError:
+        return None
+    paths = (os.path.relpath(r.path, dataset.root).replace(os.sep, "/") for r in records)
+    masks = (Image.fromarray(known.silhouette(path)) for path in paths)
+    return np.stack(
+        [np.asarray(m.resize((data.width, data.height), Image.Resampling.BILINEAR)) for m in masks]
+    )
+
+
+def outlines(pictures, bodies):
+    """f64[N]: how far the edges of pictures [N,H,W,3] are those of silhouettes [N,H,W], a correlation."""
+    return pointing.correlation(edges(np.asarray(pictures, np.float64).mean(-1)), edges(bodies))
+
+
+def edges(maps):
+    """Length of the gradient of maps f[N,H,W]."""
+    return np.hypot(*np.gradient(np.asarray(maps, np.float64), axis=(1, 2)))

@@ -18,7 +18,7 @@ from reid_jax.fields import within
 from reid_jax.losses import batch as batches
 from reid_jax.losses.generation import l1
 from reid_jax.methods import Method, _steps
-from reid_jax.methods._study import one_each, pictures, table
+from reid_jax.methods._study import OUTLINE, one_each, outlines, pictures, silhouettes, table
 from reid_jax.models import cyclegan
 
 SMALLEST = 24  # pixels of a side, of which a discriminator makes one
@@ -27,7 +27,10 @@ STUDY = {
     "title": "Images in the styles of other cameras",
     "link": "Styles",
     "lead": "Test people, seen by one camera each, as other cameras would see them.",
-    "figures": {"moved": ("Change by another camera's style, levels", "mean absolute difference of 255")},
+    "figures": {
+        "moved": ("Change by another camera's style, levels", "mean absolute difference of 255"),
+        **OUTLINE,
+    },
     "arrays": {
         "grid/cameras": {
             "title": "Image of the row in the style of the column's camera",
@@ -251,8 +254,13 @@ class Styles(Method):
             cells = np.asarray(drawn(state, np.repeat(images, n, 0), from_, to))
             cells = cells.reshape(n, n, *images.shape[1:])
             change = np.abs(cells.astype(int) - images[:, None]).mean((2, 3, 4))
-            moved = float(change[~np.eye(n, dtype=bool)].mean())
-            return {"moved": moved}, {"grid/cameras": table(images, images, cells)}
+            other = ~np.eye(n, dtype=bool)
+            figures = {"moved": float(change[other].mean())}
+            if (bodies := silhouettes(dataset, records, self.config.data)) is not None:
+                shapes = np.repeat(bodies, n, 0)[other.ravel()]
+                figures["outline"] = float(outlines(cells[other], shapes).mean())
+                figures["outline_real"] = float(outlines(images, bodies).mean())
+            return figures, {"grid/cameras": table(images, images, cells)}
 
         return study
 

@@ -6,6 +6,13 @@ teacher's where there is one (it saw no generated picture), else E_a's.
     donor   percent of the pictures whose feature is nearer to the appearance's person than to the structure's
     recon   mean absolute difference, in levels of 255, of pictures decoded from their own codes
     moved   mean absolute difference, in levels, of a picture and the same structure in another appearance
+
+Of drawn people the silhouette is known too:
+
+    outline       correlation of the pictures' edges with those of the structure's silhouette
+    outline_real  the same of the real pictures, what a generator that moves nothing would reach
+    shape         percent of the pictures whose edges are more like the structure's silhouette than the
+                  appearance's
 """
 
 import logging
@@ -14,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from reid_jax.methods._steps import unit
-from reid_jax.methods._study import one_each, picture, pictures, table
+from reid_jax.methods._study import OUTLINE, one_each, outlines, picture, pictures, silhouettes, table
 
 STUDY = {
     "title": "What stage {stage} learned to draw",
@@ -24,6 +31,8 @@ STUDY = {
         "donor": ("Pass for the appearance's person, %", "rather than for the structure's, by a feature"),
         "recon": ("Reconstruction, levels", "mean absolute difference of 255; lower is better"),
         "moved": ("Change by another appearance, levels", "0: the generator ignores appearance"),
+        "shape": ("Have the structure's outline, %", "rather than the appearance's, by silhouettes"),
+        **OUTLINE,
     },
     "arrays": {
         "grid/swaps": {
@@ -49,18 +58,19 @@ def of(method):
             return None
         measured = over(lambda state, *images: measure(state, images, method))
         drawn = over(lambda state, *images: swap(state, images, method))
-        loaded = []
+        loaded, data = [], method.config.data
 
         def study(state):
             if not loaded:
-                loaded.append(pictures(records, method.config.data))
-            (people,) = loaded
+                loaded.extend((pictures(records, data), silhouettes(dataset, records, data)))
+            people, bodies = loaded
             measures = measured(state, people, np.roll(people, 1, 0))
             figures = {
                 "donor": 100 * float(measures["donor"].mean()),
                 "recon": float(measures["recon"].mean()),
                 "moved": float(measures["moved"].mean()),
             }
+            figures |= {} if bodies is None else shapes(np.asarray(measures["swapped"]), people, bodies)
             return figures, {"grid/swaps": grid(state, people[:GRID], drawn)}
 
         return study
@@ -87,8 +97,18 @@ def swap(state, images, method):
     return jnp.rint(picture(method.config, output)).astype(jnp.uint8)
 
 
+def shapes(swapped, people, bodies):
+    """Figures of pictures with the structure of `people` in the next one's clothes; bodies: silhouettes."""
+    own, others = outlines(swapped, bodies), outlines(swapped, np.roll(bodies, 1, 0))
+    return {
+        "outline": float(own.mean()),
+        "outline_real": float(outlines(people, bodies).mean()),
+        "shape": 100 * float((own > others).mean()),
+    }
+
+
 def measure(state, images, method):
-    """{"donor" bool[B], "recon", "moved" f[B]} of images and others u8[B,H,W,3]."""
+    """{"donor" bool[B], "recon", "moved" f[B], "swapped" f[B,H,W,3]} of images and others u8[B,H,W,3]."""
     nets, (x, other) = state.nets, (method.plain(i) for i in images)
     swapped, rebuilt = decoded(method, nets, x, other), decoded(method, nets, x, x)
     levels = [picture(method.config, v) for v in (rebuilt, swapped, x)]
@@ -97,6 +117,7 @@ def measure(state, images, method):
         "donor": (seen * appearance).sum(-1) > (seen * structure).sum(-1),
         "recon": jnp.abs(levels[0] - levels[2]).mean((1, 2, 3)),
         "moved": jnp.abs(levels[0] - levels[1]).mean((1, 2, 3)),
+        "swapped": levels[1],
     }
 
 

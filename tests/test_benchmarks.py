@@ -92,6 +92,30 @@ def test_collectives_of_a_step_are_counted():
     assert found["calls"] == 3 + 1 + 2
 
 
+def test_scaling_of_a_plan_by_hand(tmp_path, capsys):
+    """16 chips, planned for 4: moving (10 ms) is longer than computing (5), and four times is gathered."""
+    sorts = [("all-reduce", 3, 8e6), ("all-gather", 2, 1e6), ("reduce-scatter", 1, 0.25e6)]
+    step = dict(name="train: train", rows=64, trains=True, flops=0.985e12, moved=8.19e9)
+    step["collectives"] = [dict(kind=k, calls=n, bytes=b) for k, n, b in sorts]
+    file = tmp_path / "plan.json"
+    file.write_text(
+        json.dumps({"place": "v5e:2x2", "devices": 4, "programs": [step, step | {"trains": False}]})
+    )
+    figures = scaling.main([f"--plan={file}", "--devices", "1,4,16"])["programs"]["train: train"]
+    assert figures[1] == dict(
+        reduced_mb=0, gathered_mb=0, calls=0, efficiency=dict.fromkeys(scaling.DEVICES, 1)
+    )
+    assert (figures[4]["reduced_mb"], figures[4]["gathered_mb"], figures[4]["calls"]) == (8, 1 + 1, 6)
+    assert (figures[16]["reduced_mb"], figures[16]["gathered_mb"]) == (8, 4 + 4)
+    sending = (2 * 8 + 8) * 15 / 16 / 100e3 + 6 * 10e-6 * 4  # MB over 100 GB/s, 10 us a call and doubling
+    assert figures[16]["efficiency"]["TPU v5e, one pod"] == pytest.approx(0.01 / (0.01 + sending))
+    assert "| 16 | 8.0 | 8.00 | 6 |" in capsys.readouterr().out
+    for text in ("{}", "nothing", json.dumps({"place": "cpu", "devices": 1, "programs": [step]})):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match="plan.json"):
+            scaling.main([f"--plan={file}"])
+
+
 @pytest.mark.slow
 def test_scaling(capsys):
     """What EFL's step reduces: gradients of three networks, running statistics of five, metrics."""

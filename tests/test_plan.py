@@ -105,7 +105,7 @@ def test_what_does_not_fit(monkeypatch, capsys):
 
 
 PLANS = {
-    trains: programs.Plan(f"train: {name}", 4, size, 0, 0, 0, 1e9, 1e6, [], 0.0, 1.0)
+    trains: programs.Plan(f"train: {name}", 4, trains, size, 0, 0, 0, 1e9, 1e6, [], 0.0, 1.0)
     for trains, name, size in ((True, "train", 2000), (False, "embed", 10))
 }
 

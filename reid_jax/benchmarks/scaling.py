@@ -1,13 +1,19 @@
 """What devices of a data-parallel run send each other, and the efficiency to expect of it: a MODEL.
 
-Measured: FLOPs of the compiled step (XLA's cost analysis), and bytes and calls of every collective in the
-traced step, for each number of devices. Modelled: a device computes at `--utilisation` of its vendor's peak
-(bfloat16); a reduction moves 2 (N - 1) / N of its bytes through a device's link, a gathering (or its
+From a plan (`reid_jax plan --topology=v5e:2x4 --json=FILE`, then --plan=FILE): FLOPs, bytes moved and
+collectives of the very programs of a run as the chip's own compiler makes them; a device computes for the
+longer of FLOPs and bytes at its vendor's peaks. What is gathered grows with the devices.
+
+Without one: FLOPs of the compiled step (XLA's cost analysis), and bytes and calls of every collective in the
+traced step, for each number of devices; a device computes at `--utilisation` of its vendor's peak (bfloat16).
+
+Modelled in both: a reduction moves 2 (N - 1) / N of its bytes through a device's link, a gathering (or its
 gradient) (N - 1) / N of the whole; every call costs `--latency` log2 N, neighbouring reductions being one
 call, as XLA joins them; nothing overlaps. Efficiency is computing time over the whole. Input, stragglers
 and overlap (which XLA does) are left out.
 """
 
+import json
 import math
 from typing import NamedTuple
 
@@ -15,23 +21,24 @@ import jax
 
 from reid_jax import cli, methods
 from reid_jax.benchmarks import step
+from reid_jax.errors import ConfigError
 from reid_jax.models import layers
+from reid_jax.plan.chips import CHIPS
 from reid_jax.train.devices import AXIS
 
 
 class Device(NamedTuple):
-    """Vendors' figures of one device: bfloat16 TFLOP/s; GB/s in one direction to others of its `island`."""
+    """A chip of plan.chips and the network beyond the fast one of its `island`."""
 
-    tflops: float
-    near: float
+    chip: str
     island: int  # devices on the fast network
     far: float  # GB/s of its share of the network beyond, in one direction
 
 
 DEVICES = {
-    "A100 SXM, 200 Gb/s each": Device(312, 300, 8, 25),
-    "H100 SXM, 400 Gb/s each": Device(989, 450, 8, 50),
-    "TPU v5e, one pod": Device(197, 100, 256, 0),
+    "A100 SXM, 200 Gb/s each": Device("a100", 8, 25),
+    "H100 SXM, 400 Gb/s each": Device("h100", 8, 50),
+    "TPU v5e, one pod": Device("v5e", 256, 0),
 }
 REDUCE = ("psum", "psum2", "psum_invariant", "pmax", "pmin")
 GATHER = ("all_gather", "all_gather_invariant")
@@ -48,7 +55,12 @@ def main(argv):
     parser.add_argument("--devices", default="1,8,64,256")
     parser.add_argument("--utilisation", type=float, default=0.3, help="share of the peak while computing")
     parser.add_argument("--latency", type=float, default=10.0, help="microseconds")
+    parser.add_argument(
+        "--plan", metavar="FILE", default="", help="what plan --json wrote, for --step to --bn"
+    )
     args = parser.parse_args(argv)
+    if args.plan:
+        return of_plan(args)
     figures = {"benchmark": "scaling", "step": args.step, "batch": args.batch, "bn": args.bn}
     figures |= {"utilisation": args.utilisation, "latency": args.latency, "jax": jax.__version__}
     with layers.form("plain"):
@@ -59,6 +71,65 @@ def main(argv):
     return figures
 
 
+# ---- from a plan
+def of_plan(args):
+    """Prints a table for every program of a plan that trains, returns the figures."""
+    plan = read_plan(args.plan)
+    figures = {"benchmark": "scaling", "plan": plan["place"], "latency": args.latency, "programs": {}}
+    for program in (p for p in plan["programs"] if p["trains"]):
+        work = program["flops"] / 1e12, program["moved"] / 1e9
+        print(f"{program['name']}, {program['rows']} images a device, as compiled for {plan['place']}:")
+        print(f"{work[0]:.2f} TFLOP and {work[1]:.1f} GB moved a step and device")
+        rows = {}
+        for n in map(int, args.devices.split(",")):
+            sent = sent_by(program, plan["devices"], n)
+            shares = {
+                name: efficiency(d, n, sent, at_peaks(CHIPS[d.chip], *work), args)
+                for name, d in DEVICES.items()
+            }
+            rows[n] = sent | {"efficiency": shares}
+        print_table(rows)
+        figures["programs"][program["name"]] = rows
+    return figures
+
+
+def read_plan(path):
+    """What `plan --json` wrote; ConfigError for a file that cannot be read, is another, or of one device."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            plan = json.load(f)
+        programs = [p for p in plan["programs"] if p["trains"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"--plan={path} is no file of reid_jax plan --json: {error}") from error
+    if plan["devices"] < 2 or not programs:
+        raise ConfigError(f"--plan={path} has no step on several devices: plan with --topology=v5e:2x4")
+    return plan
+
+
+def sent_by(program, planned, devices):
+    """{"reduced_mb", "gathered_mb", "calls"} on `devices` of a program that is compiled for `planned`.
+
+    What is gathered is the whole, every device's share of it being the same on any number.
+    """
+    sent = {"reduced_mb": 0.0, "gathered_mb": 0.0, "calls": 0}
+    for c in program["collectives"] if devices > 1 else ():
+        if c["kind"] not in ("all-reduce", "all-gather", "reduce-scatter"):
+            raise NotImplementedError(f"the collective {c['kind']} is not in the model")
+        size = c["bytes"] / 1e6
+        if c["kind"] == "all-reduce":
+            sent["reduced_mb"] += size
+        else:
+            sent["gathered_mb"] += size * devices / (planned if c["kind"] == "all-gather" else 1)
+        sent["calls"] += c["calls"]
+    return sent
+
+
+def at_peaks(chip, tflop, gigabytes):
+    """Seconds of computing or of moving at a chip's peaks, the longer of both."""
+    return max(tflop / chip.tflops, gigabytes / chip.bandwidth)
+
+
+# ---- from the traced step
 def stage_of(args, axis_name):
     """(Method, batch) of the step that is looked at."""
     options = step.parse(["--size", args.size, "--dtype", "bfloat16", "--batch", str(args.batch)])
@@ -82,9 +153,11 @@ def at(devices, args, gflop):
     state = jax.eval_shape(stage_of(args, None)[0].init, jax.random.key(0))
     traced = jax.make_jaxpr(method.step, axis_env=[(AXIS, devices)] if devices > 1 else [])(state, batch)
     sent = collectives(traced.jaxpr, devices)
-    return sent | {
-        "efficiency": {name: efficiency(d, devices, sent, gflop, args) for name, d in DEVICES.items()}
+    shares = {
+        name: efficiency(d, devices, sent, gflop / (CHIPS[d.chip].tflops * 1e3 * args.utilisation), args)
+        for name, d in DEVICES.items()
     }
+    return sent | {"efficiency": shares}
 
 
 def collectives(jaxpr, devices, times=1):
@@ -119,12 +192,11 @@ def _inner(params):
             yield value
 
 
-def efficiency(device, devices, sent, gflop, args):
-    """Computing time over computing and sending time, 0 to 1."""
+def efficiency(device, devices, sent, computing, args):
+    """Computing time (seconds) over computing and sending time, 0 to 1."""
     if devices == 1:
         return 1.0
-    computing = gflop / (device.tflops * 1e3 * args.utilisation)
-    link = device.near if devices <= device.island else device.far
+    link = CHIPS[device.chip].link if devices <= device.island else device.far
     moved = (2 * sent["reduced_mb"] + sent["gathered_mb"]) * (devices - 1) / devices
     sending = moved / (link * 1e3) + sent["calls"] * args.latency * 1e-6 * math.log2(devices)
     return computing / (computing + sending)

@@ -50,7 +50,8 @@ def main(argv=None):
     saved = {} if args.no_ways or not too_large else ways_out(config, place, args, too_large)
     sizes = search(config, place, args) if args.search else {}
     if args.json:
-        result = {"place": place.title, "memory": place.memory, "jax": jax.__version__}
+        result = {"place": place.title, "devices": len(place.devices.devices), "memory": place.memory}
+        result |= {"jax": jax.__version__}
         result |= {"programs": [as_dict(p, place) for p in plans], "ways": saved, "largest": sizes}
         tables.write_text(args.json, json.dumps(result, indent=1) + "\n")
     return int(bool(too_large))

@@ -30,6 +30,7 @@ class Plan(NamedTuple):
 
     name: str
     rows: int
+    trains: bool
     arguments: int
     temporaries: int
     results: int  # that are not given the place of an argument
@@ -112,6 +113,7 @@ def planned(program, result, seconds):
     return Plan(
         program.name,
         program.rows,
+        program.trains,
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes,
         max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0),

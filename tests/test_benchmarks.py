@@ -1,6 +1,7 @@
 """Benchmarks at the smallest sizes: their figures fit together."""
 
 import json
+import os
 import subprocess
 import sys
 import types
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 from jax import lax
 
+from reid_jax.benchmarks import data as data_benchmark
 from reid_jax.benchmarks import eval as eval_benchmark
 from reid_jax.benchmarks import rounds, scaling
 from reid_jax.benchmarks import step as step_benchmark
 from reid_jax.errors import ConfigError
 from reid_jax.eval import ranking
+from reid_jax.plan import stored
 
 
 @pytest.mark.parametrize("distance", ranking.DISTANCES)
@@ -114,6 +117,19 @@ def test_scaling_of_a_plan_by_hand(tmp_path, capsys):
         file.write_text(text)
         with pytest.raises(ConfigError, match="plan.json"):
             scaling.main([f"--plan={file}"])
+
+
+def test_cores_of_a_host_by_hand(tmp_path, capsys):
+    """8 chips that take 10 ms for 64 pictures each, read on 2 cores, or on the one there is."""
+    step = dict(name="train: train", rows=64, trains=True, flops=0.985e12, moved=8.19e9, collectives=[])
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps({"place": "v5e:1x1", "devices": 1, "programs": [step]}))
+    plan, cores = stored.read(str(file)), min(2, os.cpu_count())
+    rates = {"threads_pil_2": 3200.0, "cached_2": 80000.0}
+    need = data_benchmark.hosts(plan, rates, 2, ["pil"])["train: train"]["v5e"]
+    assert need == pytest.approx({"images": 51200, "pil": 16 * cores, "cached": 0.64 * cores})
+    data_benchmark.print_hosts(plan, rates, types.SimpleNamespace(workers=2, decoders=["pil"]))
+    assert "51,200" in capsys.readouterr().out
 
 
 @pytest.mark.slow

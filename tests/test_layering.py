@@ -17,7 +17,7 @@ MAY = {
     "serve": BASE | LOW | {"methods", "train", "serve"},
     "plan": BASE | LOW | {"methods", "train", "plan"},
     "report": BASE | LOW | {"report"},
-    "benchmarks": BASE | LOW | {"methods", "train", "serve", "plan", "benchmarks", "cli"},
+    "benchmarks": BASE | LOW | {"methods", "train", "serve", "plan", "benchmarks", "cli", "tables"},
     "trained": BASE | LOW | {"tables", "trained"},
     "commands": BASE
     | LOW

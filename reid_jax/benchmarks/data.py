@@ -2,7 +2,8 @@
 
 Every route reads the same seeded JPEG files of 64x128 pixels, resizes them to --height x --width and makes
 uint8 batches; the pipeline also draws its augmentations. Stages are timed on one thread, routes on --workers
-threads or processes. They take turns, the best round of each counts.
+threads or processes. They take turns, the best round of each counts. With --plan, what `reid_jax plan --json`
+wrote: how many cores a host needs to feed its chips, were these at their peaks.
 """
 
 import concurrent.futures
@@ -18,19 +19,23 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from reid_jax import cli
+from reid_jax import cli, tables
 from reid_jax.config import defaults, namespace
 from reid_jax.data import decode, images, prefetch, streams, tfds_sets
 from reid_jax.data.records import Dataset, Record
 from reid_jax.data.rows import rows_of
 from reid_jax.data.transforms import Draws
+from reid_jax.plan import stored
+from reid_jax.plan.chips import CHIPS, at_peaks
 
 SIZE = 128, 64  # of the files, height and width
+HOSTS = {"v5e": 8, "v6e": 8, "a100": 8, "h100": 8, "h200": 8}  # chips of one host
 
 
 def main(argv):
     """Runs the benchmark with these command line arguments; prints a table, returns the figures."""
     args = parse(argv)
+    plan = stored.read(args.plan) if args.plan else None
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain's processes ask for it
     with tempfile.TemporaryDirectory() as folder:
@@ -43,6 +48,8 @@ def main(argv):
                 rates[name] = max(rates[name], route())
     relative = ratios(rates, args.workers, args.decoders)
     print_table(rates, relative, args)
+    if plan:
+        print_hosts(plan, rates, args)
     return {**{k: round(v, 1) for k, v in rates.items()}, **relative, **vars(args)}
 
 
@@ -59,6 +66,7 @@ def parse(argv):
     parser.add_argument(
         "--decoders", nargs="+", choices=tuple(decode.DECODERS), help="(default: all that are installed)"
     )
+    parser.add_argument("--plan", metavar="FILE", default="", help="of plan --json: cores that a host needs")
     args = parser.parse_args(argv)
     if args.batch % 4 or not 0 < args.batch <= args.images:
         parser.error("--batch must be a multiple of 4 and at most --images")
@@ -258,3 +266,33 @@ def print_table(rates, relative, args):
         print(f"{name:<24}{value:>10.0f}{value / cores:>10.0f}")
     for name, value in relative.items():
         print(f"pipeline, {name.replace('_', ' ')}: {value:.2f}")
+
+
+def hosts(plan, rates, workers, decoders):
+    """{program: {chip: {"images": a second that a host's chips eat, route: cores that read so many}}}.
+
+    The chips are taken at their peaks, so these are the most that they could eat.
+    """
+    cores = min(workers, os.cpu_count() or 1)
+    routes = {d: f"threads_{d}_{workers}" for d in decoders} | {"cached": f"cached_{workers}"}
+    needs = {}
+    for p in plan["programs"]:
+        eaten = {c: n * p["rows"] / max(at_peaks(c, p["flops"], p["moved"])) for c, n in HOSTS.items()}
+        needs[p["name"]] = {
+            chip: {"images": value} | {name: value * cores / rates[r] for name, r in routes.items()}
+            for chip, value in eaten.items()
+        }
+    return needs
+
+
+def print_hosts(plan, rates, args):
+    """A table for every step of a plan."""
+    for program, rows in hosts(plan, rates, args.workers, args.decoders).items():
+        print(f"\n{program}, as compiled for {plan['place']}; a host at its chips' peaks, cores to feed it:")
+        routes = list(next(iter(rows.values())))[1:]
+        body = [
+            [f"{HOSTS[chip]} x {CHIPS[chip].title}", f"{need['images']:,.0f}"]
+            + [f"{need[route]:.1f}" for route in routes]
+            for chip, need in rows.items()
+        ]
+        print(tables.markdown(["host", "images/s", *routes], body))

@@ -13,7 +13,6 @@ call, as XLA joins them; nothing overlaps. Efficiency is computing time over the
 and overlap (which XLA does) are left out.
 """
 
-import json
 import math
 from typing import NamedTuple
 
@@ -23,7 +22,8 @@ from reid_jax import cli, methods
 from reid_jax.benchmarks import step
 from reid_jax.errors import ConfigError
 from reid_jax.models import layers
-from reid_jax.plan.chips import CHIPS
+from reid_jax.plan import stored
+from reid_jax.plan.chips import CHIPS, at_peaks
 from reid_jax.train.devices import AXIS
 
 
@@ -74,36 +74,25 @@ def main(argv):
 # ---- from a plan
 def of_plan(args):
     """Prints a table for every program of a plan that trains, returns the figures."""
-    plan = read_plan(args.plan)
+    plan = stored.read(args.plan)
+    if plan["devices"] < 2:
+        raise ConfigError(f"--plan={args.plan} is of one device: plan with --topology=v5e:2x4")
     figures = {"benchmark": "scaling", "plan": plan["place"], "latency": args.latency, "programs": {}}
-    for program in (p for p in plan["programs"] if p["trains"]):
-        work = program["flops"] / 1e12, program["moved"] / 1e9
+    for program in plan["programs"]:
+        work = program["flops"], program["moved"]
         print(f"{program['name']}, {program['rows']} images a device, as compiled for {plan['place']}:")
-        print(f"{work[0]:.2f} TFLOP and {work[1]:.1f} GB moved a step and device")
+        print(f"{work[0] / 1e12:.2f} TFLOP and {work[1] / 1e9:.1f} GB moved a step and device")
         rows = {}
         for n in map(int, args.devices.split(",")):
             sent = sent_by(program, plan["devices"], n)
             shares = {
-                name: efficiency(d, n, sent, at_peaks(CHIPS[d.chip], *work), args)
+                name: efficiency(d, n, sent, max(at_peaks(d.chip, *work)), args)
                 for name, d in DEVICES.items()
             }
             rows[n] = sent | {"efficiency": shares}
         print_table(rows)
         figures["programs"][program["name"]] = rows
     return figures
-
-
-def read_plan(path):
-    """What `plan --json` wrote; ConfigError for a file that cannot be read, is another, or of one device."""
-    try:
-        with open(path, encoding="utf-8") as f:
-            plan = json.load(f)
-        programs = [p for p in plan["programs"] if p["trains"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"--plan={path} is no file of reid_jax plan --json: {error}") from error
-    if plan["devices"] < 2 or not programs:
-        raise ConfigError(f"--plan={path} has no step on several devices: plan with --topology=v5e:2x4")
-    return plan
 
 
 def sent_by(program, planned, devices):
@@ -122,11 +111,6 @@ def sent_by(program, planned, devices):
             sent["gathered_mb"] += size * devices / (planned if c["kind"] == "all-gather" else 1)
         sent["calls"] += c["calls"]
     return sent
-
-
-def at_peaks(chip, tflop, gigabytes):
-    """Seconds of computing or of moving at a chip's peaks, the longer of both."""
-    return max(tflop / chip.tflops, gigabytes / chip.bandwidth)
 
 
 # ---- from the traced step

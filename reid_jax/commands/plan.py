@@ -151,10 +151,7 @@ def verdict(plan, place):
 
 def times(plan, chip):
     """(seconds of computing, seconds of moving bytes) at a chip's peaks."""
-    if chip not in chips.CHIPS:
-        return 0.0, 0.0
-    known = chips.CHIPS[chip]
-    return plan.flops / known.tflops / 1e12, plan.moved / known.bandwidth / 1e9
+    return chips.at_peaks(chip, plan.flops, plan.moved) if chip in chips.CHIPS else (0.0, 0.0)
 
 
 def print_plans(plans, place):

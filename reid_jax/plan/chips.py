@@ -38,6 +38,11 @@ TYPES = {"v4": ("v4-{}", 2), "v5e": ("v5litepod-{}", 1), "v5p": ("v5p-{}", 2), "
 RESERVED = {"v5e": 0.25}  # GiB that the compiler keeps for itself
 
 
+def at_peaks(name, flops, moved):
+    """(seconds of computing FLOPs, seconds of moving bytes) at a chip's peaks: what they take at least."""
+    return flops / CHIPS[name].tflops / 1e12, moved / CHIPS[name].bandwidth / 1e9
+
+
 def usable(name):
     """Bytes of a chip's memory that a program may have."""
     return int((CHIPS[name].memory - RESERVED.get(name, 0)) * GIB)

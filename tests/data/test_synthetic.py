@@ -14,7 +14,8 @@ from reid_jax import cli
 from reid_jax.data.__main__ import main
 from reid_jax.data.synthetic import FOLDER, camera_names, generate, sheet, stored_camera_names
 from reid_jax.data.synthetic.camera import ENVIRONMENTS, draw_shot, make_camera
-from reid_jax.data.synthetic.figure import Pose, View, draw_figure, unit
+from reid_jax.data.synthetic.figure import Pose, draw_figure
+from reid_jax.data.synthetic.painter import View, unit
 from reid_jax.data.synthetic.person import PALETTE, draw_person
 from reid_jax.data.synthetic.picture import render, view_of
 from reid_jax.data.synthetic.pose import leg_angles, skeleton

@@ -1,34 +1,19 @@
-"""Draws a posed person: rounded, shaded body parts with analytic anti-aliasing, far parts first.
+"""Draws a posed person of body parts, far parts first.
 
-Every part is a tube between two projected joints with a radius profile. A tube knows its surface normal
-(for shading) and the azimuth of each pixel around the body, so that faces, open jackets, prints and straps
-sit where they belong at any angle of view.
+Every part is a tube between two projected joints with a radius profile (painter.py). A tube knows its surface
+normal (for shading) and the azimuth of each pixel around the body, so that faces, open jackets, prints and
+straps sit where they belong at any angle of view.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import cos, hypot, pi, sin, sqrt
+from math import cos, sin
 
 import numpy as np
 from PIL import Image
 
+from reid_jax.data.synthetic.painter import Painter, band, darker, lerp, mix, shift, soft
 from reid_jax.data.synthetic.pose import skeleton
-
-_KNOTS = np.linspace(0, 1, 48)
-_EVEN = tuple(np.linspace(0, 1, max(n, 2)) for n in range(12))
-
-
-@dataclass(frozen=True)
-class View:
-    """How a camera sees a person: angles in radians, lengths in pixels."""
-
-    yaw: float  # 0 = faces the camera, pi / 2 = walks to the right of the picture
-    pitch: float  # the camera looks down by this angle
-    size: float  # pixels of the average body height
-    foot: tuple  # (x, y) of the ground point below the pelvis
-    light: tuple  # direction to the light (right, down, to the camera), unit length
-    ambient: float
-    diffuse: float
 
 
 @dataclass(frozen=True)
@@ -43,130 +28,13 @@ class Pose:
     nod: float
 
 
-class Painter:
-    """A premultiplied RGBA canvas f32[4,H,W] and the projection of one person."""
-
-    def __init__(self, height, width, view, scale, cloth):
-        self.rgba = np.zeros((4, height, width), np.float32)
-        self.x = np.arange(width, dtype=np.float32)[None] + 0.5
-        self.y = np.arange(height, dtype=np.float32)[:, None] + 0.5
-        self.view, self.cloth = view, cloth
-        self.size = view.size * scale
-        self.cy, self.sy = cos(view.yaw), sin(view.yaw)
-        self.cp, self.sp = cos(view.pitch), sin(view.pitch)
-
-    def project(self, p):
-        """Body point -> (x, y, depth): pixels and nearness to the camera in body heights."""
-        x = p[0] * self.cy + p[2] * self.sy
-        d = p[2] * self.cy - p[0] * self.sy
-        fx, fy = self.view.foot
-        return (
-            fx + self.size * x,
-            fy - self.size * (p[1] * self.cp - d * self.sp),
-            d * self.cp + p[1] * self.sp * 0.2,
-        )
-
-    def girth(self, wide, deep, turn=0.0):
-        """Half width seen of an elliptic section (half width, half depth; floats or arrays)."""
-        c, s = cos(self.view.yaw + turn), sin(self.view.yaw + turn)
-        return np.sqrt((wide * c) ** 2 + (deep * s) ** 2)
-
-    def tube(self, a, b, radii, colour, *, flat=1.0, ao=0.4, fold=0.5, texture=None, turn=0.0, dim=1.0):
-        """Paint from projected `a` to `b`; radii in body heights, even along it.
-
-        flat: > 1 flattens the round ends; ao: darkening of what lies beneath the edge; texture: called
-        with (albedo f32[3,h,w], azimuth, v along the axis) and paints into albedo.
-        """
-        box = self._window(a, b, max(radii) * self.size + 2.5)
-        if box is None:
-            return
-        ys, xs = box
-        dx, dy = b[0] - a[0], b[1] - a[1]
-        length = hypot(dx, dy)
-        if length < 0.5:  # a joint seen along its bone, or a ball
-            dx, dy, length = 0.0, 0.5, 0.5
-        dx, dy = dx / length, dy / length
-        px, py = self.x[:, xs] - a[0], self.y[ys] - a[1]
-        along = px * dx + py * dy
-        side = px * dy - py * dx
-        t = np.minimum(np.maximum(along, 0), length)
-        over = (along - t) * flat
-        if len(radii) == 2:
-            r = t * ((radii[1] - radii[0]) * self.size / length) + radii[0] * self.size
-        else:
-            table = np.interp(_KNOTS, _EVEN[len(radii)], radii) * self.size
-            r = table.astype(np.float32)[(t * (47 / length)).astype(np.int32)]
-        dist = np.sqrt(side * side + over * over)
-        edge = r - dist
-        alpha = np.minimum(np.maximum(edge + 0.5, 0), 1)
-        u, e = side / r, over / r
-        shade = self._shade(u, e, dx, dy, fold, ys, xs)
-        if dim != 1.0:
-            shade *= dim
-        win = self.rgba[:, ys, xs]
-        if ao:
-            win[:3] *= 1 - ao * np.minimum(np.maximum(edge * (1 / (0.022 * self.size)) + 1, 0), 1)
-        shade *= alpha
-        if texture is None:
-            paint = np.asarray(colour, np.float32)[:, None, None] * shade
-        else:
-            paint = np.empty((3, *shade.shape), np.float32)
-            paint[:] = np.asarray(colour, np.float32)[:, None, None]
-            azimuth = np.arcsin(np.minimum(np.maximum(u, -1), 1)) - (self.view.yaw + turn)
-            texture(paint, (azimuth + pi) % (2 * pi) - pi, along * (1 / length))
-            paint *= shade
-        win *= 1 - alpha
-        win[:3] += paint
-        win[3] += alpha
-
-    def _window(self, a, b, pad):
-        h, w = self.rgba.shape[1:]
-        x0, x1 = max(0, int(min(a[0], b[0]) - pad)), min(w, int(max(a[0], b[0]) + pad) + 1)
-        y0, y1 = max(0, int(min(a[1], b[1]) - pad)), min(h, int(max(a[1], b[1]) + pad) + 1)
-        return (slice(y0, y1), slice(x0, x1)) if x1 > x0 and y1 > y0 else None
-
-    def _shade(self, u, e, dx, dy, fold, ys, xs):
-        lx, ly, lz = self.view.light
-        n = 1 - u * u - e * e
-        s = (lx * dy - ly * dx) * u + lz * np.sqrt(np.maximum(n, 0)) + (lx * dx + ly * dy) * e
-        s = np.maximum(s, 0) * self.view.diffuse + self.view.ambient
-        if fold:
-            s *= 1 + fold * self.cloth[ys, xs]
-        return s
-
-
-def mix(albedo, mask, colour):
-    """Blend `colour` into albedo f32[3,h,w] where mask f32[h,w] is 1."""
-    albedo += mask * (np.asarray(colour, np.float32)[:, None, None] - albedo)
-
-
-def _soft(value, sharp):
-    return np.minimum(np.maximum(value * sharp + 0.5, 0), 1)
-
-
-def _band(value, centre, half, sharp):
-    return _soft(half - np.abs(value - centre), sharp)
-
-
-def _lerp(a, b, t):
-    return tuple(p + (q - p) * t for p, q in zip(a, b, strict=True))
-
-
-def _shift(p, x=0.0, y=0.0, z=0.0):
-    return p[0] + x, p[1] + y, p[2] + z
-
-
-def _darker(colour, by):
-    return tuple(c * by for c in colour)
-
-
 # ---- legs -----------------------------------------------------------------------------------------------
 def _bare(p):
     return p.lower in ("shorts", "skirt") or p.upper == "dress"
 
 
 def _shoe(paint, p, ankle, toe, dim):
-    back = _lerp(ankle, toe, -0.26)
+    back = lerp(ankle, toe, -0.26)
     heel = (back[0], ankle[1] - 0.022 + 0.3 * (ankle[1] - 0.022 - toe[1]), back[2])
     h, t = paint.project(heel), paint.project(toe)
     drop = 0.009 * paint.size
@@ -187,12 +55,12 @@ def _leg(paint, p, s, i, dim):
         paint.tube(k, a, low, p.skin, ao=0.25, fold=0.15, dim=dim)
         paint.tube(h, k, (0.06 * g, 0.037 * g), p.skin, ao=0.1, fold=0.15, dim=dim)
         if p.lower == "shorts" and p.upper != "dress":
-            end = paint.project(_lerp(hip, knee, 0.86))
+            end = paint.project(lerp(hip, knee, 0.86))
             wide = 0.048 * (0.5 + 0.5 * p.build) * p.lower_width
             paint.tube(h, end, (0.062 * p.build, wide + 0.008), p.lower_colour, flat=4, ao=0.4, dim=dim)
         return
     g = 0.5 + 0.5 * p.build
-    hem = paint.project(_lerp(ankle, knee, -0.06))
+    hem = paint.project(lerp(ankle, knee, -0.06))
     wide = 0.037 * p.lower_width * g
     paint.tube(k, hem, (0.042 * g, 0.041 * g, wide), p.lower_colour, flat=3, ao=0.4, dim=dim)
     paint.tube(h, k, (0.064 * p.build, 0.054 * g, 0.043 * g), p.lower_colour, ao=0.12, dim=dim)
@@ -207,7 +75,7 @@ def _sleeve_colour(p):
 
 def _arm(paint, p, s, i, dim):
     sh, el, wr = s.shoulders[i], s.elbows[i], s.wrists[i]
-    hand = _lerp(el, wr, 1.2)
+    hand = lerp(el, wr, 1.2)
     a, e, w, h = (paint.project(q) for q in (sh, el, wr, hand))
     thick = (0.5 + 0.5 * p.build) * (1.16 if p.upper in ("jacket", "hoodie", "coat") else 1.0)
     colour = _sleeve_colour(p)
@@ -223,17 +91,17 @@ def _arm(paint, p, s, i, dim):
     paint.tube(a, e, (upper[0] * thin, upper[2] * thin), p.skin, ao=0.4, fold=0.1, dim=dim)
     paint.tube(e, w, (fore[0] * thin, fore[1] * 0.72), p.skin, ao=0.1, fold=0.1, dim=dim)
     if p.sleeve < 0.5:
-        end = paint.project(_lerp(sh, el, 2 * p.sleeve))
+        end = paint.project(lerp(sh, el, 2 * p.sleeve))
         paint.tube(a, end, (upper[0], upper[1] * 1.02, upper[1] * 1.04), colour, flat=3, ao=0.4, dim=dim)
     else:
-        end = paint.project(_lerp(el, wr, max(0.1, 2 * p.sleeve - 1)))
+        end = paint.project(lerp(el, wr, max(0.1, 2 * p.sleeve - 1)))
         paint.tube(a, e, upper, colour, ao=0.4, dim=dim)
         paint.tube(e, end, fore, colour, flat=3, ao=0.1, dim=dim)
 
 
 def _sleeve_texture(p):
     def texture(albedo, azimuth, v):
-        mask = _soft(np.sin(v * 14.0), 1.5)
+        mask = soft(np.sin(v * 14.0), 1.5)
         mix(albedo, mask * (0.5 if p.pattern == "checks" else 1.0), p.second_colour)
 
     return texture
@@ -247,7 +115,7 @@ _LONG = dict(coat=0.24, dress=0.20, jacket=0.015, hoodie=0.02, shirt=0.03, tee=0
 
 
 def _trunk(paint, p, s):
-    top = paint.project(_shift(s.neck, y=0.012))
+    top = paint.project(shift(s.neck, y=0.012))
     extra = {"jacket": 0.008, "coat": 0.011, "hoodie": 0.011}.get(p.upper, 0.0)
     shape = _WIDE_W if p.hips > 1.0 else _WIDE
     wide = shape * (0.4 + 0.6 * p.build)
@@ -260,25 +128,25 @@ def _trunk(paint, p, s):
         _skirt(paint, p, s, p.lower_colour, 0.2, None)
     if p.upper in ("coat", "dress"):
         _skirt(paint, p, s, p.upper_colour, _LONG[p.upper], _trunk_texture(p, below=True), extra)
-        end = paint.project(_shift(s.pelvis, y=-0.005))
+        end = paint.project(shift(s.pelvis, y=-0.005))
     else:
-        end = paint.project(_shift(s.pelvis, y=-_LONG[p.upper]))
+        end = paint.project(shift(s.pelvis, y=-_LONG[p.upper]))
     texture = _trunk_texture(p)
     join = 0.0 if p.upper in ("coat", "dress") else 0.45
     paint.tube(top, end, radii, p.upper_colour, flat=3.2, ao=join, texture=texture, turn=s.chest_turn)
 
 
 def _seat(paint, p, s):
-    a, b = paint.project(_shift(s.pelvis, y=0.05)), paint.project(_shift(s.pelvis, y=-0.03))
+    a, b = paint.project(shift(s.pelvis, y=0.05)), paint.project(shift(s.pelvis, y=-0.03))
     r = float(paint.girth(0.09 * p.hips * (0.4 + 0.6 * p.build), 0.066 * p.build, s.pelvis_turn))
     paint.tube(a, b, (r * 0.92, r), p.lower_colour, flat=1.6, ao=0.1)
 
 
 def _skirt(paint, p, s, colour, length, texture, extra=0.0):
     """A skirt, coat tail or dress: hangs from the hips, spreads with the knees."""
-    top = paint.project(_shift(s.pelvis, y=0.06))
+    top = paint.project(shift(s.pelvis, y=0.06))
     knees = [paint.project(k) for k in s.knees]
-    mid = _lerp(s.knees[0], s.knees[1], 0.5)
+    mid = lerp(s.knees[0], s.knees[1], 0.5)
     hem = paint.project((0.5 * mid[0] + 0.5 * s.pelvis[0], s.pelvis[1] - length, 0.6 * mid[2]))
     reach = min(1.0, length / 0.25)
     spread = 0.5 * abs(knees[0][0] - knees[1][0]) / paint.size * reach
@@ -292,25 +160,25 @@ def _skirt(paint, p, s, colour, length, texture, extra=0.0):
 def _pattern(p, albedo, azimuth, v, below):
     second = p.second_colour
     if p.pattern == "stripes":
-        mix(albedo, _soft(np.sin((v + below * 0.93) * 44.0), 2.5), second)
+        mix(albedo, soft(np.sin((v + below * 0.93) * 44.0), 2.5), second)
     elif p.pattern == "checks":
-        mix(albedo, 0.55 * _soft(np.sin((v + below * 0.93) * 40.0), 2), second)
-        mix(albedo, 0.55 * _soft(np.sin(azimuth * 9.0), 2), second)
+        mix(albedo, 0.55 * soft(np.sin((v + below * 0.93) * 40.0), 2), second)
+        mix(albedo, 0.55 * soft(np.sin(azimuth * 9.0), 2), second)
     elif p.pattern == "print" and not below:
-        mix(albedo, _band(azimuth, 0, 0.42, 6) * _band(v, 0.38, 0.1, 14), second)
+        mix(albedo, band(azimuth, 0, 0.42, 6) * band(v, 0.38, 0.1, 14), second)
     elif p.pattern == "block":
-        mix(albedo, np.ones_like(v) if below else _soft(v - 0.5, 20), second)
+        mix(albedo, np.ones_like(v) if below else soft(v - 0.5, 20), second)
     elif p.pattern == "open":
-        mix(albedo, _band(azimuth, 0, 0.3, 9), p.lower_colour if below else second)
+        mix(albedo, band(azimuth, 0, 0.3, 9), p.lower_colour if below else second)
 
 
 def _straps(p, albedo, azimuth, v):
-    dark = _darker(p.bag_colour, 0.8)
+    dark = darker(p.bag_colour, 0.8)
     if p.bag == "backpack":
-        mix(albedo, _band(np.abs(azimuth), 0.62, 0.1, 9) * _soft(0.62 - v, 12), dark)
+        mix(albedo, band(np.abs(azimuth), 0.62, 0.1, 9) * soft(0.62 - v, 12), dark)
     elif p.bag == "shoulder":
         slope = 0.42 + p.side * 0.42 * np.sin(azimuth)
-        mix(albedo, _band(v, slope, 0.035, 22), dark)
+        mix(albedo, band(v, slope, 0.035, 22), dark)
 
 
 def _trunk_texture(p, below=False):
@@ -320,14 +188,14 @@ def _trunk_texture(p, below=False):
     def texture(albedo, azimuth, v):
         _pattern(p, albedo, azimuth, v, below)
         if fastened:
-            mix(albedo, 0.6 * _band(azimuth, 0.03, 0.045, 14), _darker(p.upper_colour, 0.35))
+            mix(albedo, 0.6 * band(azimuth, 0.03, 0.045, 14), darker(p.upper_colour, 0.35))
         if not below and p.upper in ("tee", "shirt", "dress"):
-            neck = _soft(0.1 - v - 0.3 * np.abs(azimuth), 20)
+            neck = soft(0.1 - v - 0.3 * np.abs(azimuth), 20)
             mix(albedo, neck, p.skin)
         if strap:
             _straps(p, albedo, azimuth, v)
         if not below and p.upper in ("tee", "shirt", "hoodie"):
-            albedo *= 1 - 0.25 * _soft(v - 0.96, 20)
+            albedo *= 1 - 0.25 * soft(v - 0.96, 20)
 
     return texture
 
@@ -348,14 +216,14 @@ def _head_texture(p):
         eyes = np.exp(-(((reach - 0.42) / 0.16) ** 2) - ((v - 0.36) / 0.2) ** 2)
         albedo *= 1 - 0.72 * eyes - 0.3 * np.exp(-(((reach - 0.42) / 0.28) ** 2) - ((v - 0.02) / 0.13) ** 2)
         albedo *= 1 - 0.28 * np.exp(-((azimuth / 0.14) ** 2) - ((v - 0.92) / 0.13) ** 2)
-        mix(albedo, 0.55 * np.exp(-((azimuth / 0.28) ** 2) - ((v - 1.22) / 0.13) ** 2), _darker(p.skin, 0.45))
+        mix(albedo, 0.55 * np.exp(-((azimuth / 0.28) ** 2) - ((v - 1.22) / 0.13) ** 2), darker(p.skin, 0.45))
         if p.glasses:
-            mix(albedo, 0.75 * _band(v, 0.34, 0.2, 5) * _soft(front - 0.2, 4), (0.06, 0.06, 0.07))
+            mix(albedo, 0.75 * band(v, 0.34, 0.2, 5) * soft(front - 0.2, 4), (0.06, 0.06, 0.07))
         if p.beard:
-            mix(albedo, p.beard * _soft(v - 0.95, 3) * _soft(front + 0.1, 3), p.hair)
-        mix(albedo, _soft(side - slope * front - v, 3) * (0.7 if p.hair_style == "crop" else 1.0), p.hair)
+            mix(albedo, p.beard * soft(v - 0.95, 3) * soft(front + 0.1, 3), p.hair)
+        mix(albedo, soft(side - slope * front - v, 3) * (0.7 if p.hair_style == "crop" else 1.0), p.hair)
         if p.hat != "none":
-            mix(albedo, _soft(-0.12 - 0.2 * front - v, 5), p.hat_colour)
+            mix(albedo, soft(-0.12 - 0.2 * front - v, 5), p.hat_colour)
 
     return texture
 
@@ -364,26 +232,26 @@ def _hair_behind(paint, p, s, centre, forward):
     """Hair that hangs off the back of the head; drawn before or after the head by its depth."""
     back = (centre[0] - forward[0] * 0.03, centre[1], centre[2] - forward[2] * 0.03)
     if p.hair_style in ("long", "bob"):
-        end = _shift(back, -forward[0] * 0.02, -0.15 if p.hair_style == "long" else -0.06, -forward[2] * 0.02)
+        end = shift(back, -forward[0] * 0.02, -0.15 if p.hair_style == "long" else -0.06, -forward[2] * 0.02)
         paint.tube(paint.project(back), paint.project(end), (0.05, 0.055, 0.04), p.hair, ao=0.3, flat=1.5)
     elif p.hair_style == "ponytail":
-        start = _shift(back, -forward[0] * 0.025, 0.015, -forward[2] * 0.025)
-        end = _shift(start, -forward[0] * 0.03, -0.12, -forward[2] * 0.03)
+        start = shift(back, -forward[0] * 0.025, 0.015, -forward[2] * 0.025)
+        end = shift(start, -forward[0] * 0.03, -0.12, -forward[2] * 0.03)
         paint.tube(paint.project(start), paint.project(end), (0.018, 0.024, 0.012), p.hair, ao=0.35)
     elif p.hair_style == "bun":
-        knob = paint.project(_shift(back, -forward[0] * 0.03, 0.035, -forward[2] * 0.03))
+        knob = paint.project(shift(back, -forward[0] * 0.03, 0.035, -forward[2] * 0.03))
         paint.tube(knob, knob, (0.026, 0.026), p.hair, ao=0.3)
 
 
 def _head(paint, p, s, pose):
     turn = pose.head_turn + 0.4 * s.chest_turn
     forward = (sin(turn), 0.0, cos(turn))
-    neck = paint.project(_shift(s.neck, y=0.005))
-    throat = paint.project(_shift(s.neck, y=0.05))
+    neck = paint.project(shift(s.neck, y=0.005))
+    throat = paint.project(shift(s.neck, y=0.05))
     size = p.head
-    top = _shift(s.crown, 0.006 * forward[0], -0.052, 0.006 * forward[2])
+    top = shift(s.crown, 0.006 * forward[0], -0.052, 0.006 * forward[2])
     nod = pose.nod
-    chin = _shift(s.neck, (0.016 + nod) * forward[0], 0.062, (0.016 + nod) * forward[2])
+    chin = shift(s.neck, (0.016 + nod) * forward[0], 0.062, (0.016 + nod) * forward[2])
     away = cos(paint.view.yaw + turn) > 0  # the back of the head is the far side
     if away:
         _hair_behind(paint, p, s, top, forward)
@@ -395,8 +263,8 @@ def _head(paint, p, s, pose):
     radii = (upper, upper * 0.99, 0.5 * (upper + lower) * 1.03, lower)
     paint.tube(a, b, radii, p.skin, ao=0.35, fold=0.12, texture=_head_texture(p), turn=turn)
     if p.hat == "peaked":
-        brim = _shift(top, 0.085 * forward[0], 0.012, 0.085 * forward[2])
-        start = _shift(top, 0.04 * forward[0], 0.014, 0.04 * forward[2])
+        brim = shift(top, 0.085 * forward[0], 0.012, 0.085 * forward[2])
+        start = shift(top, 0.04 * forward[0], 0.014, 0.04 * forward[2])
         wide = 0.012 + 0.018 * abs(cos(paint.view.yaw + turn))
         if away or abs(sin(paint.view.yaw + turn)) > 0.5:
             paint.tube(
@@ -409,11 +277,11 @@ def _head(paint, p, s, pose):
 
 
 def _scarf(paint, p, s):
-    a, b = paint.project(_shift(s.neck, y=0.022)), paint.project(_shift(s.neck, y=-0.008))
+    a, b = paint.project(shift(s.neck, y=0.022)), paint.project(shift(s.neck, y=-0.008))
     paint.tube(a, b, (0.042, 0.05), p.scarf, ao=0.3, flat=2)
     if paint.cy > -0.2:
-        end = paint.project(_shift(s.neck, x=0.02 * p.side, y=-0.12, z=0.075))
-        start = paint.project(_shift(s.neck, x=0.02 * p.side, y=0.0, z=0.05))
+        end = paint.project(shift(s.neck, x=0.02 * p.side, y=-0.12, z=0.075))
+        start = paint.project(shift(s.neck, x=0.02 * p.side, y=0.0, z=0.05))
         paint.tube(start, end, (0.018, 0.022), p.scarf, ao=0.3, flat=4)
 
 
@@ -421,31 +289,31 @@ def _scarf(paint, p, s):
 def _backpack(paint, p, s):
     c, k = cos(s.chest_turn), sin(s.chest_turn)
     back = 0.085 + 0.04 * (p.build - 1)
-    top = _shift(s.neck, -back * k, -0.06, -back * c)
-    end = _shift(top, -0.02 * k, -0.16, -0.02 * c)
+    top = shift(s.neck, -back * k, -0.06, -back * c)
+    end = shift(top, -0.02 * k, -0.16, -0.02 * c)
     r = float(paint.girth(0.078, 0.045, s.chest_turn))
     a, b = paint.project(top), paint.project(end)
     paint.tube(a, b, (r * 0.85, r, r * 1.02), p.bag_colour, flat=2.0, ao=0.5, fold=0.4)
     if paint.cy < 0:
-        pocket = _lerp(top, end, 0.62)
-        at, to = paint.project(pocket), paint.project(_lerp(pocket, end, 0.9))
-        paint.tube(at, to, (r * 0.62, r * 0.66), _darker(p.bag_colour, 0.9), flat=3, ao=0.35, fold=0.3)
+        pocket = lerp(top, end, 0.62)
+        at, to = paint.project(pocket), paint.project(lerp(pocket, end, 0.9))
+        paint.tube(at, to, (r * 0.62, r * 0.66), darker(p.bag_colour, 0.9), flat=3, ao=0.35, fold=0.3)
 
 
 def _slung(paint, p, s):
-    hip = _shift(s.pelvis, p.side * (0.105 * p.hips * (0.5 + 0.5 * p.build)), 0.05, 0.01)
-    end = _shift(hip, p.side * 0.008, -0.085, 0.0)
+    hip = shift(s.pelvis, p.side * (0.105 * p.hips * (0.5 + 0.5 * p.build)), 0.05, 0.01)
+    end = shift(hip, p.side * 0.008, -0.085, 0.0)
     r = float(paint.girth(0.035, 0.07))
     paint.tube(paint.project(hip), paint.project(end), (r, r * 1.06), p.bag_colour, flat=4, ao=0.5, fold=0.3)
 
 
 def _carried(paint, p, s):
     hand = s.wrists[0 if p.side < 0 else 1]
-    a = paint.project(_shift(hand, y=-0.035))
-    for shift in (-0.03, 0.03):
-        b = paint.project(_shift(hand, y=-0.09, z=shift))
-        paint.tube(a, b, (0.005, 0.005), _darker(p.bag_colour, 0.7), ao=0, fold=0)
-    top, end = _shift(hand, y=-0.095), _shift(hand, y=-0.175)
+    a = paint.project(shift(hand, y=-0.035))
+    for side in (-0.03, 0.03):
+        b = paint.project(shift(hand, y=-0.09, z=side))
+        paint.tube(a, b, (0.005, 0.005), darker(p.bag_colour, 0.7), ao=0, fold=0)
+    top, end = shift(hand, y=-0.095), shift(hand, y=-0.175)
     r = float(paint.girth(0.026, 0.068))
     paint.tube(paint.project(top), paint.project(end), (r, r * 1.1), p.bag_colour, flat=5, ao=0.4, fold=0.3)
 
@@ -463,7 +331,7 @@ def _cloth_field(seed, height, width, size):
     return 0.17 * total / total.std()
 
 
-def _habits(p):
+def habits(p):
     """What the right and the left arm do; the phone is in the hand without the bag."""
     habits = [p.arms if p.arms != "phone" or p.side != side else "swing" for side in (-1, 1)]
     if p.bag == "hand":
@@ -478,7 +346,7 @@ def draw_figure(person, pose, view, height, width, *, cloth=(0, 0, 0)):
     Returns (rgba f32[4,H,W] premultiplied, 0..1; contacts: per foot (x, y, half length, lift) of its
     shadow on the ground in pixels, lift in body heights).
     """
-    s = skeleton(person, pose.phase, pose.stride, pose.lean, pose.turn, _habits(person))
+    s = skeleton(person, pose.phase, pose.stride, pose.lean, pose.turn, habits(person))
     field = _cloth_field(cloth[0], 3 * height, 3 * width, height)
     oy, ox = cloth[1] % (2 * height), cloth[2] % (2 * width)
     paint = Painter(height, width, view, person.height, field[oy : oy + height, ox : ox + width])
@@ -518,9 +386,3 @@ def _contacts(paint, s):
         half = 0.5 * abs(ends[0][0] - ends[1][0]) + 0.034 * paint.size
         contacts.append((mid[0], mid[1], half, lift))
     return contacts
-
-
-def unit(x, y, z):
-    """The vector scaled to length 1."""
-    n = sqrt(x * x + y * y + z * z)
-    return x / n, y / n, z / n

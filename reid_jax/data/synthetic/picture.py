@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from reid_jax.data.synthetic.camera import BODY, MIDDLE
-from reid_jax.data.synthetic.figure import Pose, View, draw_figure, unit
+from reid_jax.data.synthetic.figure import Pose, draw_figure
+from reid_jax.data.synthetic.painter import View, unit
 
 
 def _cut(panorama, y, x, height, width):

@@ -7,7 +7,8 @@ import numpy as np
 
 from reid_jax.data.synthetic import occluded, write
 from reid_jax.data.synthetic.camera import camera_of
-from reid_jax.data.synthetic.figure import Painter, _habits
+from reid_jax.data.synthetic.figure import habits
+from reid_jax.data.synthetic.painter import Painter
 from reid_jax.data.synthetic.person import PALETTE, person_of
 from reid_jax.data.synthetic.picture import view_of, window_of
 from reid_jax.data.synthetic.pose import skeleton
@@ -54,7 +55,7 @@ def of_shot(job, settings):
         return np.zeros((18, 3), np.float32)
     shot = write.shot_of(job, settings, camera)
     painter = Painter(camera.height, camera.width, view_of(camera, shot, person.height), person.height, None)
-    s = skeleton(person, shot.phase, shot.stride, shot.lean, shot.turn, _habits(person))
+    s = skeleton(person, shot.phase, shot.stride, shot.lean, shot.turn, habits(person))
     face, centre = head(s, shot)
     limbs = [s.neck, s.shoulders, s.elbows, s.wrists, s.hips, s.knees, s.ankles]
     right, left = ([part[side] for part in limbs[1:]] for side in (0, 1))

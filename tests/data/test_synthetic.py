@@ -118,9 +118,9 @@ def test_bad_values_name_the_field(tmp_path, change):
 
 
 def test_an_interrupted_run_goes_on(made, tmp_path, monkeypatch):
-    from reid_jax.data.synthetic import write
+    from reid_jax.data.synthetic import kinds
 
-    drawn, draw = [], write.draw
+    drawn, draw = [], kinds.draw
 
     def stop_at_seven(job, *rest):
         if len(drawn) == 7:
@@ -128,7 +128,7 @@ def test_an_interrupted_run_goes_on(made, tmp_path, monkeypatch):
         drawn.append(job)
         return draw(job, *rest)
 
-    monkeypatch.setattr(write, "draw", stop_at_seven)
+    monkeypatch.setattr(kinds, "draw", stop_at_seven)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path)
     assert not (tmp_path / FOLDER).exists()
@@ -140,7 +140,7 @@ def test_an_interrupted_run_goes_on(made, tmp_path, monkeypatch):
         drawn.append(job)
         return draw(job, *rest)
 
-    monkeypatch.setattr(write, "draw", count)
+    monkeypatch.setattr(kinds, "draw", count)
     assert files(make(tmp_path)) == files(made)
     assert len(drawn) == 29 and len(set(drawn)) == 29  # nothing twice
     assert not partial.exists()

@@ -13,7 +13,7 @@ from trees import files
 from reid_jax import cli, config
 from reid_jax.data import datasets
 from reid_jax.data.__main__ import main
-from reid_jax.data.synthetic import degrade, generate, write
+from reid_jax.data.synthetic import degrade, generate, kinds
 from reid_jax.errors import DataError
 
 KINDS = ("lowres", "caviar", "lowlight")
@@ -45,7 +45,7 @@ def pixels(folder, path):
 
 
 def clean(shot, settings):
-    return write.draw(shot, {"strength": 1.0, **settings})[0]
+    return kinds.draw(shot, {"strength": 1.0, **settings})[0]
 
 
 # ---- files ----------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def test_other_worker_counts_give_the_same_bytes(made, tmp_path, kind):
 
 
 def test_an_interrupted_run_goes_on(made, tmp_path, monkeypatch):
-    drawn, draw = [], write.draw
+    drawn, draw = [], kinds.draw
 
     def stop_at_five(job, *rest):
         if len(drawn) == 5:
@@ -129,11 +129,11 @@ def test_an_interrupted_run_goes_on(made, tmp_path, monkeypatch):
         drawn.append(job)
         return draw(job, *rest)
 
-    monkeypatch.setattr(write, "draw", stop_at_five)
+    monkeypatch.setattr(kinds, "draw", stop_at_five)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, "lowlight")
     assert os.listdir(tmp_path) == [".partial-low-light"]
-    monkeypatch.setattr(write, "draw", lambda job, *rest: drawn.append(job) or draw(job, *rest))
+    monkeypatch.setattr(kinds, "draw", lambda job, *rest: drawn.append(job) or draw(job, *rest))
     assert files(make(tmp_path, "lowlight")) == files(made["lowlight"])
     assert len(drawn) == 24 and len(set(drawn)) == 24
 

@@ -16,7 +16,7 @@ from trees import files
 from reid_jax import config
 from reid_jax.data import datasets
 from reid_jax.data.__main__ import main
-from reid_jax.data.synthetic import animate, generate, strip, video, write
+from reid_jax.data.synthetic import animate, generate, kinds, strip, video
 from reid_jax.data.synthetic.camera import BODY, MIDDLE
 from reid_jax.data.synthetic.pose import skeleton
 from reid_jax.data.synthetic.sheet import SIDE
@@ -186,7 +186,7 @@ STILLS = {
 @pytest.mark.parametrize("key", STILLS)
 def test_the_image_set_is_as_it_was(key):
     settings = dict(seed=5, height=64, width=32, strength=1.0)
-    picture, _ = write.draw(write.Job("query", *key), settings)
+    picture, _ = kinds.draw(kinds.Job("query", *key), settings)
     quarters = picture.reshape(2, 32, 2, 16, 3).mean((1, 3)).ravel()
     np.testing.assert_allclose(quarters, STILLS[key], atol=0.3)
 
@@ -197,7 +197,7 @@ def test_a_person_keeps_gait_and_clothes(tracks):
     for group, track in zip(video.tracklets(SETTINGS), tracks, strict=False):
         pid, steps = group[0].pid, np.diff(track.walk.phase)
         assert np.allclose(steps, steps[0]) and 0 < steps[0] < 0.09
-        assert track.walk.person == write.person_of(3, pid)
+        assert track.walk.person == kinds.person_of(3, pid)
         if track.walk.stride > 0.5:
             assert 0.055 < steps[0]
             paces.setdefault(pid, set()).add((round(steps[0], 9), track.walk.stride))

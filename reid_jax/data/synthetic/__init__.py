@@ -5,16 +5,9 @@ and low-light pictures in DI-REID's; `sheet`, `strip` and `animate` show them (o
 pure functions of seed, identity, camera and number, whatever the order and the number of processes.
 """
 
+from reid_jax.data.synthetic.kinds import FOLDER, KINDS, camera_names, layout_of
 from reid_jax.data.synthetic.sheet import animate, sheet, strip
-from reid_jax.data.synthetic.write import (
-    FOLDER,
-    KINDS,
-    camera_names,
-    generate,
-    layout_of,
-    stored_camera_names,
-    stored_kind,
-)
+from reid_jax.data.synthetic.write import generate, stored_camera_names, stored_kind
 
 __all__ = [
     "FOLDER",

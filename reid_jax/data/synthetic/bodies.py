@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 
-from reid_jax.data.synthetic import video, write
+from reid_jax.data.synthetic import kinds, video, write
 from reid_jax.data.synthetic.camera import camera_of, draw_shot
 from reid_jax.data.synthetic.figure import Pose, draw_figure
 from reid_jax.data.synthetic.person import person_of
@@ -26,7 +26,7 @@ class Bodies:
             )
         self.settings = stamp["settings"]
         kind = self.settings.get("kind", "image")
-        jobs = (job for group in write.KINDS[kind].groups(self.settings) for job in group)
+        jobs = (job for group in kinds.KINDS[kind].groups(self.settings) for job in group)
         self.jobs, self.moving = {job.path: job for job in jobs}, kind == "video"
 
     def silhouette(self, path):
@@ -48,7 +48,7 @@ class Bodies:
                 video.render_frame(place, job.n % len(place.boxes)),
             )
         else:
-            shown, behind = write.draw(job, self.settings)[0], _empty(other, self.settings)
+            shown, behind = kinds.draw(job, self.settings)[0], _empty(other, self.settings)
         return (shown * body + behind * (1 - body) + 0.5).astype(np.uint8)
 
 
@@ -59,7 +59,7 @@ def _camera(job, settings):
 def _empty(job, settings):
     """The place that a picture shows, with nobody in it."""
     camera = _camera(job, settings)
-    shot = draw_shot(write.stream(job, settings), camera, cropped=job.pid < 0)
+    shot = draw_shot(kinds.stream(job, settings), camera, cropped=job.pid < 0)
     return render(None, camera, dataclasses.replace(shot, front=-1))
 
 
@@ -67,7 +67,7 @@ def _in_picture(job, settings):
     camera, person = _camera(job, settings), person_of(settings["seed"], job.pid, job.n)
     if person is None:
         return np.zeros((camera.height, camera.width), np.float32)
-    shot = draw_shot(write.stream(job, settings), camera, cropped=job.pid < 0)
+    shot = draw_shot(kinds.stream(job, settings), camera, cropped=job.pid < 0)
     pose = Pose(shot.phase, shot.stride, shot.lean, shot.turn, shot.head_turn, shot.nod)
     cloth = (camera.cloth, shot.grain[0], shot.grain[1])
     view = view_of(camera, shot, person.height)

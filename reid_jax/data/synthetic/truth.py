@@ -5,7 +5,7 @@ from math import cos, sin
 
 import numpy as np
 
-from reid_jax.data.synthetic import occluded, write
+from reid_jax.data.synthetic import kinds, occluded, write
 from reid_jax.data.synthetic.camera import camera_of
 from reid_jax.data.synthetic.figure import habits
 from reid_jax.data.synthetic.painter import Painter
@@ -33,7 +33,7 @@ def points(folder):
     in front, or on the far side of the head, HIDDEN. All 0 where nobody is. ConfigError for other sets.
     """
     settings = settings_of(folder)
-    jobs = (job for group in write.KINDS["image"].groups(settings) for job in group)
+    jobs = (job for group in kinds.KINDS["image"].groups(settings) for job in group)
     return {job.path: of_shot(job, settings) for job in jobs}
 
 
@@ -53,7 +53,7 @@ def of_shot(job, settings):
     person = person_of(settings["seed"], job.pid, job.n)
     if person is None:
         return np.zeros((18, 3), np.float32)
-    shot = write.shot_of(job, settings, camera)
+    shot = kinds.shot_of(job, settings, camera)
     painter = Painter(camera.height, camera.width, view_of(camera, shot, person.height), person.height, None)
     s = skeleton(person, shot.phase, shot.stride, shot.lean, shot.turn, habits(person))
     face, centre = head(s, shot)

@@ -50,10 +50,10 @@ def synthetic(t):
     t["data"]["synthetic"].update(strength=0.5)
     t["model"].update(pool="max", narrow_widths=(24, 32, 64, 128))
     t["loss"].update(triplet_weight=0.0)
-    t["optim"].update(lr=2e-3, b1=0.5, warmup_steps=0, weight_decay=0.0)
-    t["train"].update(steps=700, eval_every=4, log_every=50)
+    t["optim"].update(lr=1e-3, b1=0.5, warmup_steps=0, weight_decay=0.0)
+    t["train"].update(steps=900, eval_every=4, log_every=50)
     t["dgnet"].update(
-        width=8,
+        width=4,
         blocks=2,
         parts=2,
         mlp_dim=64,
@@ -68,10 +68,10 @@ def synthetic(t):
         teacher_dropout=0.0,
         from_teacher=True,
         scale2=False,
-        warm_from=250,
-        warm_teacher_from=250,
+        warm_from=300,
+        warm_teacher_from=300,
         warm_by=0.01,
-        milestones=(600,),
+        milestones=(750,),
     )
     t["stages"]["teacher"] = dict(
         data=dict(ids=32),

@@ -53,3 +53,21 @@ class OnDevice:
 
     def __exit__(self, *error):
         self.close()
+
+
+class Together:
+    """Iterator of {name: next batch} over iterators by name; ends when one does, and closes them all."""
+
+    def __init__(self, iterators):
+        self.iterators = iterators
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return {name: next(batches) for name, batches in self.iterators.items()}
+
+    def close(self):
+        """Closes all of them."""
+        for batches in self.iterators.values():
+            batches.close()

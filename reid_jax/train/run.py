@@ -11,12 +11,11 @@ from tqdm import tqdm
 from reid_jax import methods
 from reid_jax.data import marks, pipeline, prefetch, rows, union
 from reid_jax.errors import CheckpointError, DataError, TrainingError
-from reid_jax.eval import cluster, embed, sequence, store
+from reid_jax.eval import sequence, store
 from reid_jax.fields import plain
 from reid_jax.methods import _steps
 from reid_jax.train import (
     checkpoint,
-    embedding,
     evaluate,
     pictures,
     position,
@@ -27,6 +26,7 @@ from reid_jax.train import (
     swap,
     titles,
     tracing,
+    training_rows,
     warm,
     writer,
 )
@@ -88,7 +88,8 @@ class Run:
         self.label = name if len(self.names) > 1 else ""
         self.checkpoints = checkpoint.Checkpoints(workdir, name)
         self.evaluator = evaluate.Evaluator(self.config, dataset, self.method, devices)
-        self.embedders = dict(self.evaluator.embedders)
+        embedders = self.evaluator.embedders
+        self.rows = training_rows.TrainingRows(self.config, self.method, dataset, devices, embedders)
         self.study = evaluate.study(self.config, dataset, self.method, devices)
         self.marks = marks.of(dataset)
         self.trace = tracing.of_run(self.config, workdir, self.label)
@@ -170,86 +171,24 @@ class Run:
         state = warm.start(self.config, self.method, state, needed=self.name == self.names[0])
         if self.method.inherit is not None:
             load = stages.loader(self.run_config, self.workdir)
-            state = self.method.inherit(state, load, self.extract)
+            state = self.method.inherit(state, load, self.rows.extract)
         return processes.arrays_from_first(state), {"step": 0, "seconds": 0.0}
-
-    # ---- features of the training rows
-
-    def train_records(self, labelled=False):
-        """Records whose identities are hidden, if there are any, else all; or those with identities."""
-        block = self.method.info.unlabelled
-        block = self.method.info.labelled if labelled or block is None else block
-        return self.dataset.train[block.start : block.start + len(block.pid)]
-
-    def extract(self, function, variables, labelled=False, rows=None):
-        """f32[N,D] of the training records by function(variables, image u8[B,H,W,3]); see train_records.
-
-        rows: Rows of which it is instead.
-        """
-        compiled = self.devices.compile_embed(function)
-        variables = self.devices.local_state(self.devices.replicate(variables))
-        multiple = len(self.devices.local)
-        size = -(-self.config.eval.batch_size // multiple) * multiple
-        records = self.train_records(labelled)
-        if rows is not None:
-            records = self.dataset.train[rows.start : rows.start + len(rows.pid)]
-        with pipeline.eval_batches(records, self.config.data, size, trains=True) as batches:
-            return embed.embed(lambda batch: compiled(variables, batch["image"]), batches)
-
-    def features(self, state, part):
-        """What `part.begin` gets, see methods.Part.features and of_source."""
-        if part.features is None:
-            return None
-        seen = self.features_of(state, part.features)
-        return (seen, self.features_of(state, part.features, labelled=True)) if part.of_source else seen
-
-    def features_of(self, state, nets, labelled=False):
-        """{net: features f32[N,D]} of `train_records(labelled)`; nets (): those of the first alone."""
-        local, records = self.devices.local_state(state), {"train": self.train_records(labelled)}
-        vectors = {}
-        for net in nets or self.method.nets[:1]:
-            embedder = self.embedders.setdefault(net, embedding.Embedder(self.method, net, self.devices))
-            options = dict(progress=processes.first(), shared=True, trains=True)
-            features = embedding.feature_set(
-                self.config, embedder, local, records, self.dataset.root, **options
-            )
-            vectors[net] = features.feature
-        return vectors if nets else vectors[self.method.nets[0]]
 
     # ---- parts
 
     def begin(self, part, state, at):
         """The state that a part starts from, by process 0: another's rounding could tip a cluster over."""
         if part.features is not None:
-            log.info("%s: features of %d training images", self.where(part, at), len(self.train_records()))
-        features, begun = self.features(state, part), []
+            log.info("%s: features of %d training images", self.where(part, at), len(self.rows.records()))
+        features, begun = self.rows.features(state, part), []
         host = self.devices.fetch(state._replace(key=None))
         processes.from_first(lambda: begun.append(jax.tree.map(np.asarray, part.begin(host, features))))
         state = processes.arrays_from_first(begun[0] if begun else host)
-        if "labels" in state.memory and self.method.info.unlabelled is not None:
-            self.rate_labels(part, at, state.memory["labels"])
-        if "neighbours" in state.memory and self.method.info.unlabelled is not None:
-            self.rate_neighbours(part, at, state.memory["neighbours"])
+        for quality in self.rows.qualities(part, state.memory):
+            self.write("labels", at, {"phase": part.name, "round": at.round + 1, **quality})
+            text = "  ".join(f"{k} {v:.3g}" for k, v in quality.items())
+            log.info("%s: %s", self.where(part, at), text)
         return self.devices.replicate(self.keyed(state))
-
-    def rate_labels(self, part, at, labels):
-        """Writes how well pseudo labels fit the identities, as far as known, which training never sees."""
-        hidden, truth = self.method.info.unlabelled, self.dataset.truth
-        camid = hidden.camid if part.labels_by_camera else None
-        labels = labels if part.singles else cluster.without_singles(labels)
-        quality = cluster.quality(labels, hidden.pid if truth is None else truth.pid, camid)
-        self.write("labels", at, {"phase": part.name, "round": at.round + 1, **quality})
-        text = "  ".join(f"{k} {v:.3g}" for k, v in quality.items())
-        log.info("%s: %s", self.where(part, at), text)
-
-    def rate_neighbours(self, part, at, neighbours):
-        """Writes how many of the images that others are to be like, i32[N,k], show the same person."""
-        truth = self.dataset.truth
-        if truth is None or (neighbours < 0).all():
-            return
-        precision = cluster.precision(neighbours, truth.pid)
-        self.write("labels", at, {"phase": part.name, "round": at.round + 1, "precision": precision})
-        log.info("%s: precision %.3g", self.where(part, at), precision)
 
     def where(self, part, at):
         """A part in words."""
@@ -277,7 +216,7 @@ class Run:
         data, shard = self.config.data, (jax.process_index(), jax.process_count())
         opened = {n: s.open(self.dataset, data, taken, shard) for n, s in streams.items()}
         ahead = pipeline.at_least(data, "device_prefetch", 0)
-        return prefetch.OnDevice(Together(opened), self.devices.shard, ahead)
+        return prefetch.OnDevice(prefetch.Together(opened), self.devices.shard, ahead)
 
     def bar(self, part, at, length):
         """Progress bar of a part."""
@@ -482,21 +421,3 @@ class Run:
         if figures:
             self.write("drawn", at, figures)
             checkpoint.write_json(path, figures)
-
-
-class Together:
-    """Iterator of {name: next batch} over iterators by name; ends when one does, and closes them all."""
-
-    def __init__(self, iterators):
-        self.iterators = iterators
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        return {name: next(batches) for name, batches in self.iterators.items()}
-
-    def close(self):
-        """Closes all of them."""
-        for batches in self.iterators.values():
-            batches.close()

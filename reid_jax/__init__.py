@@ -8,7 +8,7 @@
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _OFFERED = {"load": "embedder", "Embedder": "embedder", "Gallery": "gallery"}  # name: module of serve
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import types
 import warnings
 import zipfile
 
@@ -22,6 +23,9 @@ from scipy import io as matlab
 
 from reid_jax import config as c
 from reid_jax import main, methods, presets, report
+from reid_jax.benchmarks import data as data_benchmark
+from reid_jax.benchmarks import scaling
+from reid_jax.commands import compare, zoo
 from reid_jax.data import datasets, decode, images, pipeline, synthetic
 from reid_jax.data.loaders import common, labels, walk
 from reid_jax.errors import DataError, ReidError
@@ -29,8 +33,10 @@ from reid_jax.eval import store
 from reid_jax.methods.direid import STUDY
 from reid_jax.models import weights
 from reid_jax.parity import case
+from reid_jax.plan import stored
 from reid_jax.report import figures, look, rankings, strips
 from reid_jax.train import checkpoint, evaluate, stages, titles, writer
+from reid_jax.trained.figures import result
 
 JUNK = (
     *(None, True, -1, 0, 2**70, 1e300, float("nan"), float("-inf")),
@@ -511,6 +517,9 @@ def use(folder):
         line["step"]
     with open(report.build(str(folder), queries=2)) as f:
         assert "<script" not in f.read()
+    (row,) = zoo.read([str(folder)]) or [None]  # left out, with a warning, when it cannot be read
+    zoo.markdown(zoo.page([row] if row else [], ""))
+    compare.table({"a": {0: result(folder, "")}}, "a")
 
 
 @pytest.mark.parametrize(
@@ -537,6 +546,35 @@ def test_files_of_a_run(run, name, count):
             broken = json.dumps(damaged_json(json.loads(data), rng)).encode()
         path.write_bytes(broken)
         survives(lambda: use(run), seen, f"(variant {i} of {name}: {broken[:3000]!r})")
+
+
+@many(100, 3000)
+def test_plans(tmp_path, count):
+    """What plan --json wrote, for the model of scaling and the cores of a host."""
+    sorts = [{"kind": "all-reduce", "calls": 3, "bytes": 8e6}, {"kind": "all-gather", "calls": 1, "bytes": 4}]
+    step = dict(name="train: train", rows=64, trains=True, flops=1e12, moved=8e9, collectives=sorts)
+    plan = {"place": "v5e:2x2", "devices": 4, "programs": [step, step | {"trains": False}]}
+    args = types.SimpleNamespace(workers=2, decoders=["pil"])
+
+    def read(path):
+        scaling.main([f"--plan={path}", "--devices=1,8"])
+        data_benchmark.print_hosts(stored.read(path), {"threads_pil_2": 1.0, "cached_2": 2.0}, args)
+
+    def damage(data, rng):
+        return json.dumps(damaged_json(json.loads(data), rng)).encode()
+
+    fuzz_file(tmp_path / "plan.json", json.dumps(plan).encode(), read, count, damage)
+    fuzz_file(tmp_path / "plan.json", json.dumps(plan).encode(), read, count)
+
+
+@many(100, 3000)
+def test_lists_of_runs(tmp_path, count):
+    lines = "# two rows\na=configs/efl.py:smoke\nb=configs/baseline.py:smoke\n"
+
+    def read(path):
+        dict(compare.labelled(r) for r in compare.listed(f"@{path}"))
+
+    fuzz_file(tmp_path / "runs.txt", lines.encode(), read, count)
 
 
 @many(100, 3000)

@@ -103,7 +103,7 @@ def sent_by(program, planned, devices):
     sent = {"reduced_mb": 0.0, "gathered_mb": 0.0, "calls": 0}
     for c in program["collectives"] if devices > 1 else ():
         if c["kind"] not in ("all-reduce", "all-gather", "reduce-scatter"):
-            raise NotImplementedError(f"the collective {c['kind']} is not in the model")
+            raise ConfigError(f"--plan: the collective {c['kind']} is not in the model")
         size = c["bytes"] / 1e6
         if c["kind"] == "all-reduce":
             sent["reduced_mb"] += size

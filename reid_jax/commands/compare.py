@@ -74,8 +74,9 @@ def listed(text):
     path = cli.config_path(text[1:], "a list of runs")
     try:
         lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}; @FILE lists LABEL=CONFIG") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise ConfigError(f"{path} cannot be read: {reason}; @FILE lists LABEL=CONFIG") from error
     if not (runs := [line for line in lines if line and not line.startswith("#")]):
         raise ConfigError(f"{path} lists no LABEL=CONFIG")
     return runs

@@ -27,7 +27,18 @@ TITLES = {
 
 
 def result(folder, net):
-    """Figures and seconds of a finished run."""
+    """Figures and seconds of a finished run; DataError naming the folder when they cannot be read."""
+    try:
+        return read(folder, net)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"the figures of {folder} cannot be read ({error!r}): a file in it is damaged, or of another "
+            "version; train it again in a folder of its own, or leave it out"
+        ) from error
+
+
+def read(folder, net):
+    """The same, with whatever error a damaged file gives."""
     final = json.loads((Path(folder) / "eval" / "final.json").read_text())
     summary = json.loads((Path(folder) / "summary.json").read_text())
     if not final["nets"]:
@@ -35,8 +46,11 @@ def result(folder, net):
     name = net if net in final["nets"] else final["net"]
     figures = {k: final["nets"][name][k] for k in TITLES if k in final["nets"][name]}
     figures |= label_quality(folder) | drawn(folder) | kept(folder)
-    figures |= {"net": name, "parameters": summary.get("parameters"), "seconds": summary["seconds"]}
-    return {**figures, "random_mAP": final["random"]["mAP"]}
+    figures |= {"parameters": summary.get("parameters") or 0, "seconds": summary["seconds"]}
+    figures["random_mAP"] = final["random"]["mAP"]
+    if wrong := [k for k, v in figures.items() if not isinstance(v, int | float)]:
+        raise ValueError(f"{wrong[0]} is {figures[wrong[0]]!r}")
+    return {**figures, "net": str(name)}
 
 
 def drawn(folder):

@@ -51,9 +51,10 @@ def synthetic(t):
     t["model"].update(pool="max", narrow_widths=(24, 32, 64, 128))
     t["loss"].update(triplet_weight=0.0)
     t["optim"].update(lr=1e-3, b1=0.5, warmup_steps=0, weight_decay=0.0)
-    t["train"].update(steps=900, eval_every=4, log_every=50)
+    t["train"].update(steps=1000, eval_every=4, log_every=50)
     t["dgnet"].update(
-        width=4,
+        width=8,
+        halvings=1,  # structure of 32x16, where the source has 64x32
         blocks=2,
         parts=2,
         mlp_dim=64,
@@ -68,10 +69,10 @@ def synthetic(t):
         teacher_dropout=0.0,
         from_teacher=True,
         scale2=False,
-        warm_from=300,
-        warm_teacher_from=300,
+        warm_from=100,
+        warm_teacher_from=100,
         warm_by=0.01,
-        milestones=(750,),
+        milestones=(850,),
     )
     t["stages"]["teacher"] = dict(
         data=dict(ids=32),

@@ -2,11 +2,10 @@
 
     inner  L_train(p): mean over all domains but one of memory loss + triplet
     q      p after a virtual step of Adam down that gradient
-    outer  L_train(p) + L_test(q): the domain left out, its neck's inputs mixed with noise of the others'
-           statistics (MetaBN)
+    outer  L_train(p) + L_test(q): the domain left out, with noise of the others' statistics (MetaBN)
 
-Every domain has a memory of unit rows, one an identity, to which features are compared; after a step the
-batch's features move it. HeliosZhao/M3L@fa6c234 takes another gradient than the paper: config.m3l.outer.
+Every domain has a memory of unit rows, one an identity, which a step's features move. HeliosZhao/M3L@fa6c234
+takes another gradient than the paper: config.m3l.outer.
 """
 
 import functools
@@ -147,9 +146,8 @@ class M3l(Method):
 
     def train_loss(self, params, state, rows):
         """(mean loss over the domains of rows, (pooled vectors f[S,n,D], batch_stats, metrics))."""
-        stats, vectors = self.in_turn(
-            params, state.nets["net"]["batch_stats"], rows["image"], self.key(state)
-        )
+        images, key = rows["image"], self.key(state)
+        stats, vectors = self.in_turn(params, state.nets["net"]["batch_stats"], images, key)
         values = jax.vmap(functools.partial(self.terms, params, state))(*vectors, rows)
         ce, tri, accuracy = (x.mean() for x in values)
         metrics = {"meta_train": ce + tri, "ce": ce, "triplet": tri, "accuracy": accuracy}

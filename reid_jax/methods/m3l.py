@@ -76,8 +76,7 @@ class M3l(Method):
         if self.own.memory:
             return self.fresh(nets, self.tx, {"rows": jnp.zeros(shape)})
         kernel = layers.normal(0.0, self.config.model.classifier_std)(jax.random.fold_in(key, 1), shape[::-1])
-        nets["classifier"] = {"params": {"kernel": kernel}}
-        return self.fresh(nets, self.tx)
+        return self.fresh({**nets, "classifier": {"params": {"kernel": kernel}}}, self.tx)
 
     def part(self, i):
         begin = self.begin if self.own.memory else None

@@ -21,6 +21,7 @@ from importlib import metadata
 
 from reid_jax import places
 from reid_jax.errors import USER_ERROR, ConfigError, ProcessError, ReidError
+from reid_jax.fields import whole
 from reid_jax.tables import visible
 
 log = logging.getLogger("reid_jax")
@@ -81,7 +82,7 @@ def add_run_flags(parser, on_broken=("stop", "skip")):
     """Flags of the commands that apply a run; on_broken: what that flag may be."""
     parser.add_argument("--checkpoint", default="latest", help="best, latest or a step (default: latest)")
     parser.add_argument("--net", default="auto", help="auto or a network of the method (default: auto)")
-    parser.add_argument("--batch", type=int, default=0, help="images at a time (default: the run's)")
+    parser.add_argument("--batch", type=whole(0), default=0, help="images at a time (default: the run's)")
     parser.add_argument(
         "--on_broken",
         "--on-broken",
@@ -102,8 +103,8 @@ def add_process_flags(parser):
     """Flags of the commands that several processes can do together, as of training."""
     add = parser.add_argument
     add("--coordinator", metavar="HOST:PORT", help="of process 0, where no launcher tells the processes")
-    add("--num_processes", type=int, help="with --coordinator: how many there are")
-    add("--process_id", type=int, help="with --coordinator: which one this is, from 0")
+    add("--num_processes", type=whole(1), help="with --coordinator: how many there are")
+    add("--process_id", type=whole(0), help="with --coordinator: which one this is, from 0")
     add("--nodistributed", action="store_true", help="alone, although srun or mpirun started several")
 
 

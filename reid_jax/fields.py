@@ -1,5 +1,6 @@
 """Functions on configs: trees of fields as nested dicts, namespaces or dotted names."""
 
+import argparse
 import copy
 import hashlib
 import json
@@ -105,6 +106,22 @@ def split_row(config, variant, variants, rows):
     if name not in variants or (row and row not in rows):
         raise unknown_variant(config, variant, [*variants, *(f"{v}-{r}" for v in variants for r in rows)])
     return name, row
+
+
+def whole(low, high=None):
+    """The type of a flag that takes a whole number from `low` on, up to `high`; errors say what it may be."""
+    meant = f"a whole number from {low}{'' if high is None else f' to {high}'}"
+
+    def read(text):
+        try:
+            value = int(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {meant}") from error
+        if value < low or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"{value} is not {meant}")
+        return value
+
+    return read
 
 
 def split_label(text):

@@ -102,6 +102,18 @@ def test_arguments():
     assert args.seeds == [3, 4] and args.extra == ["--config.seed=2"]
     with pytest.raises(ConfigError, match="LABEL=CONFIG"):
         compare.labelled("configs/efl.py:smoke")
+    for wrong, words in (
+        ("--seeds 0,0 a=c.py", "--seeds: 0,0 names a seed twice"),
+        ("--seeds -1 a=c.py", "--seeds: -1 is not a whole number from 0"),
+        ("--jobs 0 a=c.py", "--jobs: 0 is not a whole number from 1"),
+        ("--data_seed some a=c.py", "'some' is neither a seed from 0 nor each"),
+        ("a=c.py a=d.py", "two runs are called 'a'"),
+        ("a/b=c.py a_b=d.py", "two runs are called 'a_b'"),
+        ("data=c.py", "'data' cannot be a run's label"),
+        ("..=c.py", "'..' cannot be a run's label"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            compare.arguments(["--workdir", "w", *wrong.split()])
     with pytest.raises(ConfigError, match="does not exist"):
         cli.load_config("configs/nothing.py")
 

@@ -29,7 +29,7 @@ MAY = {
         ("compare", "convert", "cross", "embed", "evaluate", "export", "zoo"), {"commands", "cli"}
     ),
     "__main__": {"cli", "config", "errors", "fields"},
-    "cli": {"errors", "models", "hardware", "places", "tables"},
+    "cli": {"errors", "fields", "models", "hardware", "places", "tables"},
     "hardware": {"errors"},
     "tables": {"errors"},
     "config": {"errors", "fields", "models"},  # whose fields it collects

@@ -56,13 +56,13 @@ def main(argv):
 def parse(argv):
     """Command line -> namespace."""
     parser = cli.parser("benchmarks data", __doc__)
-    parser.add_argument("--images", type=int, default=2048, help="JPEG files")
-    parser.add_argument("--batch", type=int, default=64, help="images a batch, a multiple of 4")
-    parser.add_argument("--batches", type=int, default=64, help="batches timed a round")
-    parser.add_argument("--workers", type=int, default=2, help="threads, and processes, of each route")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--height", type=int, default=256)
-    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--images", type=cli.whole(1), default=2048, help="JPEG files")
+    parser.add_argument("--batch", type=cli.whole(1), default=64, help="images a batch, a multiple of 4")
+    parser.add_argument("--batches", type=cli.whole(1), default=64, help="batches timed a round")
+    parser.add_argument("--workers", type=cli.whole(1), default=2, help="threads or processes of a route")
+    parser.add_argument("--rounds", type=cli.whole(1), default=3)
+    parser.add_argument("--height", type=cli.whole(1), default=256)
+    parser.add_argument("--width", type=cli.whole(1), default=128)
     parser.add_argument(
         "--decoders", nargs="+", choices=tuple(decode.DECODERS), help="(default: all that are installed)"
     )

@@ -38,10 +38,12 @@ def parse(argv):
     """Command line -> namespace."""
     parser = cli.parser("benchmarks eval", __doc__)
     parser.add_argument("--size", default="market", help="market, msmt17, or a number of gallery images")
-    parser.add_argument("--dim", type=int, default=2048, help="of the features")
+    parser.add_argument("--dim", type=cli.whole(1), default=2048, help="of the features")
     parser.add_argument("--distance", choices=ranking.DISTANCES, default="euclidean")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--numpy-queries", type=int, default=128, help="queries of the NumPy form, scaled up")
+    parser.add_argument("--rounds", type=cli.whole(1), default=3)
+    parser.add_argument(
+        "--numpy-queries", type=cli.whole(0), default=128, help="of the NumPy form, scaled up"
+    )
     parser.add_argument(
         "--memory", choices=("aligned", "plain"), default="aligned",
         help="of the features: aligned to 64 bytes, which JAX reads in place, or as NumPy gives it",

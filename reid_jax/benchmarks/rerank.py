@@ -44,7 +44,7 @@ def parse(argv):
     parser.add_argument(
         "--size", default="market", help="market, msmt17 or a number of images, a sixth queries"
     )
-    parser.add_argument("--queries", type=int, help="of a number of images; a sixth of them by default")
+    parser.add_argument("--queries", type=cli.whole(1), help="of a number of images (a sixth of them)")
     parser.add_argument("--input", choices=("features", "distances"), default="features")
     parser.add_argument("--form", choices=("original", "iics"), default="original")
     common_arguments(parser)
@@ -52,9 +52,9 @@ def parse(argv):
 
 
 def common_arguments(parser):
-    parser.add_argument("--dim", type=int, default=2048)
-    parser.add_argument("--repeats", type=int, default=2, help="calls after the first; the best counts")
-    parser.add_argument("--numpy-images", type=int, default=6000, help="most images given to the NumPy code")
+    parser.add_argument("--dim", type=cli.whole(1), default=2048)
+    parser.add_argument("--repeats", type=cli.whole(0), default=2, help="after the first; the best counts")
+    parser.add_argument("--numpy-images", type=cli.whole(0), default=6000, help="at most, to the NumPy code")
 
 
 def sizes_of(args):

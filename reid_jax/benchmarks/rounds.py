@@ -42,9 +42,9 @@ def parse(argv):
     parser = cli.parser("benchmarks rounds", __doc__)
     parser.add_argument("--size", default="market", help="market, msmt17 or a number of images")
     parser.add_argument("--task", choices=("spcl", "cap", "softsim"), default="spcl")
-    parser.add_argument("--dim", type=int, default=2048)
-    parser.add_argument("--part-dim", type=int, default=256, help="softsim: numbers of a stripe")
-    parser.add_argument("--repeats", type=int, default=1, help="calls after the first; the best counts")
+    parser.add_argument("--dim", type=cli.whole(1), default=2048)
+    parser.add_argument("--part-dim", type=cli.whole(1), default=256, help="softsim: numbers of a stripe")
+    parser.add_argument("--repeats", type=cli.whole(0), default=1, help="after the first; the best counts")
     return parser.parse_args(argv)
 
 

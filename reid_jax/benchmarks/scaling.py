@@ -50,7 +50,7 @@ def main(argv):
     parser = cli.parser("benchmarks scaling", __doc__)
     parser.add_argument("--step", choices=("baseline", "efl", "dsanet"), default="efl")
     parser.add_argument("--size", choices=step.SIZES, default="full")
-    parser.add_argument("--batch", type=int, default=64, help="images (dsanet: clips) of a device")
+    parser.add_argument("--batch", type=cli.whole(1), default=64, help="images (dsanet: clips) of a device")
     parser.add_argument("--bn", choices=("device", "global"), default="device", help="config.model.bn_group")
     parser.add_argument("--devices", default="1,8,64,256")
     parser.add_argument("--utilisation", type=float, default=0.3, help="share of the peak while computing")

@@ -45,10 +45,10 @@ def parse(argv):
     """Command line -> namespace."""
     parser = cli.parser("benchmarks serve", __doc__)
     parser.add_argument("--parts", type=lambda t: t.split(","), default=list(PARTS[:2]), help=",".join(PARTS))
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=100, help="of the page")
+    parser.add_argument("--rows", type=cli.whole(1), default=100_000)
+    parser.add_argument("--dim", type=cli.whole(1), default=512)
+    parser.add_argument("--rounds", type=cli.whole(1), default=5)
+    parser.add_argument("--requests", type=cli.whole(1), default=100, help="of the page")
     text = "keep the index here for the next time; of a million rows it takes many minutes to build"
     parser.add_argument("--index", metavar="FILE", default="", help=text)
     parser.add_argument(
@@ -56,8 +56,8 @@ def parse(argv):
     )
     parser.add_argument("--backbone", default="resnet50", help="of the model (default: resnet50)")
     parser.add_argument("--picture", type=_size, default=(256, 128), help="HxW (default: 256x128)")
-    parser.add_argument("--pictures", type=int, default=128, help="that the model embeds")
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--pictures", type=cli.whole(1), default=128, help="that the model embeds")
+    parser.add_argument("--batch", type=cli.whole(1), default=32)
     parser.add_argument("--torch-python", default="", help="an interpreter that has torch, to compare with")
     args = parser.parse_args(argv)
     if unknown := set(args.parts) - set(PARTS):

@@ -79,7 +79,7 @@ def parse(argv):
         default=0,
         help="images; default 32 (extract), 16 (baseline, osnet), 8 (efl, transreid); clips: 32 (dsanet)",
     )
-    parser.add_argument("--frames", type=int, default=8, help="of a clip (dsanet); default 8")
+    parser.add_argument("--frames", type=cli.whole(1), default=8, help="of a clip (dsanet); default 8")
     parser.add_argument("--remat", action="store_true", help="config.model.remat")
     parser.add_argument(
         "--accumulate",
@@ -91,7 +91,7 @@ def parse(argv):
     parser.add_argument(
         "--plain", action="store_true", help="the operations that GPUs and TPUs get, also on a CPU"
     )
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each, taken in turns")
+    parser.add_argument("--repeats", type=cli.whole(1), default=5, help="timed runs of each, taken in turns")
     parser.add_argument("--no-torch", action="store_true", help="do not time PyTorch")
     parser.add_argument(
         "--torch-python", default="", help="an interpreter that has torch; default: this one, if it has"

@@ -21,17 +21,21 @@ import json
 import os
 import sys
 import threading
+from argparse import ArgumentTypeError
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from reid_jax import cli, places, tables
+from reid_jax import cli, fields, places, tables
 from reid_jax.errors import STOPPED, ConfigError, DataError
 from reid_jax.eval import paired
+from reid_jax.trained import labels
 from reid_jax.trained.figures import TITLES, cell, result
 from reid_jax.trained.process import Stopped, train
+
+TAKEN = ("data", "table.md", "table.csv", "table.json", "differences.json")  # in the workdir, beside the runs
 
 
 def arguments(argv):
@@ -43,7 +47,7 @@ def arguments(argv):
     parser.add_argument("--workdir", required=True, type=workdir, help="folder for all runs and the table")
     parser.add_argument("--seeds", type=seed_list, default="0,1,2,3,4", help="comma-separated (%(default)s)")
     parser.add_argument(
-        "--jobs", type=int, default=1, help="runs at a time; above 1 each takes one CPU thread"
+        "--jobs", type=cli.whole(1), default=1, help="runs at a time; above 1 each takes one CPU thread"
     )
     parser.add_argument(
         "--net", default="", help="network whose figures to show (default: the config's first)"
@@ -57,13 +61,19 @@ def arguments(argv):
         help="of the synthetic set that all runs share (0), or each: a set (or split) for every seed",
     )
     parser.add_argument(
-        "--test_ids", "--test-ids", type=int, default=0, help="synthetic people to test on (the config's)"
+        "--test_ids",
+        "--test-ids",
+        type=cli.whole(0),
+        default=0,
+        help="drawn people to test on (the config's)",
     )
     cli.add_dry_flag(parser)
     end = argv.index("--") if "--" in argv else len(argv)
     args = parser.parse_intermixed_args(argv[:end])
     args.extra = argv[end + 1 :]
-    args.runs = dict(labelled(r) for text in args.runs for r in listed(text))
+    runs = [labelled(r) for text in args.runs for r in listed(text)]
+    labels.check([folder_name(label) for label, _ in runs], "run", taken=TAKEN)
+    args.runs = dict(runs)
     return args
 
 
@@ -84,12 +94,17 @@ def listed(text):
 
 def data_seed(text):
     """'3' -> 3, 'each' -> None."""
+    if text != "each" and not text.isdecimal():
+        raise ArgumentTypeError(f"{text!r} is neither a seed from 0 nor each")
     return None if text == "each" else int(text)
 
 
 def seed_list(text):
-    """'0,1,2' -> [0, 1, 2]."""
-    return [int(seed) for seed in text.split(",")]
+    """'0,1,2' -> [0, 1, 2]; each once."""
+    seeds = [fields.whole(0)(seed) for seed in text.split(",")]
+    if len(set(seeds)) < len(seeds):
+        raise ArgumentTypeError(f"{text} names a seed twice")
+    return seeds
 
 
 def labelled(text):
@@ -240,9 +255,9 @@ def dry_run(args):
     """Tells what would be trained and what is missing; returns the exit code."""
     from reid_jax import dry
 
-    fields = [x for x in args.extra if x.startswith("--config.")]
+    given = [x for x in args.extra if x.startswith("--config.")]
     rows = {
-        label: (path, cli.config_of_flags([f"--config={path}", *fields])) for label, path in args.runs.items()
+        label: (path, cli.config_of_flags([f"--config={path}", *given])) for label, path in args.runs.items()
     }
     needs = [need for _, config in rows.values() for need in dry.of_config(config)]
     return dry.tell(dry.trainings(rows, args.seeds, lambda *run: folder_of(args, *run)), needs)
@@ -282,4 +297,9 @@ def train_all(args):
 
 def folder_of(args, label, seed):
     """The workdir of a run."""
-    return os.path.join(args.workdir, label.replace(os.sep, "_"), f"seed-{seed}")
+    return os.path.join(args.workdir, folder_name(label), f"seed-{seed}")
+
+
+def folder_name(label):
+    """The folder of a label's runs; one cannot hold a separator."""
+    return label.replace(os.sep, "_")

@@ -53,7 +53,7 @@ def arguments(argv):
         help="default: IN's own if it or its keys say so, else resnet50",
     )
     add("--neck", choices=NECKS, default="auto", help="head of the model (default: as in IN)")
-    add("--classes", type=int, default=0, help="classes of the model (default: as in IN)")
+    add("--classes", type=cli.whole(0), default=0, help="classes of the model (default: as in IN)")
     add(
         "--from",
         dest="layout",

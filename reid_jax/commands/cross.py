@@ -13,8 +13,9 @@ import os
 from reid_jax import cli, hardware, places, tables
 from reid_jax.config import split_label
 from reid_jax.data import datasets, testable
-from reid_jax.errors import ConfigError, DataError
+from reid_jax.errors import DataError
 from reid_jax.fields import namespace
+from reid_jax.trained import labels
 from reid_jax.trained.features import embedded
 
 FIGURES = ("rank1", "rank5", "rank10", "mAP", "mINP", "prop")
@@ -31,7 +32,7 @@ def main(argv=None):
 
     runs = labelled(args.runs)
     targets = [datasets.open_source(text, on_broken=args.on_broken) for text in args.targets]
-    check_labels([t.label for t in targets], "target")
+    labels.check([t.label for t in targets], "target")
     for target in targets:
         if "query" not in target.splits:
             raise DataError(f"{target.root} has no query and gallery; a target is NAME:FOLDER")
@@ -100,17 +101,8 @@ def labelled(texts):
     pairs = [split_label(t) for t in texts]
     pairs = [(label, places.local(run, "a run")) for label, run in pairs]
     pairs = [(label or os.path.basename(os.path.abspath(run)), run) for label, run in pairs]
-    check_labels([label for label, _ in pairs], "run")
+    labels.check([label for label, _ in pairs], "run")
     return dict(pairs)
-
-
-def check_labels(labels, noun):
-    """Labels name files and rows: they must differ and be plain names."""
-    for label in labels:
-        if labels.count(label) > 1:
-            raise ConfigError(f"two {noun}s are called {label!r}; give them labels, as in LABEL=...")
-        if os.path.basename(label) != label or label in ("", ".", ".."):
-            raise ConfigError(f"{label!r} cannot be a {noun}'s label: it names a file")
 
 
 def write(results, targets, workdir):

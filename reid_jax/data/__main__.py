@@ -86,7 +86,7 @@ def _synthesize_flags(parser):
             parser.add_argument(flag, type=int, nargs=len(value), default=value, help=text)
         else:
             parser.add_argument(flag, type=type(value), default=value, help=text)
-    parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("--workers", type=cli.whole(1), default=1, help="processes (default 1)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     sheet = places.argument("--sheet", places.written)
     parser.add_argument("--sheet", metavar="FILE.png", type=sheet, help="also write a contact sheet")
@@ -109,9 +109,9 @@ def _sheet_flags(parser):
     parser.add_argument("--root", required=True, type=root, help="folder of the data set, or its parent")
     parser.add_argument("--out", required=True, metavar="FILE.png", type=out)
     parser.add_argument("--name", default="market1501", help="kind of data set (default market1501)")
-    parser.add_argument("--ids", type=int, default=8, help="rows (default 8)")
+    parser.add_argument("--ids", type=cli.whole(1), default=8, help="rows (default 8)")
     parser.add_argument(
-        "--per-cell", type=int, default=1, help="pictures per identity and camera (default 1)"
+        "--per-cell", type=cli.whole(1), default=1, help="pictures per identity and camera (default 1)"
     )
     animate = places.argument("--animate", places.written)
     parser.add_argument(

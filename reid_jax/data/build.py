@@ -7,6 +7,7 @@ from reid_jax.data import datasets, synthetic, tfds_sets
 from reid_jax.data.loaders import LAYOUTS
 from reid_jax.data.loaders.common import Options
 from reid_jax.errors import DataError
+from reid_jax.fields import whole
 
 
 def flags(parser):
@@ -26,8 +27,10 @@ def source_flags(parser):
         "--root", required=True, type=places.argument("--root"), help="folder of the data set, or its parent"
     )
     parser.add_argument("--variant", default="", help="form of the set (config.data.variant)")
-    parser.add_argument("--split", type=int, default=0, help="number of the split (config.data.split)")
-    parser.add_argument("--split-seed", type=int, default=0, help="of drawn splits (config.data.split_seed)")
+    parser.add_argument("--split", type=whole(0), default=0, help="number of the split (config.data.split)")
+    parser.add_argument(
+        "--split-seed", type=whole(0), default=0, help="of drawn ones (config.data.split_seed)"
+    )
     parser.add_argument(
         "--csv",
         default="",

@@ -17,6 +17,7 @@ from reid_jax.data import build, decode, folders, synthetic, testable
 from reid_jax.data.loaders import LAYOUTS, folder, walk
 from reid_jax.data.loaders.common import Options, find_root
 from reid_jax.errors import DataError
+from reid_jax.fields import whole
 
 ADVICE = {
     "count": "the copy is incomplete, or another version: unpack the archive again, or see --variant",
@@ -60,9 +61,9 @@ def flags(parser):
     )
     parser.add_argument("--quick", action="store_true", help="read the files, but decode none")
     parser.add_argument(
-        "--threads", type=int, default=os.cpu_count() or 1, help="(default: one for each core)"
+        "--threads", type=whole(1), default=os.cpu_count() or 1, help="(default: one for each core)"
     )
-    parser.add_argument("--show", type=int, default=5, help="paths printed of each problem (default 5)")
+    parser.add_argument("--show", type=whole(0), default=5, help="paths printed of each problem (default 5)")
     written = places.argument("--json", places.written)
     parser.add_argument("--json", metavar="FILE", type=written, help="write everything found")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

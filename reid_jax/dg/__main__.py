@@ -44,17 +44,17 @@ def parse(argv):
     workdir = places.argument("--workdir", places.written)
     parser.add_argument("--workdir", required=True, type=workdir, help="folder for all runs and the table")
     parser.add_argument("--rows", nargs="+", default=[], help="train and test these alone (default: all)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of the runs (default 0)")
+    parser.add_argument("--seeds", nargs="+", type=cli.whole(0), default=[0], help="of the runs (default 0)")
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="as in loss.margin=0.2")
     parser.add_argument("--without", nargs="+", default=[], metavar="NAME", help="sets to leave out")
-    parser.add_argument("--split_seed", "--split-seed", type=int, default=0, help="of drawn splits")
+    parser.add_argument("--split_seed", "--split-seed", type=cli.whole(0), default=0, help="of drawn splits")
     parser.add_argument(
         "--both_directions", "--both-directions", action="store_true", help="20 splits of VIPeR"
     )
     parser.add_argument("--only", choices=("train", "test"), help="train (targets are not touched) or test")
     cli.add_dry_flag(parser)
     parser.add_argument("--net", default="auto", help="network to test (default: the config's)")
-    parser.add_argument("--batch", type=int, default=0, help="images at a time in tests (default: the run's)")
+    parser.add_argument("--batch", type=cli.whole(0), default=0, help="images at a time (default: the run's)")
     parser.add_argument("--on_broken", "--on-broken", choices=("stop", "skip"), default="stop")
     args = parser.parse_args(argv)
     if bool(args.sources) != bool(args.targets):

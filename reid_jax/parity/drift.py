@@ -24,9 +24,9 @@ def main(argv=None):
     """Prints a Markdown table and, as the last line, JSON."""
     parser = cli.parser("parity.drift", __doc__)
     parser.add_argument("backbones", nargs="*", metavar="BACKBONE", help="default: all at full size")
-    parser.add_argument("--batch", type=int, default=4, help="images, or clips of 4 frames")
-    parser.add_argument("--height", type=int, default=256)
-    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--batch", type=cli.whole(1), default=4, help="images, or clips of 4 frames")
+    parser.add_argument("--height", type=cli.whole(1), default=256)
+    parser.add_argument("--width", type=cli.whole(1), default=128)
     args = parser.parse_args(argv)
     jax.config.update("jax_platforms", "cpu")
     names = args.backbones or [b for b in heads.BACKBONES if "narrow" not in b]

@@ -21,7 +21,7 @@ def main(argv=None):
         help="finished run to compare with",
     )
     parser.add_argument("--data_root", metavar="DIR", help="where the pictures are, if they were moved")
-    parser.add_argument("--queries", type=int, default=12, help="number of retrieval strips (%(default)s)")
+    parser.add_argument("--queries", type=cli.whole(0), default=12, help="retrieval strips (%(default)s)")
     cli.add_dry_flag(parser)
     args = vars(parser.parse_args(argv))
     if args.pop("dry_run"):

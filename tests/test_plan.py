@@ -36,6 +36,7 @@ def test_collectives_of_a_text():
 
 def test_topologies():
     assert chips.parse("v5e:2x4") == ("v5e", 8) and chips.parse("v5p:2x2x1") == ("v5p", 4)
+    assert [chips.host(t) for t in ("v5e:1x1", "v5e:2x4", "v5p:2x2x2")] == [(1, 1, 1), (2, 2, 1), (2, 2, 1)]
     assert chips.larger("v5e:2x4") == "v5e:4x4" and chips.larger("v5p:2x2x1") == "v5p:2x2x2"
     for name in ("v5e", "v5e:8", "v9:2x2", "2x4"):
         with pytest.raises(ConfigError, match="--topology"):

@@ -68,6 +68,12 @@ def larger(topology):
     return f"{generation}:{'x'.join(map(str, sides))}"
 
 
+def host(topology):
+    """(x, y, z): chips of one host, 2x2x1 as the compiler supposes, or the whole slice if that is less."""
+    sides = [int(s) for s in topology.split(":")[1].split("x")]
+    return min(sides[0], 2), min(sides[1], 2), 1
+
+
 @contextlib.contextmanager
 def environment(topology):
     """What the TPU compiler asks of the environment, where there is no TPU."""
@@ -77,6 +83,7 @@ def environment(topology):
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": form.format(chips * cores),
         "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several plans at a time: no chip is taken
     }
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
@@ -102,7 +109,10 @@ def devices(topology):
 
     with environment(topology):
         try:
-            return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+            described = topologies.get_topology_desc(
+                platform="tpu", topology_name=topology, chips_per_host_bounds=host(topology)
+            )
+            return list(described.devices)
         except Exception as error:  # the compiler's own, of no common type
             reason = str(error).splitlines()[0]
             raise ConfigError(

@@ -2,8 +2,8 @@
 
 Variants: market, duke, msmt17, me_reid, synthetic (small, 2 CPU cores), smoke (seconds). synthetic_occluded:
 the synthetic set whose queries are half hidden. synthetic_source: trained on another synthetic set, tested on
-the one that the methods without identities learn from (direct inference). market_mobilenetv2, synthetic_mobilenetv2: MobileNetV2 in
-place of the ResNet-50 or the narrow net.
+the one that the methods without identities learn from (direct inference). market_mobilenetv2,
+synthetic_mobilenetv2: MobileNetV2 in place of the ResNet-50 or the narrow net.
 """
 
 from ml_collections import ConfigDict

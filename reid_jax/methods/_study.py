@@ -1,10 +1,7 @@
 """What studies of several methods share: test people, their pictures and bodies, generated pictures."""
 
-import os
-
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from reid_jax.data import decode, degrade, images
 from reid_jax.data.synthetic.bodies import Bodies
@@ -54,11 +51,7 @@ def silhouettes(dataset, records, data):
         known = Bodies(dataset.root)
     except ConfigError:
         return None
-    paths = (os.path.relpath(r.path, dataset.root).replace(os.sep, "/") for r in records)
-    masks = (Image.fromarray(known.silhouette(path)) for path in paths)
-    return np.stack(
-        [np.asarray(m.resize((data.width, data.height), Image.Resampling.BILINEAR)) for m in masks]
-    )
+    return known.silhouettes([r.path for r in records], data.height, data.width)
 
 
 def outlines(pictures, bodies):

@@ -117,7 +117,7 @@ def pointing(config, method, state, devices, dataset):
         return {}
     records = spread_over(query, MANY)
     image, maps = heat_maps(config, method, devices.local_state(state), devices, records)
-    shown = np.stack([silhouettes(known, r, config.data, dataset.root) for r in records])
+    shown = np.stack([silhouettes(known, r, config.data) for r in records])
     figures = {}
     for title in (n.removeprefix("map/") for n in maps if n.startswith("map/")):
         places = maps[f"rows/{title}"], maps[f"columns/{title}"]
@@ -126,12 +126,10 @@ def pointing(config, method, state, devices, dataset):
     return figures
 
 
-def silhouettes(known, record, data, root):
+def silhouettes(known, record, data):
     """f32[T,H,W] of the frames that `read_clip` reads."""
-    paths = [os.path.relpath(record.frames[i], root) for i in clips.rrs_test(len(record), data.frames)]
-    size = data.width, data.height
-    masks = [Image.fromarray(known.silhouette(p.replace(os.sep, "/"))) for p in paths]
-    return np.stack([np.asarray(f.resize(size, Image.Resampling.BILINEAR)) for f in masks])
+    paths = [record.frames[i] for i in clips.rrs_test(len(record), data.frames)]
+    return known.silhouettes(paths, data.height, data.width)
 
 
 def read_clip(record, data):

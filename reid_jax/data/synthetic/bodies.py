@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import os
 
 import numpy as np
+from PIL import Image
 
 from reid_jax.data.synthetic import kinds, video, write
 from reid_jax.data.synthetic.camera import camera_of, draw_shot
@@ -24,7 +26,7 @@ class Bodies:
             raise ConfigError(
                 f"{folder} is no synthetic set of kind image or video: its bodies are not known"
             )
-        self.settings = stamp["settings"]
+        self.folder, self.settings = folder, stamp["settings"]
         kind = self.settings.get("kind", "image")
         jobs = (job for group in kinds.KINDS[kind].groups(self.settings) for job in group)
         self.jobs, self.moving = {job.path: job for job in jobs}, kind == "video"
@@ -35,6 +37,12 @@ class Bodies:
         return (
             _in_frame(_track(job, self.settings), job.n) if self.moving else _in_picture(job, self.settings)
         )
+
+    def silhouettes(self, paths, height, width):
+        """f32[N,height,width] of pictures at these absolute paths, bilinear."""
+        relative = (os.path.relpath(path, self.folder).replace(os.sep, "/") for path in paths)
+        masks = (Image.fromarray(self.silhouette(path)) for path in relative)
+        return np.stack([np.asarray(m.resize((width, height), Image.Resampling.BILINEAR)) for m in masks])
 
     def swapped(self, path, camera):
         """u8[H,W,3]: the picture's body, as its camera shows it, on the background of camera `camera`."""

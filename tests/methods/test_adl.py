@@ -148,6 +148,7 @@ def test_the_critic_does_not_see_the_weight_of_the_game():
     assert game(lam=0.0)["critic"] == game(lam=0.9, transform="linear")["critic"] > 0
 
 
+@pytest.mark.slow
 def test_blocks_move_the_critic_and_the_others_in_turn(narrow):
     m, state = method(schedule="blocks", block=1), narrow[1]
     step = jax.jit(step_of(m, "inter"))
@@ -292,6 +293,7 @@ def test_a_part_begins_with_labels_and_a_fresh_classifier():
     assert difference(again.nets["heads"]["params"], first.nets["heads"]["params"]) > 1e-4  # another key
 
 
+@pytest.mark.slow
 def test_a_new_classifier(narrow):
     """It knows its classes, momenta are fresh; backbone and players stay."""
     m = method(unused_classes="mask")
@@ -477,6 +479,7 @@ def test_labels_refuse_broken_features():
 # ---- what keeps the game and the refinement in bounds
 
 
+@pytest.mark.slow
 def test_more_steps_of_the_critic_raise_its_omega():
     m, (f, camid, variables) = method(critic_steps=6, critic_optim="adam", critic_lr=0.01), players()
     del camid

@@ -96,6 +96,7 @@ def test_test_feature_is_the_neck_output_with_running_statistics():
     assert together.shape == (16, 8)
 
 
+@pytest.mark.slow
 def test_images_that_show_nobody_are_anybody():
     """LSRO: minus the mean of the log probabilities of all classes; in a pass of their own."""
     method, batch = baseline.Baseline(settings(loss__generated=0.5), INFO), fixed_batch()

@@ -72,6 +72,7 @@ def test_centers_move_by_the_gradient_without_the_weight(run):
     np.testing.assert_allclose(states[1].nets["centers"]["params"]["0"], wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_norms_rest_while_the_base_is_frozen(run):
     _, _, states, *_ = run
     nets = [s.nets["net"] for s in states]

@@ -118,6 +118,7 @@ def test_style_images_come_from_one_place():
         stages.build(config, "styles", facts(config, pids=6, cams=1))
 
 
+@pytest.mark.slow
 def test_generated_images_keep_their_rows():
     """Row j C + c is of camera c, and so is what is made of it; without noise it is the generator's."""
     method = build("reid", camstyle__noise=False)

@@ -86,6 +86,7 @@ def test_centroids_are_the_unit_means():
         contrast.centroids(features, np.arange(9), 7)
 
 
+@pytest.mark.slow
 def test_steps_lower_the_loss_and_move_what_they_should():
     method = cluster_contrast.ClusterContrast(config(), INFO)
     state = with_clusters(drawn(method))

@@ -90,6 +90,7 @@ def gradients():
     return groups
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "loss,reaches,not_reached",
     [

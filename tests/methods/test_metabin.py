@@ -104,6 +104,7 @@ def test_two_devices_equal_one(trained):
         np.testing.assert_allclose(value, others[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_meta_gradients_are_slopes():
     """In float64 along a random direction: of meta-train, of meta-test behind the virtual step, and of
     meta-test at gates held where that leads, which is what the gradient of first order is."""

@@ -297,6 +297,7 @@ def test_epochs_of_a_source_stage():
     assert mmt.Source(settings(), INFO).info.steps_per_epoch == 2  # 20 images in groups of 4, 8 a batch
 
 
+@pytest.mark.slow
 def test_the_target_moves_running_statistics_alone():
     batch = {"source": random_batch(size=8), "target": random_batch(1, size=8)}
     results = []

@@ -90,6 +90,7 @@ def refined():
     return pcb.Rpp(fields(induce=3.0), methods.Info(6, 1, labelled=Rows(0, PIDS, zeros, zeros)))
 
 
+@pytest.mark.slow
 def test_induction_moves_the_pixels_classifier_alone(refined):
     state, batch = drawn(refined), {"train": random_batch(size=8)}
     induced, joint = refined.part(0), refined.part(1)

@@ -74,6 +74,7 @@ def built():
     return config, method, drawn(method)
 
 
+@pytest.mark.slow
 def test_points_reach_the_features(built):
     """By points only: the pose's part moves with them, stripes count where they are seen."""
     config, method, state = built

@@ -36,9 +36,15 @@ SLOW = {
     ("pplr", "train"),
     ("lifelong", "synthetic"),
     ("lifelong", "synthetic2"),
+    ("metabin", "train"),
+    ("mmt", "adapt"),
+    ("mmt", "source2"),
+    ("snr", "train"),
+    ("cap", "train"),
+    ("softsim", "train"),
 }  # long to compile, or much like the baseline
 UNUSED = {("mmt", "source3")}  # by its smoke config, of two networks
-ON_DEVICES = {"baseline", "cluster_contrast", "efl"}  # on several, by default; the others take long
+ON_DEVICES = {"efl"}  # on several, by default; the others take long
 # Every device drops other features; the scores of an untrained D_deg are nearly constant, so that the
 # attention's three norms would magnify rounding.
 ALIKE = {"direid": {"direid__dropout": 0.0, "direid__attention_input": "self"}}

@@ -47,6 +47,7 @@ def hardest(features, pid, margin):
     return total / len(pid)
 
 
+@pytest.mark.slow
 def test_losses_are_sums_over_the_branches(stepped):
     method, step, state = stepped
     batch = random_batch(size=8)

@@ -54,6 +54,7 @@ def put(nets, params):
     return {name: {**nets[name], "params": p} for name, p in params.items()}
 
 
+@pytest.mark.slow
 def test_who_moves_by_which_loss(built):
     """The critic's error moves the critic alone, -V the net alone."""
     config, method, state = built

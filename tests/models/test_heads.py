@@ -86,6 +86,7 @@ def test_stripes_head():
     np.testing.assert_allclose(again.test, clip.test, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_needs_a_key_and_draws_by_global_row():
     net = build(head="stripes", stripes_dropout=0.5)
     with pytest.raises(ConfigError, match="dropout"):

@@ -44,7 +44,10 @@ LONG = {  # many seconds to compile
     *("direid__degradation_encoder", "efl__resnet50_mmt_train", "eval__market_size", "uns__mmt_source_step"),
     *("dg__m3l_step", "dg__snr_net"),
     *("adl__backbone", "dg__dualnorm_resnet", "efl__resnet50_plain", "uns__mmt_step", "sup__jpm"),
-    "uns__meb_step",
+    *("uns__meb_step", "uns__spcl_uda_step", "uns__dsbn", "uns__cc_memory"),
+    *("efl__train_step_a", "adl__adl_objective", "adl__adl_modules", "adl__aibn_block", "dsanet__fwg"),
+    *("dsanet__net_eval", "direid__classifier", "dg__bin_layer", "dg__snr_block"),
+    *("sup__vit", "sup__rpp_head", "sup__pgfa_head", "sup__pcb_head", "sup__wrt"),
 }
 RECORDED = [
     pytest.param(p, marks=[pytest.mark.slow] * (p.stem in LONG), id=p.stem)
@@ -100,6 +103,7 @@ def test_other_sizes_and_fields(tmp_path):
     assert report["ok"], report
 
 
+@pytest.mark.slow
 def test_whole_net_by_its_config(tmp_path):
     """net__NAME: the net follows from the config; here under a recorded reference's weights."""
     meta = {"mode": "eval", "config": {"backbone": "resnet50", "neck": "none"}, "reference": "r"}

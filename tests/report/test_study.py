@@ -137,6 +137,7 @@ def test_a_study_that_nothing_is_said_of(run):
         ]
 
 
+@pytest.mark.slow
 def test_damaged_arrays_leave_the_pictures_out(run):
     path = run.workdir / "eval" / "gan" / "study.npz"
     whole = path.read_bytes()

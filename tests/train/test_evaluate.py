@@ -117,6 +117,7 @@ def test_protocol_of_the_config_or_of_the_set():
     assert evaluate.choose_protocol(old, "market") == "market"
 
 
+@pytest.mark.slow
 def test_a_run_on_a_single_gallery_set(tmp_path):
     root, workdir = viper(tmp_path / "VIPeR", ids=range(1, 13)), str(tmp_path / "run")
     tree = tiny("baseline", data__name="viper", train__eval_every=0)

@@ -165,6 +165,7 @@ def test_full_disk(small_disk, unbroken):
     assert_same_run(run, unbroken())
 
 
+@pytest.mark.slow
 def test_file_that_cannot_grow(tmp_path):
     """Writes themselves fail: no file may be larger than 20 kB (ulimit -f) from the middle of the run on."""
     run = Run(tmp_path / "run")
@@ -255,9 +256,8 @@ class FailsInStudy(run_.Run):
         super().evaluate(at, state)
 
 
-@pytest.mark.parametrize(
-    "kind, step", [pytest.param(FailsInStudy, 6, marks=pytest.mark.slow), (FailsInEvaluation, 9)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, step", [(FailsInStudy, 6), (FailsInEvaluation, 9)])
 def test_what_fails_in_an_evaluation_costs_no_training(evaluated, tmp_path, kind, step):
     """What was trained is saved before; the same command evaluates it, and ends as an unbroken run."""
     config, dataset, unbroken = evaluated
@@ -294,9 +294,8 @@ class StopsInAnEvaluation(run_.Run):
         super().evaluate(at, state)
 
 
-@pytest.mark.parametrize(
-    "kind, done", [pytest.param(StopsBeforeAnEvaluation, 1, marks=pytest.mark.slow), (StopsInAnEvaluation, 2)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, done", [(StopsBeforeAnEvaluation, 1), (StopsInAnEvaluation, 2)])
 def test_stopped_at_an_evaluation(evaluated, tmp_path, kind, done):
     """It is not begun any more, or finished; the same command catches up on it."""
     config, dataset, unbroken = evaluated

@@ -177,6 +177,7 @@ def test_broken_test_pictures(tmp_path, caplog):
         check(config, dataset)
 
 
+@pytest.mark.slow
 def test_what_is_left_out_stands_in_the_files(tmp_path):
     """A run to its end: the figures are those of a set without the picture, and final.json names it."""
     root, workdir = folder(tmp_path / "x"), tmp_path / "run"

@@ -204,7 +204,8 @@ def own_pictures(root, people=6):
     return str(root)
 
 
-@pytest.mark.parametrize("variant", [pytest.param(ADL, marks=pytest.mark.slow), CLUSTER_CONTRAST])
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", [ADL, CLUSTER_CONTRAST])
 def test_a_bare_folder_is_trained_on(tmp_path, variant):
     """Nothing rates its labels, nothing is tested, and the report says so; a resumed run is the same."""
     config = settings(variant)

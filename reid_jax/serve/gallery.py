@@ -73,7 +73,7 @@ class Gallery(Queries, Thresholds):
     def __new__(cls, path, *_, **__):
         """A Gallery of a file, or of a PostgreSQL server for an address, postgresql://..."""
         if cls is Gallery and is_address(path):
-            from reid_jax.serve.postgres import ServerGallery
+            from reid_jax.serve.remote import ServerGallery
 
             cls = ServerGallery
         return super().__new__(cls)

@@ -1,8 +1,8 @@
 """Weights in and out: flax variables <-> PyTorch's state dictionaries, in the layouts and files of the field.
 
 `names` has the key layouts, `wrapped` finds the network among what is around it, `mapping` fills variables
-and writes them under a layout's keys, `files` reads and writes files, `pickles` reads PyTorch's own without
-running anything in them.
+and writes them under a layout's keys, `files` reads and writes files, `archives` opens PyTorch's own and
+`pickles` reads what they say, without running anything in them.
 """
 
 from reid_jax.models.weights.files import Weights, read, save

@@ -14,7 +14,7 @@ import numpy as np
 
 from reid_jax import models, places
 from reid_jax.errors import WeightsError
-from reid_jax.models.weights import pickles
+from reid_jax.models.weights import archives, pickles
 
 ORDER = (
     "state_dict",
@@ -212,14 +212,14 @@ def _part(weights, key):
 
 
 def _read_torch(path, key):
-    source = pickles.open_file(path)
+    source = archives.open_file(path)
     try:
         parts = networks(source.root)
         if not parts:
             raise WeightsError("holds no dictionary of tensors")
         name, prefix = _named(parts, key)
         chosen = parts[name]
-        entries = {k: pickles.array(source, t) for k, t in chosen.items()}
+        entries = {k: archives.array(source, t) for k, t in chosen.items()}
         notes = [f"took {name!r}"] if name else []
         others = [
             f"{n or '(top)'} ({len(p)})" for n, p in parts.items() if n != name and not _inside(n, name)
@@ -228,7 +228,7 @@ def _read_torch(path, key):
         told = f"not read, tensors in brackets: {', '.join(others[:12])}{more}; choose with key"
         notes += [told] if others else []
         notes += ["written on a big-endian machine; converted"] if source.big_endian else []
-        values = sum(type(v) not in (dict, list, tuple) for _, v in pickles.walk(source.root))
+        values = sum(type(v) not in (dict, list, tuple) for _, v in archives.walk(source.root))
         skipped = values - len(entries)
         weights = Weights(entries, "PyTorch " + type(source).__name__.lower(), skipped, tuple(notes))
     finally:
@@ -244,7 +244,7 @@ def networks(root):
     Networks of DI-REID kept side by side also count as one, with their names in front of the keys.
     """
     nets = {}
-    for path, value in pickles.walk(root):
+    for path, value in archives.walk(root):
         if type(value) is dict:
             inside = {k: t for k, t in value.items() if isinstance(k, str) and isinstance(t, pickles.Tensor)}
             if inside:

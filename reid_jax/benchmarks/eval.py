@@ -17,7 +17,7 @@ from jax import lax
 
 from reid_jax import cli
 from reid_jax.data.synthetic import features
-from reid_jax.eval import ranking, scoring
+from reid_jax.eval import ranking, tiles
 
 _MATMUL_QUERIES, _MATMUL_GALLERY = 512, 4096  # of one product
 
@@ -26,7 +26,7 @@ def main(argv):
     """Runs the benchmark with these command line arguments; prints a table, returns the figures."""
     args = parse(argv)
     sizes = problem_sizes(args.size, args.dim)
-    allocate = scoring.aligned if args.memory == "aligned" else lambda shape: np.empty(shape, np.float32)
+    allocate = tiles.aligned if args.memory == "aligned" else lambda shape: np.empty(shape, np.float32)
     problem = features.make(sizes, allocate=allocate)
     result = {**vars(args), **sizes._asdict(), "device": jax.devices()[0].device_kind}
     result.update(measure(problem, args))

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from reid_jax.config import choice
 from reid_jax.errors import NOT_FINITE, ConfigError, DataError
-from reid_jax.eval import scoring
+from reid_jax.eval import tiles
 
 DISTANCES = ("cosine", "euclidean")
 _TILE = 2048  # rows of a tile; its products take 16 MiB
@@ -73,7 +73,7 @@ class Features:
         Half the squared distance of a and b is then half[a] - (a.b - penalty[b]): within a row only the
         last term decides, and padding never wins.
         """
-        rows = scoring.aligned((self.tiles * self.tile, self.dim))
+        rows = tiles.aligned((self.tiles * self.tile, self.dim))
         rows[self.count :] = 0
         half = np.full(len(rows), np.inf, np.float32)
         start = 0

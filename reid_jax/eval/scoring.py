@@ -8,7 +8,6 @@ Scores are float32, or float64 for float64 features and distances where JAX's x6
 """
 
 import functools
-import math
 import re
 
 import jax
@@ -17,15 +16,12 @@ import numpy as np
 from jax import lax
 
 from reid_jax.errors import NOT_FINITE, ConfigError, DataError
+from reid_jax.eval import tiles
 
 REMOVED = -2  # label of gallery entries that no query keeps
 NO_LABEL = -1  # label of a query for which nothing is removed
 GROUP = 8  # matches counted at a time
 _LANES = 256
-_TILE_BYTES = 8 << 20  # of the gallery in one matrix product on a CPU; larger ones gain nothing
-_DEVICE_TILE_BYTES = 128 << 20  # on other devices
-_ALIGN = 64  # bytes; the CPU takes over NumPy memory so aligned without a copy
-_HUGE = 1e37  # squared norms from here on could overflow in a distance
 _TOP_GROUP = 32  # entries whose maximum stands for them in a search for the top k
 
 
@@ -45,83 +41,11 @@ def features(side, array, dtype=np.float32):
 
     Raises DataError when they are no [N,D] of at least one row.
     """
-    on_device = isinstance(array, jax.Array) and not _on_cpu() and len(array.devices()) == 1
+    on_device = isinstance(array, jax.Array) and not tiles.on_cpu() and len(array.devices()) == 1
     array = array.astype(dtype) if on_device else np.asarray(array, dtype)
     if array.ndim != 2 or not array.size:
         raise DataError(f"the {side} features have shape {array.shape}; at least one row [N,D] is needed")
     return array
-
-
-class Tiles:
-    """Features f[N,D] as tiles f[T,D] on the device; the last tile starts early enough to be whole.
-
-    They stay on the device where that takes no copy (aligned host memory on a CPU) or where they fit;
-    otherwise each pass reads them from the host again, two tiles being on the device at a time. On a CPU
-    these go through two aligned buffers.
-    """
-
-    def __init__(self, array, tile_bytes=None):
-        self.array, self.staged = array, None
-        tiles = -(-array.nbytes // (tile_bytes or (_TILE_BYTES if _on_cpu() else _DEVICE_TILE_BYTES)))
-        self.size = min(len(array), -(-len(array) // (16 * tiles)) * 16)
-        starts = np.arange(0, len(array), self.size)
-        self.starts = np.minimum(starts, len(array) - self.size).tolist()
-        self.resident = [self._put(start) for start in self.starts] if self._stays() else None
-        if self.resident is None and _on_cpu():
-            self.staged = [aligned((self.size, array.shape[1]), array.dtype) for _ in range(2)]
-
-    def _put(self, start):
-        part = self.array[start : start + self.size]
-        if self.staged:
-            self.staged.reverse()
-            np.copyto(self.staged[0], part)
-            part = self.staged[0]
-        return jax.device_put(part, may_alias=True)
-
-    def _stays(self):
-        if isinstance(self.array, jax.Array):
-            return True
-        if _on_cpu():
-            return self.array.ctypes.data % _ALIGN == 0 and self.array.flags.c_contiguous
-        stats = jax.local_devices()[0].memory_stats() or {}
-        free = stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)
-        return self.array.nbytes < free / 2
-
-    def each(self, use, state):
-        """state = use(state, tile, start) for every tile; returns the last state (a device array)."""
-        if self.resident is not None:
-            for start, tile in zip(self.starts, self.resident, strict=True):
-                state = use(state, tile, start)
-            return state
-        tile = self._put(self.starts[0])
-        for start, after in zip(self.starts, [*self.starts[1:], None], strict=True):
-            state = use(state, tile, start)
-            tile = None if after is None else self._put(after)  # while the device works
-            jax.block_until_ready(state)
-        return state
-
-    def square_norms(self, side, keep):
-        """Squared L2 norms f[N]; DataError naming the first kept row that is not finite."""
-        square = np.empty(len(self.array), self.array.dtype)
-
-        def use(_, tile, start):
-            norms = _square_norms(tile)
-            square[start : start + self.size] = norms
-            return norms
-
-        self.each(use, None)
-        bad = np.flatnonzero(~(square < _HUGE) & keep)
-        if len(bad):
-            raise DataError(
-                f"{len(bad)} of {len(square)} {side} features are not finite or too large for float32 "
-                f"(first: row {bad[0]}); {NOT_FINITE}"
-            )
-        return square
-
-
-@jax.jit
-def _square_norms(tile):
-    return jnp.sum(tile * tile, axis=1)
 
 
 DISTANCES = ("cosine", "euclidean")
@@ -162,8 +86,8 @@ class FeatureScores:
                 f"the features have {q_feat.shape[1]} columns, too few for the distance {distance}"
             )
         self.dtype = q_feat.dtype
-        self.q_square = Tiles(q_feat).square_norms("query", labels.q_mask)
-        self.tiles = Tiles(g_feat)
+        self.q_square = tiles.Tiles(q_feat).square_norms("query", labels.q_mask)
+        self.tiles = tiles.Tiles(g_feat)
         self.g_square = self.tiles.square_norms("gallery", labels.g_mask)
         self.g_factor = jnp.asarray(_inverse(self.g_square) if self.cosine else self.g_square)
         self.g_label = jnp.asarray(labels.g_label)
@@ -189,7 +113,7 @@ class FeatureScores:
         factor = self.q_factor[queries, None]
         if isinstance(self.q_feat, jax.Array):
             return self.q_feat[queries] * factor
-        q = take(self.q_feat, queries)
+        q = tiles.take(self.q_feat, queries)
         return jax.device_put(np.multiply(q, factor, out=q), may_alias=True)
 
     def range(self):
@@ -245,25 +169,6 @@ class DistanceScores:
     def shown(self, score):
         """Minus the distances."""
         return score
-
-
-def aligned(shape, dtype=np.float32):
-    """Uninitialised array on the host that a CPU device takes over without a copy."""
-    size = np.dtype(dtype).itemsize * math.prod(shape)
-    memory = np.empty(size + _ALIGN, np.uint8)
-    start = -memory.ctypes.data % _ALIGN
-    return memory[start : start + size].view(dtype).reshape(shape)
-
-
-def take(array, rows):
-    """Rows, bool[N] or i[n], of features f[N,D] as f[n,D] that a CPU device takes over without a copy."""
-    rows = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else rows
-    out = aligned((len(rows), array.shape[1]), array.dtype)
-    return np.take(array, rows, axis=0, out=out, mode="clip")  # other modes go through a copy
-
-
-def _on_cpu():
-    return jax.default_backend() == "cpu"
 
 
 def _inverse(square):
@@ -328,7 +233,7 @@ def measure(rows, match, groups, *, topk):
     """
     score = jnp.take_along_axis(rows, jnp.maximum(match, 0), axis=1)
     score = jnp.where(match < 0, jnp.inf, score)
-    count = _count_by_lanes if _on_cpu() else _count_plain
+    count = _count_by_lanes if tiles.on_cpu() else _count_plain
 
     def some(i, ranks):
         part = [lax.dynamic_slice_in_dim(x, i * GROUP, GROUP, 1) for x in (score, match)]

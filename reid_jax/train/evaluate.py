@@ -19,8 +19,8 @@ from reid_jax.eval import (
     probe,
     protocols,
     ranking,
-    scoring,
     store,
+    tiles,
     verification,
 )
 from reid_jax.train import embedding
@@ -185,7 +185,7 @@ def sides_of(features):
     """Features, pids and cameras, each of query and gallery in turn, of a FeatureSet: ranking.rank's."""
     q, g = features.split == "query", features.split == "gallery"
     f, pid, cam = features.feature, features.pid, features.camid
-    return scoring.take(f, q), scoring.take(f, g), pid[q], pid[g], cam[q], cam[g]
+    return tiles.take(f, q), tiles.take(f, g), pid[q], pid[g], cam[q], cam[g]
 
 
 def pairs(config, result):

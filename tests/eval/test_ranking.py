@@ -10,7 +10,7 @@ import pytest
 
 from reid_jax.data.synthetic import features
 from reid_jax.errors import ConfigError, DataError
-from reid_jax.eval import ranking, scoring, verification
+from reid_jax.eval import ranking, scoring, tiles, verification
 
 CASES = pathlib.Path(__file__).parents[1] / "cases"
 
@@ -113,15 +113,15 @@ def test_the_loop_over_all_pairs(distance, seed, gallery):
 @pytest.mark.parametrize("aligned", [True, False])
 def test_tiles(monkeypatch, distance, aligned):
     """Tiles read in place and tiles that go through buffers; the last one overlaps the one before."""
-    monkeypatch.setattr(scoring, "_TILE_BYTES", 64 * 1024)
+    monkeypatch.setattr(tiles, "_TILE_BYTES", 64 * 1024)
     q, g, *labels = problem(9, gallery=1101)
     q, g = (four_norm(x) for x in (q, g))
     past = 0 if aligned else 1  # floats past the boundary
-    feature = scoring.aligned((g.size + past,))[past:].reshape(g.shape)
+    feature = tiles.aligned((g.size + past,))[past:].reshape(g.shape)
     feature[:] = g
-    tiles = scoring.Tiles(feature)
-    assert (tiles.resident is not None) == aligned and len(tiles.starts) == 2
-    assert tiles.starts[-1] + tiles.size == 1101 and tiles.starts[-1] < tiles.size
+    made = tiles.Tiles(feature)
+    assert (made.resident is not None) == aligned and len(made.starts) == 2
+    assert made.starts[-1] + made.size == 1101 and made.starts[-1] < made.size
     got = ranking.rank(q, feature, *labels, distance=distance, topk=7, max_rank=20, block=10)
     compare(got, naive(q, g, *labels, distance, 7, 20), len(q))
 
@@ -129,8 +129,8 @@ def test_tiles(monkeypatch, distance, aligned):
 @pytest.mark.parametrize("distance", ["cosine", pytest.param("euclidean", marks=pytest.mark.slow)])
 def test_the_form_for_accelerators(monkeypatch, distance):
     """Features on the device or in tiles from the host, one count for all lanes."""
-    monkeypatch.setattr(scoring, "_on_cpu", lambda: False)
-    monkeypatch.setattr(scoring, "_DEVICE_TILE_BYTES", 16 * 1024)
+    monkeypatch.setattr(tiles, "on_cpu", lambda: False)
+    monkeypatch.setattr(tiles, "_DEVICE_TILE_BYTES", 16 * 1024)
     jax.clear_caches()
     q, g, *labels = problem(4, gallery=900)
     q, g = (four_norm(x) for x in (q, g))
@@ -144,7 +144,7 @@ def test_the_form_for_accelerators(monkeypatch, distance):
 def test_rows_in_aligned_memory():
     x = np.random.default_rng(0).standard_normal((7, 3)).astype(np.float32)
     for rows in (x[:, 0] > 0, np.array([6, 0, 2])):
-        got = scoring.take(x, rows)
+        got = tiles.take(x, rows)
         np.testing.assert_array_equal(got, x[rows])
         assert got.ctypes.data % 64 == 0
         assert jax.device_put(got, may_alias=True).unsafe_buffer_pointer() == got.ctypes.data
@@ -371,7 +371,7 @@ def test_ratio_of_two_products(monkeypatch):
 
     pid, cam = np.repeat(np.arange(8), 5), np.arange(40) % 5
     expected = np.array([[pair(i, j) for j in range(10, 40)] for i in range(10)])
-    monkeypatch.setattr(scoring, "_TILE_BYTES", 1200)
+    monkeypatch.setattr(tiles, "_TILE_BYTES", 1200)
     sides = (feature[:10], feature[10:], pid[:10] + 2, pid[10:], cam[:10], cam[10:])
     found = ranking.rank(*sides, distance="ratio4", topk=30, camera_filter=False)
     np.testing.assert_array_equal(found.top_index, np.argsort(-expected, axis=1, kind="stable"))

@@ -16,7 +16,7 @@ from trees import files
 from reid_jax import config
 from reid_jax.data import datasets
 from reid_jax.data.__main__ import main
-from reid_jax.data.synthetic import animate, generate, kinds, strip, video
+from reid_jax.data.synthetic import animate, generate, kinds, strip, video, walks
 from reid_jax.data.synthetic.camera import BODY, MIDDLE
 from reid_jax.data.synthetic.pose import skeleton
 from reid_jax.data.synthetic.sheet import SIDE
@@ -210,7 +210,7 @@ def test_standing_feet_do_not_slide(tracks):
         walk = track.walk
         if walk.stride < 0.5:
             continue
-        step = video.cycle_length(walk.person, walk.stride) * np.diff(walk.phase)[0]
+        step = walks.cycle_length(walk.person, walk.stride) * np.diff(walk.phase)[0]
         phases = walk.phase[0] + np.linspace(0, 20, 200) * np.diff(walk.phase)[0]
         poses = [skeleton(walk.person, phase, walk.stride) for phase in phases]
         stance = np.array([np.argmin([ankle[1] for ankle in s.ankles]) for s in poses])

@@ -18,18 +18,15 @@ from scipy.io import savemat
 from reid_jax.data.synthetic import sketch, things
 from reid_jax.data.synthetic.camera import BODY, MIDDLE, Camera, camera_of, draw_shot
 from reid_jax.data.synthetic.figure import Pose, draw_figure
-from reid_jax.data.synthetic.person import Person, draw_person, person_of
+from reid_jax.data.synthetic.person import draw_person, person_of
 from reid_jax.data.synthetic.picture import add_front, add_person, expose, look
-from reid_jax.data.synthetic.pose import skeleton
+from reid_jax.data.synthetic.walks import HORIZON, Walk, follow, gait_of, walk_past, wander
 
 FOLDER = "MARS"
 TRAIN, TEST = "bbox_train", "bbox_test"
 _GAIT, _TRACK, _LENGTH = 5, 6, 7  # names of random streams
-_HORIZON = 0.05  # panorama heights from the top: where walkers would vanish
-_FAR = 10.0  # body heights between camera and walker, at least
 _OBSTRUCTED = 0.33  # share of the tracklets
 _ROADS = ("street", "snow", "night", "lamp")  # where cars pass
-_HOLD = 0.45  # share of its error that the box keeps from one frame to the next
 
 
 class Frame(NamedTuple):
@@ -96,25 +93,7 @@ def _mat(name, table):
     return head + buffer.getvalue()[116:]
 
 
-# ---- walking --------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Walk:
-    """Somebody on the move, f64[n] over the frames; places in panorama heights."""
-
-    person: Person
-    phase: np.ndarray  # walk cycles
-    stride: float
-    yaw: np.ndarray
-    x: np.ndarray  # of the ground point below the pelvis
-    y: np.ndarray
-    scale: np.ndarray  # of the average body height
-    head_turn: np.ndarray
-    turn: float
-    lean: float
-    nod: float
-    cloth: tuple  # window of the fold texture
-
-
+# ---- a tracklet -----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Passer:
     """Somebody else whose way crosses; in front of the person or behind."""
@@ -139,98 +118,6 @@ class Track:
     grain: np.ndarray  # i64[n,2]: window of the noise
 
 
-def wander(rng, n, deviation, memory):
-    """A stationary random walk f64[n] of this deviation that forgets within `memory` frames."""
-    keep = np.exp(-1 / memory)
-    value, out = rng.normal(0, deviation), np.empty(n)
-    for k, step in enumerate(rng.normal(0, deviation * (1 - keep**2) ** 0.5, n)):
-        out[k] = value
-        value = keep * value + step
-    return out
-
-
-def _gait(rng):
-    """(cycles a frame, stride) that a person keeps: about 12 frames a second."""
-    return float(rng.uniform(0.060, 0.088)), float(rng.uniform(0.88, 1.1))
-
-
-def cycle_length(person, stride):
-    """Way of one walk cycle in average body heights: twice the distance of the feet at heel strike."""
-    feet = skeleton(person, 0.0, stride).ankles
-    return 2 * abs(feet[0][2] - feet[1][2]) * person.height
-
-
-def walk_past(rng, person, gait, yaw, meet, size, n):
-    """A Walk of n frames that is at `meet` (frame, x, y in panorama heights) and heads for `yaw` (f64[n]).
-
-    size: average body height there, panorama heights.
-    """
-    pace, stride = gait
-    at, x, y = meet
-    phase = rng.random() + pace * np.arange(n)
-    step = pace * cycle_length(person, stride)
-    across, nearer = (np.cumsum(step * f(yaw)) for f in (np.sin, np.cos))
-    across, nearer = across - across[at], nearer - nearer[at]
-    far = max(_FAR, 7 * float(np.ptp(nearer)))
-    scale = size * far / (far - nearer)
-    return Walk(
-        person=person,
-        phase=phase,
-        stride=stride,
-        yaw=yaw,
-        x=x + across * scale,
-        y=_HORIZON + (y - _HORIZON) * scale / size,
-        scale=scale,
-        head_turn=rng.normal(0, 0.15) + wander(rng, n, 0.18, 8),
-        turn=float(rng.normal(0, 0.06)),
-        lean=float(rng.normal(0, 0.006)),
-        nod=float(abs(rng.normal(0, 0.012))),
-        cloth=tuple(int(v) for v in rng.integers(1 << 20, size=2)),
-    )
-
-
-# ---- the box --------------------------------------------------------------------------------------------
-def follow(rng, walk, size, *, cropped=False):
-    """Boxes f64[n,3] (centre x, y, height in panorama heights) of a detector and tracker on a walk.
-
-    They lag behind, tremble and drift; now and then they slip off for some frames. size: average body height
-    of a person whose box has height 1. cropped: junk, the box never fits.
-    """
-    n = len(walk.x)
-    true = np.stack([walk.x, walk.y - MIDDLE * walk.scale * walk.person.height, walk.scale / size], 1)
-    boxes = np.empty_like(true)
-    speed = true[min(1, n - 1)] - true[0]
-    error = -speed * _HOLD / (1 - _HOLD)  # as after many frames at this speed
-    for k in range(n):
-        if k:
-            error = _HOLD * (error - (true[k] - true[k - 1]))
-        boxes[k] = true[k] + error
-    height = boxes[:, 2].copy()
-    slip = _slip(rng, n)
-    scale = rng.normal(0, 0.03) + wander(rng, n, 0.04, 10) + rng.normal(0, 0.006, n) + slip[:, 2]
-    for axis, drift in ((0, 0.028), (1, 0.02)):
-        offset = wander(rng, n, drift, 9) + rng.normal(0, 0.005, n) + slip[:, axis]
-        boxes[:, axis] += height * offset
-    if cropped:
-        tight = rng.random() < 0.6
-        scale += np.log(rng.uniform(0.5, 0.8) if tight else rng.uniform(1.3, 1.7))
-        boxes[:, :2] += height[:, None] * rng.uniform((-0.28, -0.4), (0.28, 0.4))
-    boxes[:, 2] = height * np.exp(scale)
-    return boxes
-
-
-def _slip(rng, n):
-    """Offsets (x, y in box heights) and log scale f64[n,3] of a bad stretch of frames; mostly none."""
-    if rng.random() < 0.7:
-        return np.zeros((n, 3))
-    about, half = rng.uniform(0, n), rng.uniform(2, 6)
-    bump = np.cos(np.clip((np.arange(n) - about) / half, -1, 1) * pi / 2) ** 2
-    side = rng.choice((-1, 1))
-    peak = (side * rng.uniform(0.06, 0.18), rng.normal(0, 0.07), rng.uniform(-0.3, 0.25))
-    return bump[:, None] * peak
-
-
-# ---- a tracklet -----------------------------------------------------------------------------------------
 def track(frame, s):
     """The Track of the tracklet that a Frame belongs to, for the settings `s`."""
     seed, pid, cam = s["seed"], frame.pid, frame.cam
@@ -240,7 +127,7 @@ def track(frame, s):
     number = (frame.tracklet - 1) * s["cameras"] + cam  # of the stranger
     person = person_of(seed, pid, number)
     walker = person or draw_person(rng)
-    gait = _gait(np.random.default_rng([seed, _GAIT, pid]) if pid > 0 else rng)
+    gait = gait_of(np.random.default_rng([seed, _GAIT, pid]) if pid > 0 else rng)
     shot = draw_shot(rng, camera, cropped=pid < 0)
     if shot.stride < 0.5:  # somebody who waits and shifts from foot to foot
         gait = 0.25 * gait[0], shot.stride
@@ -296,7 +183,7 @@ def _obstacles(rng, camera, walk):
 
 def _passer(rng, walk, at):
     """Somebody who meets or overtakes the person in frame `at`."""
-    person, gait, n = draw_person(rng), _gait(rng), len(walk.x)
+    person, gait, n = draw_person(rng), gait_of(rng), len(walk.x)
     yaw, heading = walk.yaw[at], rng.normal(0, 0.3)
     front = rng.random() < 0.7
     if abs(np.sin(yaw)) > 0.5:
@@ -305,7 +192,7 @@ def _passer(rng, walk, at):
         heading += rng.choice((-1, 1)) * pi / 2
     near = rng.uniform(1.03, 1.08) if front else rng.uniform(0.88, 0.95)
     scale = near * walk.scale[at]
-    y = _HORIZON + (walk.y[at] - _HORIZON) * near
+    y = HORIZON + (walk.y[at] - HORIZON) * near
     meet = at, walk.x[at] + rng.normal(0, 0.05), y
     return Passer(walk_past(rng, person, gait, np.full(n, heading), meet, scale, n), front)
 

@@ -10,7 +10,7 @@ from reid_jax import cli
 from reid_jax.commands import compare
 from reid_jax.errors import STOPPED, USER_ERROR, ConfigError, DataError, ReidError
 from reid_jax.eval import paired
-from reid_jax.trained import process
+from reid_jax.trained import labels, process
 from reid_jax.trained.figures import label_quality
 
 ROOT = Path(__file__).parent.parent
@@ -78,9 +78,9 @@ def test_runs_of_a_file(tmp_path):
     assert list(args.runs) == ["a", "b", "c"] and args.runs["b"] == "configs/baseline.py:smoke"
     file.write_text("# none\n")
     with pytest.raises(ConfigError, match="lists no LABEL=CONFIG"):
-        compare.listed(f"@{file}")
+        labels.listed(f"@{file}")
     with pytest.raises(ConfigError, match=r"other.txt cannot be read: No such file"):
-        compare.listed(f"@{tmp_path}/other.txt")
+        labels.listed(f"@{tmp_path}/other.txt")
 
 
 @pytest.mark.parametrize(
@@ -88,11 +88,21 @@ def test_runs_of_a_file(tmp_path):
 )
 def test_lists_name_variants_that_exist(name, first, last):
     """All rows of a list test on the one drawn set that they share."""
-    runs = [compare.labelled(r) for r in compare.listed(f"@{ROOT / 'configs' / name}.txt")]
+    runs = [labels.labelled(r) for r in labels.listed(f"@{ROOT / 'configs' / name}.txt")]
     assert (runs[0][0], runs[-1][0]) == (first, last) and len(dict(runs)) == len(runs)
     for _, path in runs:
         data = cli.load_config(str(ROOT / path)).data
         assert (data.target or data.name) == "synthetic"
+
+
+def test_the_list_for_unseen_sets_trains_on_several():
+    """Each on the drawn sets of styles of their own, so that rows differ by what generalises alone."""
+    configs = labels.configs([f"@{ROOT / 'configs' / 'unseen.txt'}"])
+    assert (list(configs)[0], list(configs)[-1], len(configs)) == ("baseline", "MetaBIN", 10)
+    made = [cli.load_config(str(ROOT / path)) for path in configs.values()]
+    assert {c.data.name for c in made} == {"synthetic+synthetic2+synthetic3"}
+    assert len({str(c.data.synthetic) for c in made}) == 1 and len({c.data.height for c in made}) == 1
+
 
 
 def test_arguments():
@@ -101,7 +111,7 @@ def test_arguments():
     assert args.runs == {"a": "configs/efl.py:smoke", "b": "configs/baseline.py:smoke"}
     assert args.seeds == [3, 4] and args.extra == ["--config.seed=2"]
     with pytest.raises(ConfigError, match="LABEL=CONFIG"):
-        compare.labelled("configs/efl.py:smoke")
+        labels.labelled("configs/efl.py:smoke")
     for wrong, words in (
         ("--seeds 0,0 a=c.py", "--seeds: 0,0 names a seed twice"),
         ("--seeds -1 a=c.py", "--seeds: -1 is not a whole number from 0"),

@@ -16,7 +16,7 @@ from reid_jax.data import datasets
 from reid_jax.data.records import Dataset, Record
 from reid_jax.data.synthetic import FOLDER
 from reid_jax.dg import __main__ as command
-from reid_jax.dg import protocols, results, sets
+from reid_jax.dg import compared, protocols, results, sets
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.eval.store import FeatureSet
 from reid_jax.trained import process
@@ -153,10 +153,19 @@ def test_what_cannot_be(argv, message):
 
 def test_a_workdir_is_for_one_command(tmp_path):
     argv = f"--protocol 2 --config {CONFIG} --workdir {tmp_path} --root x".split()
-    command.check_same(command.parse(argv))
-    command.check_same(command.parse([*argv, "--seeds", "0", "1", "--rows", "cuhk03"]))  # more of the same
+
+    def check(*more):
+        args = command.parse([*argv, *more])
+        return [command.check_same(args, job) for job in command.jobs_of(args)]
+
+    check(), check("--seeds", "0", "1", "--rows", "cuhk03")  # more of the same
     with pytest.raises(ConfigError, match="--set was .*another --workdir"):
-        command.check_same(command.parse([*argv, "--set", "loss.margin=0.2"]))
+        check("--set", "loss.margin=0.2")
+    with pytest.raises(ConfigError, match="holds runs of one config without a label"):
+        check("--config", f"a={CONFIG}")
+    check("--config", f"a={CONFIG}", f"b={CONFIG}", "--workdir", f"{tmp_path}/several")
+    with pytest.raises(ConfigError, match="several/a holds runs of another command: --config was"):
+        check("--config", f"a={CONFIG}-x".replace("smoke-x", "market"), "--workdir", f"{tmp_path}/several")
 
 
 # ---- the table
@@ -171,6 +180,7 @@ def run_of(**targets):
     """What `tested` gives: {target: rank-1 of each split}."""
     return {
         "step": 12,
+        "seconds": 90.0,
         "own": {"rank1": 90.0, "mAP": 70.0},
         "settings": {},
         "targets": {
@@ -201,6 +211,42 @@ def test_table_csv_and_json(tmp_path):
     kept = json.loads((tmp_path / "dg.json").read_text())
     assert kept["rows"]["viper"]["0"]["targets"]["viper"]["1"]["drawn"] == {"train_ids": [1]}
     assert kept["sources"][0] == {"row": "market1501", "set": "viper", "ids": 3, "images": 9}
+
+
+def test_several_configs_by_hand(tmp_path):
+    """Means over targets of the seeds that all rows have, and differences to the first seed by seed."""
+    rows = protocols.leave_one_out(*[tuple(map(protocols.Domain, ("market1501", "viper")))] * 2)
+    a = {"market1501": {0: run_of(market1501=[10.0]), 1: run_of(market1501=[20.0])}}
+    a |= {"viper": {0: run_of(viper=[20.0, 40.0]), 1: run_of(viper=[30.0, 50.0])}}
+    b = {"market1501": {0: run_of(market1501=[14.0])}, "viper": {0: run_of(viper=[32.0, 32.0])}}
+    c = {"viper": {1: run_of(viper=[60.0])}}
+    done, paths = {"A": a, "B": b, "C": c}, {"A": "a.py:x", "B": "b.py", "C": "c.py"}
+    text = compared.write(rows, done, "Title", paths, str(tmp_path))
+    table = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    assert table[0][1:6] == ["market1501", "viper", "mean rank-1", "mean mAP", "mean mAP minus A"]
+    assert table[2][1:] == [
+        *("15.0 / 7.5", "35.0 / 17.5", "25.0 (seeds ± 7.1)", "12.5 (seeds ± 3.5)", "-", "70.0", "1.5"),
+    ]
+    assert table[3][1:6] == ["14.0 / 7.0", "32.0 / 16.0", "23.0", "11.5", "1.5 (up in 1 of 1)"]
+    assert table[4][1:6] == ["-", "60.0 / 30.0", "-", "-", "-"]  # its mean would be of other targets
+    assert "- A: a.py:x, seeds [0, 1]" in text
+    with open(tmp_path / "dg.csv") as f:
+        assert list(csv.reader(f))[1] == ["A", "market1501", "0", "market1501", "0", "10.0", "5.0"]
+    assert json.loads((tmp_path / "dg.json").read_text())["A"]["mean"]["mAP"] == {"0": [10.0], "1": [15.0]}
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ([CONFIG, CONFIG], "is not LABEL=CONFIG"),
+        ([f"a={CONFIG}", f"a={CONFIG}"], "two runs are called 'a'"),
+        ([f"data={CONFIG}"], "'data' cannot be a run's label"),
+        (["@/nowhere/list.txt"], "list.txt"),
+    ],
+)
+def test_configs_need_labels(given, message):
+    with pytest.raises(ConfigError, match=message):
+        command.parse(["--protocol", "2", "--workdir", "x", "--config", *given])
 
 
 def test_splits_are_taken_out_of_one_embedding(five):
@@ -260,9 +306,10 @@ def argv_of(workdir, *more):
 def training_set(workdir, row):
     """The Dataset of a row as its run loads it."""
     args = command.parse(argv_of(workdir))
-    config = command.config_of(args)
+    (job,) = command.jobs_of(args)
+    config = job.config
     (row,) = [r for r in command.rows_of(args) if r.name == row]
-    where = sets.Where("", {}, config.data, os.path.join(workdir, "data"))
+    where = job.where
     sets.survey([row], where)  # draws them, as the command does first
     for flag in sets.flags(row, where, 0):
         field, _, value = flag[len("--config.data.") :].partition("=")
@@ -324,6 +371,24 @@ def test_from_start_to_end_and_again(tmp_path, monkeypatch, capsys):
     assert command.main(argv_of(tmp_path, "--seeds", "0", "1", "--rows", "synthetic2")) == 0
     assert len(started) == 7 and "going on from step 4" in (folder / "log.txt").read_text()
     assert (tmp_path / "dg.md").read_bytes() == first["dg.md"]
+
+
+@pytest.mark.slow
+def test_two_configs_in_one_table(tmp_path, monkeypatch, capsys):
+    """On the same drawn sets; a config that is added later trains alone."""
+    started = stubborn(monkeypatch)
+    argv = argv_of(tmp_path, "--config", f"A={CONFIG}")
+    assert command.main(argv) == 0
+    capsys.readouterr()
+    argv += [f"B={Path(CONFIG).parent}/metabin.py:smoke"]
+    assert command.main([*argv, "--dry-run"]) == 0
+    assert "train 6 rows x 1 seed = 6 runs, 3 of them finished" in capsys.readouterr().out
+    assert command.main(argv) == 0
+    said = capsys.readouterr()
+    assert len(started) == 6 and said.err.count("training B, synthetic") == 3
+    text = (tmp_path / "dg.md").read_text()
+    assert text in said.out and "mean mAP minus A" in text and len(list(tmp_path.glob("*/dg.md"))) == 2
+    assert os.listdir(tmp_path / "data") == ["seed-0"] and not (tmp_path / "A" / "data").exists()
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ from reid_jax.parity import case
 from reid_jax.plan import stored
 from reid_jax.report import figures, look, rankings, strips
 from reid_jax.train import checkpoint, evaluate, stages, titles, writer
+from reid_jax.trained import labels as run_labels
 from reid_jax.trained.figures import result
 
 JUNK = (
@@ -572,7 +573,7 @@ def test_lists_of_runs(tmp_path, count):
     lines = "# two rows\na=configs/efl.py:smoke\nb=configs/baseline.py:smoke\n"
 
     def read(path):
-        dict(compare.labelled(r) for r in compare.listed(f"@{path}"))
+        run_labels.configs([f"@{path}"])
 
     fuzz_file(tmp_path / "runs.txt", lines.encode(), read, count)
 

@@ -29,10 +29,10 @@ import numpy as np
 from tqdm import tqdm
 
 from reid_jax import cli, fields, places, tables
-from reid_jax.errors import STOPPED, ConfigError, DataError
+from reid_jax.errors import STOPPED, DataError
 from reid_jax.eval import paired
 from reid_jax.trained import labels
-from reid_jax.trained.figures import TITLES, cell, result
+from reid_jax.trained.figures import TITLES, cell, gain, result
 from reid_jax.trained.process import Stopped, train
 
 TAKEN = ("data", "table.md", "table.csv", "table.json", "differences.json")  # in the workdir, beside the runs
@@ -71,25 +71,8 @@ def arguments(argv):
     end = argv.index("--") if "--" in argv else len(argv)
     args = parser.parse_intermixed_args(argv[:end])
     args.extra = argv[end + 1 :]
-    runs = [labelled(r) for text in args.runs for r in listed(text)]
-    labels.check([folder_name(label) for label, _ in runs], "run", taken=TAKEN)
-    args.runs = dict(runs)
+    args.runs = labels.configs(args.runs, TAKEN)
     return args
-
-
-def listed(text):
-    """[text], or of @FILE its lines but empty ones and comments (#); ConfigError for none or no such file."""
-    if not text.startswith("@"):
-        return [text]
-    path = cli.config_path(text[1:], "a list of runs")
-    try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise ConfigError(f"{path} cannot be read: {reason}; @FILE lists LABEL=CONFIG") from error
-    if not (runs := [line for line in lines if line and not line.startswith("#")]):
-        raise ConfigError(f"{path} lists no LABEL=CONFIG")
-    return runs
 
 
 def data_seed(text):
@@ -105,14 +88,6 @@ def seed_list(text):
     if len(set(seeds)) < len(seeds):
         raise ArgumentTypeError(f"{text} names a seed twice")
     return seeds
-
-
-def labelled(text):
-    """'A=configs/METHOD.py:VARIANT' -> ('A', 'configs/METHOD.py:VARIANT')."""
-    label, _, path = text.rpartition("=")
-    if not label or not path:
-        raise ConfigError(f"{text!r} is not LABEL=CONFIG, as in A=configs/METHOD.py:VARIANT")
-    return label, path
 
 
 def prepare_data(path, workdir, seed, test_ids=0, extra=(), each=False):
@@ -204,7 +179,7 @@ def table(results, first, seeds=0):
 def gains(runs, others):
     """'2.0 ± 5.7 (up in 1 of 2)': mAP against the other runs of the same seeds."""
     gaps = [runs[seed]["mAP"] - others[seed]["mAP"] for seed in runs if seed in others]
-    return f"{cell(gaps)} (up in {sum(g > 0 for g in gaps)} of {len(gaps)})" if gaps else "-"
+    return gain(gaps)
 
 
 def write(results, workdir, seeds=0, gaps=None):
@@ -297,9 +272,4 @@ def train_all(args):
 
 def folder_of(args, label, seed):
     """The workdir of a run."""
-    return os.path.join(args.workdir, folder_name(label), f"seed-{seed}")
-
-
-def folder_name(label):
-    """The folder of a label's runs; one cannot hold a separator."""
-    return label.replace(os.sep, "_")
+    return os.path.join(args.workdir, labels.folder(label), f"seed-{seed}")

@@ -18,10 +18,10 @@ TITLES = {"rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "mAP": "mAP
 
 # ---- figures
 def tested(row, folder, where, seed, options):
-    """{"step", "own", "settings", "targets": {label: {split: figures}}} of the run of a Row in `folder`.
+    """{"step", "seconds", "own", "settings", "targets": {label: {split: figures}}} of the run of a Row.
 
-    Each target is embedded once, whatever the number of its splits; features of this checkpoint that lie
-    there already are used again. options: .net, .batch, .on_broken, .both_directions.
+    folder: the run's. Each target is embedded once, whatever the number of its splits; features of this
+    checkpoint that lie there already are used again. options: .net, .batch, .on_broken, .both_directions.
     """
     from reid_jax.train import restore
 
@@ -31,7 +31,8 @@ def tested(row, folder, where, seed, options):
         numbers = protocols.splits_of(domain, options.both_directions)
         datasets = {n: sets.target(domain, where, n, seed) for n in numbers}
         figures[domain.label] = scored(run, domain, datasets, folder, options)
-    return {"step": run.step, "own": own_test(folder), "settings": plain(run.config), "targets": figures}
+    made = {"step": run.step, "seconds": seconds_of(folder), "own": own_test(folder)}
+    return {**made, "settings": plain(run.config), "targets": figures}
 
 
 def scored(run, domain, datasets, folder, options):
@@ -79,6 +80,12 @@ def own_test(folder):
         final = json.load(f)
     figures = final["nets"].get(final.get("net"), {})
     return {k: figures[k] for k in TITLES if k in figures}
+
+
+def seconds_of(folder):
+    """How long a finished run trained."""
+    with open(os.path.join(folder, "summary.json")) as f:
+        return json.load(f)["seconds"]
 
 
 # ---- the table

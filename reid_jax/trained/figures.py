@@ -83,3 +83,8 @@ def cell(values, spread=True):
     if not values:
         return "-"
     return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if spread and values[1:] else "")
+
+
+def gain(gaps):
+    """'2.0 ± 5.7 (up in 1 of 2)' of differences between runs of the same seeds; '-' of none."""
+    return f"{cell(gaps)} (up in {sum(g > 0 for g in gaps)} of {len(gaps)})" if gaps else "-"

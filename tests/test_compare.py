@@ -104,7 +104,6 @@ def test_the_list_for_unseen_sets_trains_on_several():
     assert len({str(c.data.synthetic) for c in made}) == 1 and len({c.data.height for c in made}) == 1
 
 
-
 def test_arguments():
     argv = "--workdir w --seeds 3,4 a=configs/efl.py:smoke b=configs/baseline.py:smoke -- --config.seed=2"
     args = compare.arguments(argv.split())

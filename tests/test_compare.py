@@ -176,6 +176,27 @@ def test_data_is_shared_unless_each_seed_has_its_own(tmp_path, monkeypatch):
     assert given == {3: [3], 4: [4]}
 
 
+def test_others_start_from_the_runs_of_one_label(tmp_path, monkeypatch):
+    """Which are finished first, of every seed, also with several runs at a time."""
+    done = []
+
+    def train(path, folder, seed, flags, *_):
+        start = [x.partition("=")[2] for x in flags if x.startswith("--config.init.run=")]
+        assert all(Path(x).parts[-2:] in done for x in start)
+        done.append(Path(folder).parts[-2:])
+        assert bool(start) == (path != "a.py") and all(x.endswith(f"a/seed-{seed}") for x in start)
+
+    monkeypatch.setattr(compare, "train", train)
+    monkeypatch.setattr(compare, "prepare_data", lambda *_: [])
+    argv = f"--workdir={tmp_path} --seeds=3,4 b=b.py a=a.py --start=a --jobs".split()
+    for jobs in ("1", "3"):
+        compare.train_all(compare.arguments([*argv, jobs]))
+        assert {*done[:2]} == {("a", "seed-3"), ("a", "seed-4")} and len(done) == 4
+        done.clear()
+    with pytest.raises(ConfigError, match="--start c: there are b, a"):
+        compare.arguments(["--workdir=w", "b=b.py", "a=a.py", "--start=c"])
+
+
 def test_prepared_sets_have_as_many_people_as_asked(tmp_path):
     """Also by what stands behind `--`."""
     extra = ["--config.data.synthetic.train_ids=5", "--profile=1:2"]

@@ -13,7 +13,8 @@ set with several splits, seed N has split N), and --test_ids says how many peopl
 few points need 400 or more. Writes table.md, table.csv, table.json and differences.json. Differences to the
 first config are paired by query, with intervals over test people and seeds; one that holds zero decides
 nothing, and is named. When a run is stopped (SIGTERM, SIGINT) and has saved, no other is started, and the
-exit code is its own, 75. --show writes the table of the runs that are finished and trains none.
+exit code is its own, 75. --show writes the table of the runs that are finished and trains none. --start LABEL
+trains the runs of that label first, and all others from their weights, seed by seed (config.init.run).
 """
 
 import contextlib
@@ -29,7 +30,7 @@ import numpy as np
 from tqdm import tqdm
 
 from reid_jax import cli, fields, places, tables
-from reid_jax.errors import STOPPED, DataError
+from reid_jax.errors import STOPPED, ConfigError, DataError
 from reid_jax.eval import paired
 from reid_jax.trained import labels
 from reid_jax.trained.figures import TITLES, cell, gain, result
@@ -52,6 +53,7 @@ def arguments(argv):
     parser.add_argument(
         "--net", default="", help="network whose figures to show (default: the config's first)"
     )
+    parser.add_argument("--start", default="", metavar="LABEL", help="whose runs all others start from")
     parser.add_argument("--show", action="store_true", help="the table of what is finished; trains nothing")
     parser.add_argument(
         "--data_seed",
@@ -72,6 +74,8 @@ def arguments(argv):
     args = parser.parse_intermixed_args(argv[:end])
     args.extra = argv[end + 1 :]
     args.runs = labels.configs(args.runs, TAKEN)
+    if args.start and args.start not in args.runs:
+        raise ConfigError(f"--start {args.start}: there are {', '.join(args.runs)}")
     return args
 
 
@@ -252,22 +256,30 @@ def train_all(args):
     options = args.test_ids, args.extra, each
     made = {d: prepare_data(path, args.workdir, d, *options) for d in sorted(set(data.values()))}
     flags = {s: made[data[s]] for s in args.seeds}
-    jobs = [(label, path, s) for s in args.seeds for label, path in args.runs.items()]
+    jobs = [(label, s) for s in args.seeds for label in args.runs]
+    first = [run for run in jobs if run[0] == args.start]
     stopping = threading.Event()
     with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(jobs), unit="run") as bar:
-        waiting = [
-            pool.submit(
-                train, path, folder_of(args, label, s), s, [*flags[s], *args.extra], args.jobs, stopping
-            )
-            for label, path, s in jobs
-        ]
+
+        def job(label, seed):
+            given = [*flags[seed], *start_of(args, label, seed), *args.extra]
+            train(args.runs[label], folder_of(args, label, seed), seed, given, args.jobs, stopping)
+
         try:
-            for job in waiting:
-                job.result()
-                bar.update()
+            for some in (first, [run for run in jobs if run not in first]):
+                for waiting in [pool.submit(job, *run) for run in some]:
+                    waiting.result()
+                    bar.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def start_of(args, label, seed):
+    """Flags that make a run start from the weights of the run --start of its seed."""
+    if not args.start or label == args.start:
+        return []
+    return [f"--config.init.run={folder_of(args, args.start, seed)}"]
 
 
 def folder_of(args, label, seed):

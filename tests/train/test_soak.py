@@ -1,4 +1,4 @@
-"""A long run: its memory stops growing and nothing is compiled again."""
+"""A long run, of steps or of rounds: its memory stops growing and nothing is compiled again."""
 
 import json
 import os
@@ -12,10 +12,16 @@ ROOT = Path(__file__).parents[2]
 STEPS, EVALUATE, CHECKPOINT = 2400, 198, 99  # of three steps an epoch
 GROWTH = 16  # MiB that may be added after the first quarter: less than 10 KiB a step
 FLAGS = [
-    f"--config.train.steps={STEPS}", f"--config.train.eval_every={EVALUATE // 3}",
-    f"--config.train.checkpoint_every={CHECKPOINT // 3}", "--config.train.log_every=20",
-    "--config.report.enabled=False",
+    f"--config.train.eval_every={EVALUATE // 3}", f"--config.train.checkpoint_every={CHECKPOINT // 3}",
+    "--config.train.log_every=20", "--config.report.enabled=False",
 ]  # fmt: skip
+LONG = {
+    **{name: [f"--config.train.steps={STEPS}"] for name in ("baseline", "efl")},
+    "cluster_contrast": [
+        "--config.cluster_contrast.steps=3",
+        f"--config.cluster_contrast.rounds={STEPS // 3}",
+    ],
+}
 # The command, which with every line of metrics.jsonl notes its resident memory and its compilations so far.
 PROGRAM = """
 import json, os, sys
@@ -43,13 +49,17 @@ main.run()
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
-@pytest.mark.parametrize("config", ["baseline", "efl"])
+@pytest.mark.parametrize("config", LONG)
 def test_long_run(config, tmp_path):
     notes = tmp_path / "notes"
-    command = [sys.executable, "-c", PROGRAM, notes, f"--config=configs/{config}.py:smoke", *FLAGS]
+    command = [sys.executable, "-c", PROGRAM, notes, f"--config=configs/{config}.py:smoke"]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
-        [*command, f"--workdir={tmp_path}/run"], cwd=ROOT, env=environment, capture_output=True, timeout=900
+        [*command, *FLAGS, *LONG[config], f"--workdir={tmp_path}/run"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     notes = [json.loads(x) for x in notes.read_text().splitlines()]

@@ -41,6 +41,7 @@ def protocol1(t):
     presets.image_set(t, "market1501+dukemtmc+cuhk02+cuhk03+cuhk_sysu")
     recipe(t, epochs=100, milestones=(40, 70), warmup_steps=15220)
     t["data"].update(ids=20, meta_ids=4, train_on="all")
+    t["metabin"].update(train_domains=3)
 
 
 def market(t):
@@ -74,7 +75,7 @@ def smoke(t):
     network(t)
     t["data"].update(domains="camera", meta_ids=2, meta_instances=2)
     t["optim"].update(kind="sgd", lr=0.01)
-    t["metabin"].update(train_domains=2, first_base=2)
+    t["metabin"].update(first_base=2)
 
 
 VARIANTS = {"protocol1": protocol1, "market": market, "duke": duke, "synthetic": synthetic, "smoke": smoke}

@@ -27,7 +27,7 @@ from reid_jax.models.norms import bin as gated
 TITLE = "MetaBIN"
 FIELDS = dict(
     params="gates",  # what the meta step moves: gates | all (MLDG, with ce=1, scatter=0, shuffle=0)
-    train_domains=3,  # meta-train, drawn in every step; all others are meta-test
+    train_domains=0,  # meta-train, drawn in every step; all others are meta-test. 0: half, rounded up
     gate_factor=10.0,  # rate of the gates: so many times optim.lr, constant
     ratio=(0.001, 0.1),  # rate of the virtual step as a share of that: up and down between these
     period=5,  # once in so many epochs
@@ -119,10 +119,15 @@ class MetaBin(baseline.Baseline):
         """P x K of all domains together, "base", and of every domain, "meta"."""
         rows, data, seed = self.info.labelled, self.config.data, self.config.seed
         meta = streams.domains(rows, data, _steps.part_seed(seed, 1), **streams.sizes(data, "meta"))
-        if not 0 < self.config.metabin.train_domains < rows.num_domains:
+        if not 0 < self.train_domains < rows.num_domains:
             least = f"1 and less than {rows.num_domains}, the domains there are"
             raise ConfigError(f"config.metabin.train_domains must be at least {least} (config.data.domains)")
         return {"base": super().streams(state)["train"], "meta": meta}
+
+    @property
+    def train_domains(self):
+        """How many take the virtual step; the published ones are half of all: 3 of 5 and of 6, 4 of 8."""
+        return self.config.metabin.train_domains or -(-len(self.info.domains) // 2)
 
     def gate_rate(self, step):
         """Rate of the gates: constant, 0 before the first meta step."""
@@ -148,7 +153,7 @@ class MetaBin(baseline.Baseline):
         count, k = len(self.info.domains), streams.sizes(self.config.data, "meta")["instances"]
         if len(batch["pid"]) % (count * k):
             raise ConfigError("config.data.meta_ids must be a multiple of the number of devices")
-        order, first = jax.random.permutation(key, count), self.config.metabin.train_domains
+        order, first = jax.random.permutation(key, count), self.train_domains
 
         def rows(x, chosen):  # row (p S + s) K + k of a batch is of domain s
             return x.reshape(-1, count, k, *x.shape[1:])[:, chosen].reshape(-1, *x.shape[1:])

@@ -18,7 +18,7 @@ from reid_jax.train.devices import AXIS
 DOMAINS, K = 3, 2
 
 
-def method(axis_name=AXIS, rows=None, norm="metabin", dtype="float32", **fields):
+def method(axis_name=AXIS, rows=None, norm="metabin", dtype="float32", domains=DOMAINS, **fields):
     """A narrow MetaBIN of three domains; fields of config.metabin."""
     tree = defaults("metabin")
     tree["data"].update(height=16, width=8, ids=2, instances=4, meta_ids=2, meta_instances=K)
@@ -27,7 +27,7 @@ def method(axis_name=AXIS, rows=None, norm="metabin", dtype="float32", **fields)
     tree["loss"].update(triplet="euclidean", feature="before_bn")
     tree["optim"].update(kind="sgd", lr=0.02, milestones=(), groups=(("bias$", 2.0, None),))
     tree["metabin"].update(dict(train_domains=2, first_base=3, ratio=(0.5, 1.0)) | fields)
-    info = Info(12, 3, 7, 70, axis_name=axis_name, domains=(2,) * DOMAINS, labelled=rows)
+    info = Info(12, 3, 7, 70, axis_name=axis_name, domains=(2,) * domains, labelled=rows)
     return metabin.MetaBin(namespace(tree), info)
 
 
@@ -198,6 +198,12 @@ def rows_of(domains):
     return Rows(0, count, count // 4 // 4, count // 4)
 
 
+@pytest.mark.parametrize("domains, train", [(2, 1), (3, 2), (5, 3), (6, 3), (8, 4)])
+def test_half_of_the_domains_take_the_virtual_step(domains, train):
+    """Of five, six and eight as many as in the published settings."""
+    assert method(rows=rows_of(domains), domains=domains, train_domains=0).train_domains == train
+
+
 def test_streams():
     m = method(rows=rows_of(3))
     streams = m.streams(None)
@@ -209,7 +215,7 @@ def test_streams():
 
 @pytest.mark.parametrize("fields, error, message", [
     (dict(rows=rows_of(3), train_domains=3), ConfigError, "metabin.train_domains must be .* less than 3"),
-    (dict(rows=rows_of(3), train_domains=0), ConfigError, "metabin.train_domains"),
+    (dict(rows=rows_of(3), train_domains=-1), ConfigError, "metabin.train_domains"),
     (dict(rows=rows_of(1)), DataError, "config.data.domains=camera"),
     (dict(norm="batch"), ConfigError, "config.model.norm is 'batch'"),
     (dict(params="weights"), ConfigError, "config.metabin.params"),

@@ -249,6 +249,15 @@ def test_configs_need_labels(given, message):
         command.parse(["--protocol", "2", "--workdir", "x", "--config", *given])
 
 
+def test_configs_of_a_table_draw_the_same_sets():
+    argv = argv_of("/nowhere", "--config", f"A={CONFIG}", f"B={CONFIG.replace('smoke', 'synthetic')}")
+    sizes = [x for x in argv if not x.startswith("data.synthetic.train_ids")]
+    with pytest.raises(ConfigError, match="A and B draw other sets: data.synthetic.train_ids is 6 and 100; "):
+        command.main(sizes)
+    rows, jobs = command.rows_of(command.parse(argv)), command.jobs_of(command.parse(argv))
+    command.check_drawn(rows, jobs)
+
+
 def test_splits_are_taken_out_of_one_embedding(five):
     """Rows of each split's own pictures, with its own labels, whatever the order of the features."""
     where = sets.Where(str(five), {}, None, "")

@@ -136,6 +136,21 @@ def rows_of(args):
     return rows
 
 
+def check_drawn(rows, jobs):
+    """ConfigError for configs that draw other synthetic sets than the first, and so cannot share them."""
+    if not any(sets.is_synthetic(d.name) for row in rows for d in row.targets):
+        return
+    first = jobs[0].config.data.synthetic
+    for job in jobs[1:]:
+        theirs = job.config.data.synthetic
+        for field in first.keys() - {"seed", "style"}:  # which the command sets
+            if theirs[field] != first[field]:
+                raise ConfigError(
+                    f"{jobs[0].label} and {job.label} draw other sets: data.synthetic.{field} is {first[field]} "
+                    f"and {theirs[field]}; --set data.synthetic.{field}=... makes them alike"
+                )
+
+
 def check_same(args, job):
     """ConfigError where the Job's folder holds the runs of another command; else notes this one there."""
     fields = ("protocol", "domains", "sources", "targets", "all_images", "set", "without")
@@ -161,6 +176,7 @@ def main(argv=None):
     args = parse(sys.argv[1:] if argv is None else argv)
     rows, jobs = rows_of(args), jobs_of(args)
     sets.check_names(rows)
+    check_drawn(rows, jobs)
     wanted = [row for row in rows if not args.rows or row.name in args.rows]
     where, looked = jobs[0].where, args.only != "train"
     counted = sets.survey(wanted, where, args.both_directions, args.seeds[0], targets=looked)

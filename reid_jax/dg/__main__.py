@@ -140,15 +140,15 @@ def check_drawn(rows, jobs):
     """ConfigError for configs that draw other synthetic sets than the first, and so cannot share them."""
     if not any(sets.is_synthetic(d.name) for row in rows for d in row.targets):
         return
-    first = jobs[0].config.data.synthetic
+    first = jobs[0].config.data.synthetic.to_dict()
     for job in jobs[1:]:
         theirs = job.config.data.synthetic
-        for field in first.keys() - {"seed", "style"}:  # which the command sets
-            if theirs[field] != first[field]:
-                raise ConfigError(
-                    f"{jobs[0].label} and {job.label} draw other sets: data.synthetic.{field} is {first[field]} "
-                    f"and {theirs[field]}; --set data.synthetic.{field}=... makes them alike"
-                )
+        other = [k for k in first if k not in ("seed", "style") and theirs[k] != first[k]]  # these it sets
+        if other:
+            raise ConfigError(
+                f"{jobs[0].label} and {job.label} draw other sets: data.synthetic.{other[0]} is "
+                f"{first[other[0]]} and {theirs[other[0]]}; --set data.synthetic.{other[0]}=... makes them alike"
+            )
 
 
 def check_same(args, job):

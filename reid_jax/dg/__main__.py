@@ -145,9 +145,10 @@ def check_drawn(rows, jobs):
         theirs = job.config.data.synthetic
         other = [k for k in first if k not in ("seed", "style") and theirs[k] != first[k]]  # these it sets
         if other:
+            field, values = f"data.synthetic.{other[0]}", f"{first[other[0]]} and {theirs[other[0]]}"
             raise ConfigError(
-                f"{jobs[0].label} and {job.label} draw other sets: data.synthetic.{other[0]} is "
-                f"{first[other[0]]} and {theirs[other[0]]}; --set data.synthetic.{other[0]}=... makes them alike"
+                f"{jobs[0].label} and {job.label} draw other sets: {field} is {values}; --set {field}=... makes "
+                "them alike"
             )
 
 

@@ -147,8 +147,8 @@ def check_drawn(rows, jobs):
         if other:
             field, values = f"data.synthetic.{other[0]}", f"{first[other[0]]} and {theirs[other[0]]}"
             raise ConfigError(
-                f"{jobs[0].label} and {job.label} draw other sets: {field} is {values}; --set {field}=... makes "
-                "them alike"
+                f"{jobs[0].label} and {job.label} draw other sets: {field} is {values}; --set {field}=... "
+                "makes them alike"
             )
 
 

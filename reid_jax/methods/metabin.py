@@ -27,7 +27,7 @@ from reid_jax.models.norms import bin as gated
 TITLE = "MetaBIN"
 FIELDS = dict(
     params="gates",  # what the meta step moves: gates | all (MLDG, with ce=1, scatter=0, shuffle=0)
-    train_domains=0,  # meta-train, drawn in every step; all others are meta-test. 0: half, rounded up
+    train_domains=0,  # meta-train, drawn in every step; the others are meta-test. 0: half, rounded up
     gate_factor=10.0,  # rate of the gates: so many times optim.lr, constant
     ratio=(0.001, 0.1),  # rate of the virtual step as a share of that: up and down between these
     period=5,  # once in so many epochs
@@ -93,6 +93,7 @@ class MetaBin(baseline.Baseline):
     heeds = ("model.classifier",)
 
     def __init__(self, config, info):
+        self.train_domains = config.metabin.train_domains or -(-len(info.domains) // 2)
         super().__init__(config, info)
         if choice("metabin.params", config.metabin.params, PARAMS) == "gates" and not self.network.bounds:
             raise ConfigError(
@@ -123,11 +124,6 @@ class MetaBin(baseline.Baseline):
             least = f"1 and less than {rows.num_domains}, the domains there are"
             raise ConfigError(f"config.metabin.train_domains must be at least {least} (config.data.domains)")
         return {"base": super().streams(state)["train"], "meta": meta}
-
-    @property
-    def train_domains(self):
-        """How many take the virtual step; the published ones are half of all: 3 of 5 and of 6, 4 of 8."""
-        return self.config.metabin.train_domains or -(-len(self.info.domains) // 2)
 
     def gate_rate(self, step):
         """Rate of the gates: constant, 0 before the first meta step."""

@@ -12,8 +12,9 @@ import math
 from reid_jax.errors import ConfigError
 from reid_jax.methods import FIELDS_OF_SOME, _rounds, _steps
 from reid_jax.methods.baseline import Baseline
-from reid_jax.methods.mmt.adapt import MOST, Adapt, with_backbone
+from reid_jax.methods.mmt.adapt import Adapt
 from reid_jax.methods.mmt.joint import Joint
+from reid_jax.methods.mmt.networks import MOST, with_backbone
 from reid_jax.methods.mmt.terms import TERMS
 
 TITLE = "MMT"

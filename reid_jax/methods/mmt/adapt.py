@@ -6,21 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reid_jax.errors import ConfigError
-from reid_jax.fields import choice, namespace, overlay, plain
 from reid_jax.methods import Method, Part, _steps
 from reid_jax.methods.mmt import labels as labelling
-from reid_jax.methods.mmt import terms
+from reid_jax.methods.mmt import networks, terms
 from reid_jax.models import heads
-
-MOST = 3  # networks, and stages on the source
-
-
-def with_backbone(config, i):
-    """config with the backbone of network i, counted from 0, of config.mmt.backbones."""
-    names = tuple(config.mmt.backbones)
-    name = names[i] if i < len(names) else ""
-    return namespace(overlay(plain(config), {"model": {"backbone": name}})) if name else config
 
 
 class Adapt(Method):
@@ -41,15 +30,14 @@ class Adapt(Method):
         self.speakers = self.teachers or self.students
         self.nets = ("mean", *self.teachers, *self.students)
         super().__init__(config, info)
-        self.check_networks()
+        networks.check(config, info, bool(self.teachers))
         labelling.check(config.mmt, None if info.unlabelled is None else info.num_images)
-        configs = [with_backbone(config, i) for i in range(self.count)]
-        networks = [self.build(c.model) for c in configs]
-        self.encoders = [heads.encoder(network) for network in networks]
-        self.network, self.encoder = networks[0], self.encoders[0]
+        built = [self.build(networks.with_backbone(config, i).model) for i in range(self.count)]
+        self.encoders = [heads.encoder(network) for network in built]
+        self.network, self.encoder = built[0], self.encoders[0]
         self.tx = {
             s: _steps.optimiser(config.optim, self.info, network)
-            for s, network in zip(self.students, networks, strict=True)
+            for s, network in zip(self.students, built, strict=True)
         }
         self.rate = _steps.schedule(config.optim, self.info, config.optim.lr)
 
@@ -67,23 +55,6 @@ class Adapt(Method):
         """(a, b): how much of the losses comes from other networks."""
         alone = self.count == 1 or not self.teachers
         return (0.0, 0.0) if alone else (self.config.mmt.soft_ce, self.config.mmt.soft_triplet)
-
-    def check_networks(self):
-        """ConfigError for networks that cannot be."""
-        choice("model.neck", self.config.model.neck, ("bnneck",))  # classifiers become centres, without bias
-        fields = self.config.mmt
-        if not 1 <= self.count <= MOST:
-            raise ConfigError(f"config.mmt.backbones has {self.count} names; it must have 1 to {MOST}")
-        choice("mmt.authority", fields.authority, ("", *labelling.CLUSTERINGS))
-        if fields.lambda_value and self.info.unlabelled is not None and self.info.labelled is None:
-            raise ConfigError(
-                f"config.mmt.lambda_value is {fields.lambda_value}, and there is no source: set it to 0, or "
-                "join one in config.data.name"
-            )
-        if fields.authority and not self.teachers:
-            raise ConfigError(
-                "config.mmt.authority weighs teachers and config.mmt.teachers is False: set authority=''"
-            )
 
     def measured(self, info):
         """The schedule is that of a round, which each begins anew."""

@@ -57,6 +57,21 @@ def test_runs_are_shown_and_what_is_missing(made):
     assert [row["label"] for row in kept] == ["<script>", "A"] and kept[1]["results"][1]["mAP"] == 60.0
 
 
+def test_runs_of_dg_are_one_row_with_figures_of_unseen_sets(tmp_path):
+    """Of the seeds that all rows have; a config whose table is not written yet is left out."""
+    a, b = ({"0": {"targets": {}}, "1": {"targets": {}}} for _ in range(2))
+    a["0"]["targets"] = {"x": {"0": {"rank1": 10.0, "mAP": 1.0}, "1": {"rank1": 30.0, "mAP": 3.0}}}
+    b["0"]["targets"] = {"y": {"0": {"rank1": 40.0, "mAP": 6.0}}}
+    for name in ("A", "B"):
+        for place in ("x/seed-0", "x/seed-1", "y/seed-0"):
+            a_run(tmp_path / name / place, mAP=90.0)
+        (tmp_path / name / "dg-asked.json").write_text("{}")
+    (tmp_path / "A" / "dg.json").write_text(json.dumps({"rows": {"x": a, "y": {"0": b["0"]}}}))
+    (row,) = zoo.read([str(tmp_path)])
+    assert (row.label, row.results) == ("A", [{"rank1": 30.0, "mAP": 4.0, "parameters": 2_500_000}])
+    assert row.about.startswith("drawn (image), 7 people, unseen sets; ")
+
+
 def test_methods_say_what_they_are_for():
     known = {s for settings in methods.SETTINGS.values() for s in settings}
     known |= {"domain generalisation", "sets one after another"}

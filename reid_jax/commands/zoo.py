@@ -4,10 +4,10 @@
     python -m reid_jax zoo runs/table runs/supervised --output runs/zoo --time
 
 Looks below the folders for finished runs, as train, compare and dg leave them; seeds of a row, ROW/seed-N,
-are taken together. A method without a finished run is listed all the same. Rows are comparable where set,
-steps and nets are the same, which the table names and does not see to. Test times are measured on this
-machine, with --time: the network alone, on pictures of its size, 64 at a time. Writes zoo.html, zoo.md and
-zoo.json.
+are taken together, of dg all runs of a config: the figures are then those on the sets left out. A method
+without a finished run is listed all the same. Rows are comparable where set, steps and nets are the same,
+which the table names and does not see to. Test times are measured on this machine, with --time: the network
+alone, on pictures of its size, 64 at a time. Writes zoo.html, zoo.md and zoo.json.
 """
 
 import json
@@ -23,7 +23,7 @@ import numpy as np
 from reid_jax import cli, methods, places, tables
 from reid_jax.errors import DataError, ReidError
 from reid_jax.fields import completed
-from reid_jax.trained.figures import cell, result
+from reid_jax.trained.figures import cell, result, unseen
 
 log = logging.getLogger(__name__)
 SKIP = ("data", "checkpoints", "eval", "evaluate", "tfevents")  # folders of a run, which hold no runs
@@ -83,10 +83,17 @@ def read(folders):
             raise DataError(f"{folder} is no folder; name one with finished runs below it")
     groups = {}
     for run in dict.fromkeys(run for folder in folders for run in finished(folder)):
-        seed = re.fullmatch(r"seed-\d+", run.name)
-        groups.setdefault(run.parent if seed else run, []).append(run)
+        groups.setdefault(group_of(run), []).append(run)
     rows = [row_of(key, runs) for key, runs in groups.items()]
     return sorted(filter(None, rows), key=lambda row: -(row.mean("mAP") or 0))
+
+
+def group_of(run):
+    """The folder of a row: that of a run's seeds, or of a config's runs by dg."""
+    if not re.fullmatch(r"seed-\d+", run.name):
+        return run
+    config = run.parent.parent
+    return config if (config / "dg-asked.json").exists() else run.parent
 
 
 def finished(folder):
@@ -104,15 +111,24 @@ def row_of(key, runs):
         config = read_json(runs[0] / "config.json")
         config = completed(config, methods.defaults(config["method"]))
         steps = read_json(runs[0] / "summary.json")["steps"]
-        results = [result(run, "") for run in runs]
-    except (OSError, ValueError, KeyError, TypeError, ReidError) as error:
+        results = results_of(key, runs)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ReidError) as error:
         log.warning("%s is left out: %s", key, error)
         return None
     data = config["data"]
     drawn = data["name"].startswith("synthetic")
     about = "drawn ({kind}), {test_ids} people".format(**data["synthetic"]) if drawn else data["name"]
+    about += ", unseen sets" * (key / "dg-asked.json").exists()
     about += f"; {config['model']['backbone']}, {steps} steps"
     return Row(config["method"], key.name, about, drawn, results, str(runs[0]))
+
+
+def results_of(key, runs):
+    """[figures] of every seed of a row."""
+    if not (key / "dg-asked.json").exists():
+        return [result(run, "") for run in runs]
+    of_run = {"parameters": result(runs[0], "")["parameters"]}
+    return [figures | of_run for figures in unseen(key)]
 
 
 def read_json(path):
@@ -170,7 +186,7 @@ def shown(row):
         "rank1": cell([r["rank1"] for r in row.results]),
         "mAP": cell([r["mAP"] for r in row.results]),
         "at": row.mean("mAP") or 0,
-        "chance": row.mean("random_mAP") or 0,
+        "chance": row.mean("random_mAP") or 0,  # of unseen sets it is not known
         "parameters": f"{parameters / 1e6:.3g}" if parameters else NONE,
         "ms": NONE if row.ms is None else f"{row.ms:.2f}",
         "seeds": len(row.results),

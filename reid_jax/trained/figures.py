@@ -78,6 +78,22 @@ def last_line(folder, kind):
     return json.loads(lines[-1]) if lines else {}
 
 
+SHOWN = ("rank1", "mAP")
+
+
+def unseen(folder):
+    """[{"rank1", "mAP"} of a seed] on the sets that a config never saw, means over these, of dg's table.
+
+    Of the seeds that all rows of the table have; an error of whatever kind where it cannot be read.
+    """
+    rows = json.loads((Path(folder) / "dg.json").read_text())["rows"]
+    made = []
+    for seed in sorted(set.intersection(*map(set, rows.values()))):
+        tests = [splits.values() for runs in rows.values() for splits in runs[seed]["targets"].values()]
+        made.append({k: float(np.mean([np.mean([f[k] for f in splits]) for splits in tests])) for k in SHOWN})
+    return made
+
+
 def cell(values, spread=True):
     """'54.5 ± 2.2' (mean and sample standard deviation); '-' of none."""
     if not values:

@@ -500,6 +500,8 @@ def run(tmp_path, monkeypatch):
     checkpoint.write_json(str(folder / "config.json"), tree)
     summary = {
         "seconds": 9.0,
+        "steps": 12,
+        "parameters": 100,
         "data_root": str(tmp_path),
         "camera_names": ["a", "b"],
         "versions": {"jax": "1"},
@@ -521,6 +523,23 @@ def use(folder):
     (row,) = zoo.read([str(folder)]) or [None]  # left out, with a warning, when it cannot be read
     zoo.markdown(zoo.page([row] if row else [], ""))
     compare.table({"a": {0: result(folder, "")}}, "a")
+
+
+@many(200, 5000)
+def test_tables_of_unseen_sets(run, tmp_path, count):
+    """dg.json, which zoo reads: a row is left out with a warning, or is there."""
+    shutil.copytree(run, tmp_path / "A" / "x" / "seed-0")
+    (tmp_path / "A" / "dg-asked.json").write_text("{}")
+    figures = {"targets": {"y": {"0": {"rank1": 50.0, "mAP": 40.0}}}}
+    rng, seen = np.random.default_rng(5), {"read": 0, "errors": 0}
+    for i in range(count):
+        table = {"rows": {"x": {"0": figures, "1": figures}}}
+        broken = json.dumps(damaged_json(table, rng)).encode()
+        (tmp_path / "A" / "dg.json").write_bytes(damaged(broken, rng) if i % 4 == 0 else broken)
+        rows = zoo.read([str(tmp_path / "A")])
+        zoo.markdown(zoo.page(rows, ""))
+        seen["read" if rows else "errors"] += 1
+    assert min(seen.values()) > 3, seen
 
 
 @pytest.mark.parametrize(

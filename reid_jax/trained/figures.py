@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -90,7 +91,7 @@ def unseen(folder):
     made = []
     for seed in sorted(set.intersection(*map(set, rows.values()))):
         tests = [splits.values() for runs in rows.values() for splits in runs[seed]["targets"].values()]
-        made.append({k: float(np.mean([np.mean([f[k] for f in splits]) for splits in tests])) for k in SHOWN})
+        made.append({k: fmean(fmean(f[k] for f in splits) for splits in tests) for k in SHOWN})
     return made
 
 

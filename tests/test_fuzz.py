@@ -697,8 +697,10 @@ LISTS = ((), (0,), (-1, 1), (1, 0), (1, 2, 3, 4, 5), (float("nan"),) * 3)
 
 
 @pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
-def test_values_of_data_fields(every, pictures):
+def test_values_of_data_fields(every, pictures, tmp_path, monkeypatch):
     """Loading a set and making batches of it with one field out of its range, or odd: each 4th, or all."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")  # of all folders that "../.." may be, a small one
     tree, seen = c.defaults(), {"read": 0, "errors": 0}
     presets.smoke(tree)
     tree["data"].update(name="market1501", root=pictures, threads=1, height=16, width=8)

@@ -6,6 +6,7 @@ replacement, and all queries of a drawn person under a drawn seed count (Owen, T
 2007). An interval is that of 2.5 to 97.5 % of the replicates.
 """
 
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -69,12 +70,23 @@ def differences(ours, theirs, replicates=REPLICATES, seed=0):
 
 
 def _shared(runs):
-    return all(np.array_equal(q.path, runs[0].path) and np.array_equal(q.pid, runs[0].pid) for q in runs)
+    return all(_same(q, runs[0]) for q in runs)
+
+
+def _same(a, b):
+    """Whether two Queries are of the same queries; a set that is joined with others lies in a folder more."""
+    return np.array_equal(a.pid, b.pid) and _inside(a.path) == _inside(b.path)
+
+
+def _inside(paths):
+    """Paths without the folders that all of them share."""
+    shared = os.path.commonpath([os.path.dirname(path) for path in paths]) if len(paths) else ""
+    return [str(path)[len(shared) :].lstrip("/") for path in paths]
 
 
 def _by_person(a, b):
     """(pids [P], sums f[side, figure, numerator or denominator, P]) of two Queries of the same queries."""
-    if not np.array_equal(a.path, b.path) or not np.array_equal(a.pid, b.pid):
+    if not _same(a, b):
         raise DataError("differences are paired by query: the two sides were tested on other queries")
     pids, person = np.unique(a.pid, return_inverse=True)
     sums = [[[np.bincount(person, v, len(pids)) for v in pair] for pair in _terms(q)] for q in (a, b)]

@@ -109,3 +109,14 @@ def test_queries_of_a_ranking_and_back_from_disk(tmp_path):
     )
     with pytest.raises(DataError, match="other queries"):
         paired.differences([queries], [queries._replace(pid=queries.pid + 1)])
+
+
+def test_queries_of_a_set_that_is_joined_with_others_are_the_same():
+    """Its folder is one more than where it lies alone; other names, or people, are other queries."""
+    path, pid = np.array([f"query/{i}.jpg" for i in range(6)]), np.arange(6) // 2
+    alone = paired.Queries(path, pid, np.linspace(0, 1, 6), np.zeros(6, int))
+    joined = alone._replace(path=np.array([f"Market-1501-v15.09.15/{p}" for p in path]), ap=alone.ap - 0.25)
+    assert paired.differences([alone], [joined])["mAP"].mean == pytest.approx(25)
+    for other in (joined._replace(path=joined.path[::-1]), joined._replace(pid=pid + 1)):
+        with pytest.raises(DataError, match="other queries"):
+            paired.differences([alone], [other])

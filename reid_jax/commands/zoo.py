@@ -23,7 +23,7 @@ import numpy as np
 from reid_jax import cli, methods, places, tables
 from reid_jax.errors import DataError, ReidError
 from reid_jax.fields import completed
-from reid_jax.trained.figures import cell, result, unseen
+from reid_jax.trained.figures import DG_NOTE, cell, result, unseen
 
 log = logging.getLogger(__name__)
 SKIP = ("data", "checkpoints", "eval", "evaluate", "tfevents")  # folders of a run, which hold no runs
@@ -93,7 +93,7 @@ def group_of(run):
     if not re.fullmatch(r"seed-\d+", run.name):
         return run
     config = run.parent.parent
-    return config if (config / "dg-asked.json").exists() else run.parent
+    return config if (config / DG_NOTE).exists() else run.parent
 
 
 def finished(folder):
@@ -118,14 +118,14 @@ def row_of(key, runs):
     data = config["data"]
     drawn = data["name"].startswith("synthetic")
     about = "drawn ({kind}), {test_ids} people".format(**data["synthetic"]) if drawn else data["name"]
-    about += ", unseen sets" * (key / "dg-asked.json").exists()
+    about += ", unseen sets" * (key / DG_NOTE).exists()
     about += f"; {config['model']['backbone']}, {steps} steps"
     return Row(config["method"], key.name, about, drawn, results, str(runs[0]))
 
 
 def results_of(key, runs):
     """[figures] of every seed of a row."""
-    if not (key / "dg-asked.json").exists():
+    if not (key / DG_NOTE).exists():
         return [result(run, "") for run in runs]
     of_run = {"parameters": result(runs[0], "")["parameters"]}
     return [figures | of_run for figures in unseen(key)]

@@ -30,10 +30,10 @@ from reid_jax.dg import compared, protocols, results, sets
 from reid_jax.errors import STOPPED, ConfigError
 from reid_jax.trained import labels
 from reid_jax.trained.features import read_note
+from reid_jax.trained.figures import DG_NOTE
 from reid_jax.trained.process import Stopped, train
 
-NOTE = "dg-asked.json"  # in the folder of a config's runs: the command that they are of
-TAKEN = ("data", NOTE, "dg.md", "dg.csv", "dg.json")  # in the workdir, beside the configs
+TAKEN = ("data", DG_NOTE, "dg.md", "dg.csv", "dg.json")  # in the workdir, beside the configs
 
 
 def parse(argv):
@@ -156,19 +156,19 @@ def check_same(args, job):
     """ConfigError where the Job's folder holds the runs of another command; else notes this one there."""
     fields = ("protocol", "domains", "sources", "targets", "all_images", "set", "without")
     asked = {k: getattr(args, k) for k in (*fields, "split_seed", "both_directions")} | {"config": job.path}
-    before = read_note(os.path.join(job.folder, NOTE))
+    before = read_note(os.path.join(job.folder, DG_NOTE))
     if before is not None and before != json.loads(json.dumps(asked)):
         other = next(k for k in asked if before.get(k) != json.loads(json.dumps(asked[k])))
         raise ConfigError(
             f"{job.folder} holds runs of another command: --{other} was {before.get(other)!r}; choose "
             "another --workdir"
         )
-    if job.label and os.path.exists(os.path.join(args.workdir, NOTE)):
+    if job.label and os.path.exists(os.path.join(args.workdir, DG_NOTE)):
         raise ConfigError(
             f"{args.workdir} holds runs of one config without a label; choose another --workdir"
         )
     os.makedirs(job.folder, exist_ok=True)
-    tables.write_text(os.path.join(job.folder, NOTE), json.dumps(asked, indent=1) + "\n")
+    tables.write_text(os.path.join(job.folder, DG_NOTE), json.dumps(asked, indent=1) + "\n")
     return asked
 
 

@@ -80,6 +80,7 @@ def last_line(folder, kind):
 
 
 SHOWN = ("rank1", "mAP")
+DG_NOTE = "dg-asked.json"  # in the folder of a config's runs by dg: the command that they are of
 
 
 def unseen(folder):

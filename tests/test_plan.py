@@ -4,6 +4,7 @@ import importlib.util
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from runs import config_of
@@ -11,17 +12,19 @@ from runs import config_of
 from reid_jax import cli, methods
 from reid_jax.commands import plan as command
 from reid_jax.errors import ConfigError
-from reid_jax.plan import chips, facts, hlo, programs, ways
+from reid_jax.plan import chips, facts, hlo, programs, reading, ways
 from reid_jax.train import stages
 from reid_jax.train.devices import AXIS, Devices
 
 TEXT = """
 ENTRY %main {
   %a = f32[8,16]{1,0:T(8,128)} all-reduce(%x), channel_id=1, to_apply=%sum
-  %b = (f32[4]{0}, bf16[2,3]{1,0}) all-reduce(%y, %z), channel_id=2, to_apply=%sum
+  %b = (f32[4]{0}, /*index=1*/bf16[2,3]{1,0}) all-reduce(%y, %z), channel_id=2, to_apply=%sum
   %c = (u8[2,8]{1,0}, u8[4,8]{1,0}) all-gather-start(%g), dimensions={0}
   %d = u8[4,8]{1,0} all-gather-done(%c)
   %e = s32[]{:T(128)} add(%i, %j)
+  %f = f32[2]{0} reduce-scatter(%k), frontend_attributes={chain_id="0"}, to_apply=%sum
+  %h = f32[2]{0} reduce-scatter(%l), frontend_attributes={chain_id="0"}, to_apply=%sum
 }
 """
 
@@ -31,7 +34,70 @@ def test_collectives_of_a_text():
     found = {c.kind: c for c in hlo.collectives(TEXT)}
     assert found["all-reduce"] == hlo.Collective("all-reduce", 2, 4 * 128 + 4 * 4 + 2 * 6)
     assert found["all-gather"].calls == 1 and found["all-gather"].bytes == (16 + 32) // 2
-    assert hlo.count(TEXT, "add") == (1, 4) and len(found) == 2
+    assert hlo.count(TEXT, "add") == (1, 4) and len(found) == 3
+    assert found["reduce-scatter"] == ("reduce-scatter", 1, 8)  # two fusions share its work
+
+
+KERNELS = """
+%inner (p: bf16[2,8,8,4], w: bf16[3,3,4,8]) -> bf16[2,8,8,8] {
+  %p = bf16[2,8,8,4]{3,2,1,0} parameter(0)
+  %w = bf16[3,3,4,8]{3,2,1,0} parameter(1)
+  %copy.9 = bf16[2,8,8,4]{0,3,2,1} copy(%p)
+  ROOT %c = bf16[2,8,8,8]{3,2,1,0:T(8,128)(2,1)} convolution(%copy.9, %w), window={size=3x3 pad=1_1x1_1}
+}
+
+%moved (q: f32[16,8]) -> f32[8,16] {
+  %q = f32[16,8]{1,0} parameter(0)
+  ROOT %t = f32[8,16]{1,0} transpose(%q), dimensions={1,0}
+}
+
+%body (s: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %s = (s32[], f32[4]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  %v = f32[4]{0} get-tuple-element(%s), index=1
+  %e = f32[4]{0} exponential(%v)
+  ROOT %r = (s32[], f32[4]{0}) tuple(%i, %e)
+}
+
+ENTRY %main (x: bf16[2,8,8,4], k: bf16[3,3,4,8], y: f32[16,8]) -> f32[4] {
+  %x = bf16[2,8,8,4]{3,2,1,0} parameter(0)
+  %k = bf16[3,3,4,8]{3,2,1,0} parameter(1)
+  %y = f32[16,8]{1,0:T(8,128)} parameter(2)
+  %f.1 = bf16[2,8,8,8]{3,2,1,0:T(8,128)(2,1)} fusion(%x, %k), kind=kOutput, calls=%inner
+  %f.2.remat = bf16[2,8,8,8]{3,2,1,0} fusion(%x, %k), kind=kOutput, calls=%inner
+  %f.3 = f32[8,16]{1,0} fusion(%y), kind=kLoop, calls=%moved
+  %copy.1 = f32[8,16]{0,1} copy(%f.3)
+  %w.1 = (s32[], f32[4]{0}) while(%start), body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  %a = f32[8,16]{1,0} all-reduce(%copy.1), channel_id=1, to_apply=%sum
+  %s.1 = ((f32[16,8]{1,0:T(8,128)}), f32[4,8]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%y), slice={[0:4]}
+  %s.2 = f32[4,8]{1,0:T(8,128)S(1)} slice-done(%s.1)
+  %c.1 = (f32[16,8]{1,0:T(8,128)S(1)}, f32[16,8]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%y)
+  %m = f32[4,8]{1,0:T(8,128)S(1)} multiply(%s.2, %s.2)
+  ROOT %z = f32[4]{0} get-tuple-element(%w.1), index=1
+}
+"""
+
+
+def test_where_the_bytes_go():
+    """By hand: two products, one again; a fused and a bare move; a loop; bytes in and out of each."""
+    found = {k.purpose: k[1:] for k in reading.kernels(KERNELS)}
+    convolution = 2 * (2 * 8 * 8 * 4 + 3 * 3 * 4 * 8 + 2 * 8 * 8 * 8)  # the copy within costs nothing
+    assert found.pop("products") == found.pop("products, recomputed") == (1, convolution, 0)
+    assert found.pop("layout") == (2, 4 * 4 * 128, 4 * 4 * 128)
+    assert found.pop("elementwise") == (4, 3 * 4 * 8, 3 * 4 * 8)  # one on the chip
+    assert found.pop("fetched ahead") == (2, 4 * (32 + 128), 4 * (32 + 128))
+    assert found.pop("all-reduce") == (1, 8 * 128, 8 * 128)
+    assert not found and reading.products(KERNELS) == {"bf16*bf16->bf16": 1}
+
+
+def test_kernels_of_a_compiled_program():
+    """All that a program reads and writes is in the sum, and a loop's body as often as it runs."""
+
+    def f(a):
+        return jax.lax.fori_loop(0, 5, lambda i, x: jnp.sin(x @ x), a)
+
+    text = jax.jit(f).lower(jnp.ones((64, 64))).compile().as_text()
+    assert sum(k.bytes for k in reading.kernels(text)) >= 5 * 4 * (2 * 64 * 64)
 
 
 def test_topologies():

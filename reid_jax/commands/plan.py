@@ -13,9 +13,10 @@ help. All figures are the compiler's, of one device; the times are FLOPs and byt
 
 import dataclasses
 import json
+import os
 import sys
 
-from reid_jax import cli, tables
+from reid_jax import cli, places, tables
 from reid_jax.errors import ConfigError
 from reid_jax.plan import chips
 
@@ -71,12 +72,18 @@ def parse(argv):
         "--search", action="store_true", help="find the largest data.ids that fits, by bisection"
     )
     parser.add_argument("--no-ways", action="store_true", help="do not look for ways out")
+    hlo = places.argument("--hlo", places.written)
+    parser.add_argument(
+        "--hlo", metavar="FOLDER", type=hlo, default="", help="keep the text of the compiled programs there"
+    )
     parser.add_argument("--json", metavar="FILE", default="", help="write all figures to a file")
     args, flags = parser.parse_known_args(argv)
     if bool(args.topology) == bool(args.devices):
         parser.error("say either --topology=v5e:2x4 or --devices=1")
     if args.topology:
         chips.parse(args.topology)
+    if args.hlo:
+        os.makedirs(args.hlo, exist_ok=True)
     return args, flags
 
 
@@ -132,8 +139,16 @@ def of_stage(config, stage, place, args, only="", quiet=False):
         if only in ("", program.name):
             if not quiet:
                 print(f"compiling {program.name} ...", file=sys.stderr, flush=True)
-            plans.append(programs.compiled(program, place.devices)[0])
+            plan, text = programs.compiled(program, place.devices)
+            if args.hlo and not quiet:
+                tables.write_text(os.path.join(args.hlo, f"{stage}-{slug(program.name)}.hlo"), text)
+            plans.append(plan)
     return plans
+
+
+def slug(name):
+    """A program's name without its stage, as a file's."""
+    return name.partition(": ")[2].replace(" ", "-").replace("/", "-")
 
 
 # ---- what is told
@@ -175,7 +190,18 @@ def print_plans(plans, place):
             print(f"  the compiler's own estimate: {1e3 * plan.seconds:.1f} ms")
         for c in plan.collectives:
             print(f"  {c.kind}: {c.calls} calls, {c.bytes / 1e6:.2f} MB")
+        print_kernels(plan)
     print_others(plans)
+
+
+def print_kernels(plan):
+    """Where a program's bytes go, by what its kernels are for."""
+    if not plan.kernels:
+        return
+    rows = [[k.purpose, str(k.calls), f"{k.bytes / 1e9:.2f}", f"{k.single / 1e9:.2f}"] for k in plan.kernels]
+    print("\n  where the bytes go:\n")
+    print(tables.markdown(["kernels", "number", "GB", "of it float32"], rows))
+    print("  products: " + ", ".join(f"{number} {types}" for types, number in plan.products.items()))
 
 
 def print_others(plans):
@@ -192,7 +218,8 @@ def print_others(plans):
 
 def as_dict(plan, place):
     """A Plan for JSON."""
-    result = plan._asdict() | {"collectives": [c._asdict() for c in plan.collectives], "peak": plan.peak}
+    result = plan._asdict() | {"peak": plan.peak}
+    result |= {name: [x._asdict() for x in result[name]] for name in ("collectives", "kernels")}
     computing, moving = times(plan, place.chip)
     return result | {"verdict": verdict(plan, place), "computing": computing, "moving": moving}
 

@@ -10,6 +10,9 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "
 BYTES |= {"s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+ON_CHIP = re.compile(r"\b[a-z]\w*\[[\d,]*\]\{[^}]*S\([1-9]\d*\)[^}]*\}")  # a memory space of the chip's own
+COMMENT = re.compile(r"/\*.*?\*/")  # long tuples number their parts in such
+CHAIN = re.compile(r'chain_id="(\w+)"')  # of fusions that share the work of one collective
 OPERATION = re.compile(r"= (\(?[^=]*?\)?) ([a-z][\w-]*)\(")
 
 
@@ -24,7 +27,7 @@ class Collective(NamedTuple):
 def operations(text):
     """(results' shapes as text, name of the operation) of every instruction of a compiled program."""
     for line in text.splitlines():
-        match = OPERATION.search(line)
+        match = OPERATION.search(COMMENT.sub("", line))
         if match:
             yield match[1], match[2]
 
@@ -38,15 +41,31 @@ def size(shapes):
     return total
 
 
+def in_memory(shapes):
+    """Bytes of those of the shapes that lie in the device's main memory, none of those kept on the chip."""
+    return size(ON_CHIP.sub("", shapes))
+
+
 def collectives(text):
     """[Collective] of a compiled program, the largest first; what begins and ends apart counts once."""
     calls, moved = collections.Counter(), collections.Counter()
-    for shapes, name in operations(text):
+    for shapes, name in operations(first_of_chains(text)):
         kind = name.removesuffix("-start")
         if kind in COLLECTIVES:
             calls[kind] += 1
             moved[kind] += results(shapes, kind) if name.endswith("-start") else size(shapes)
     return [Collective(kind, calls[kind], moved[kind]) for kind, _ in moved.most_common()]
+
+
+def first_of_chains(text):
+    """The text without the later parts of collectives whose work several fusions share."""
+    seen, lines = set(), []
+    for line in text.splitlines():
+        chain = CHAIN.search(line)
+        if not chain or chain[1] not in seen:
+            lines.append(line)
+        seen |= {chain[1]} if chain else set()
+    return "\n".join(lines)
 
 
 def results(shapes, kind):

@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from reid_jax import methods
 from reid_jax.models import layers
-from reid_jax.plan import hlo
+from reid_jax.plan import hlo, reading
 from reid_jax.train import preflight, stages
 from reid_jax.train.devices import AXIS
 
@@ -36,10 +36,12 @@ class Plan(NamedTuple):
     results: int  # that are not given the place of an argument
     code: int
     flops: float
-    moved: float  # to and from memory
+    moved: float  # to and from main memory, at most
     collectives: list
     seconds: float  # the compiler's own estimate, 0 where it gives none
     compiled_in: float  # seconds
+    kernels: list = []  # [reading.Kernels], where the bytes go
+    products: dict = {}  # {dtypes: number} of convolutions and dots
 
     @property
     def peak(self):
@@ -109,7 +111,10 @@ def planned(program, result, seconds):
     """The Plan of a compiled program."""
     memory, cost = result.memory_analysis(), result.cost_analysis() or {}
     cost = cost[0] if isinstance(cost, list) else cost
+    text = result.as_text()
     estimate = cost.get("optimal_seconds", 0.0)
+    kernels = reading.kernels(text)
+    moved = sum(k.bytes for k in kernels)
     return Plan(
         program.name,
         program.rows,
@@ -119,8 +124,10 @@ def planned(program, result, seconds):
         max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0),
         memory.generated_code_size_in_bytes,
         cost.get("flops", 0.0),
-        cost.get("bytes accessed", 0.0),
-        hlo.collectives(result.as_text()),
+        min(cost.get("bytes accessed", 0.0) or moved, moved),  # the former has traffic on the chip in it
+        hlo.collectives(text),
         estimate if estimate > 0 else 0.0,
         seconds,
+        kernels,
+        reading.products(text),
     )

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from reid_jax.methods import State
-from reid_jax.methods.direid import gan
+from reid_jax.methods.direid import gan, objectives, parameters
 from reid_jax.parity import nets
 from reid_jax.parity.direid import _build
 
@@ -41,11 +41,11 @@ def dil_losses(case):
     for name, cross, mode in (("self", False, "un"), ("inter_semi", True, "semi"), ("inter_un", True, "un")):
         fields = _weights(m.weights) | dict(self_kl=bool(m.enable_kl))
         variables, method = _first_stage(case, _build.config(case, data=dict(pairs=mode), direid=fields))
-        params = gan.trained(variables, (*gan.GENERATOR, *gan.DISCRIMINATORS))
+        params = parameters.trained(variables, (*parameters.GENERATOR, *parameters.DISCRIMINATORS))
 
         def generator(params, variables, batch, method=method, cross=cross):
-            all_ = gan.with_params(variables, params)
-            out, stats = method.encode(all_, *gan.pair(batch, cross), cross, train=case.train)
+            all_ = parameters.with_params(variables, params)
+            out, stats = method.encode(all_, *objectives.pair(batch, cross), cross, train=case.train)
             terms, _ = method.generator_losses(all_, out, stats, batch, cross, train=case.train)
             total = sum(terms.values())
             return total, (terms | {"total": total}, out)
@@ -63,7 +63,7 @@ def dil_losses(case):
         descend = jax.grad(discriminators, has_aux=True)
         for tag, first in (("dis_ab", True), ("dis_ba", False)):
             tag = "dis" if cross else tag  # the cross phase has no draw
-            grads, terms = descend({n: params[n] for n in gan.DISCRIMINATORS}, out, first)
+            grads, terms = descend({n: params[n] for n in parameters.DISCRIMINATORS}, out, first)
             results |= {f"out/{name}/{tag}/loss_dis_{k}": v for k, v in terms.items()}
             results |= _build.norms(case, f"{name}_{tag}", _reached(grads, method.active(cross)))
     return results
@@ -77,8 +77,8 @@ def _images(phase, out):
 
 def _reached(grads, active):
     """{key: gradient} of the parameters of the groups that a phase trains, as the step has it."""
-    groups = gan.split_groups(grads)
-    reached = gan.join_groups({g: groups[g] for g in groups.keys() & active})
+    groups = parameters.split_groups(grads)
+    reached = parameters.join_groups({g: groups[g] for g in groups.keys() & active})
     return {
         k: v for net, tree in reached.items() for k, v in _build.entries({"params": tree}, f"{net}.").items()
     }
@@ -92,15 +92,15 @@ def dil_steps(case):
     mode = "semi" if m.folder_type.startswith("semi") else "un"
     config = _build.config(case, optim=optim, data=dict(pairs=mode), direid=fields)
     variables, method = _first_stage(case, config)
-    params = gan.trained(variables, (*gan.GENERATOR, *gan.DISCRIMINATORS))
-    opt = {g: method.tx.init(leaves) for g, leaves in gan.split_groups(params).items()}
+    params = parameters.trained(variables, (*parameters.GENERATOR, *parameters.DISCRIMINATORS))
+    opt = {g: method.tx.init(leaves) for g, leaves in parameters.split_groups(params).items()}
     state, results = State(jnp.int32(0), variables, opt), {}
     batch = {
         f"x_{ours}": _build.image(case, f"x_{theirs}") for ours, theirs in zip("ijk", "abc", strict=True)
     }
     batch |= {"pid_i": case.input("l_a"), "pid_k": case.input("l_c")}
     names = {"gen_total": "loss", "dis_total": "dis"} | {
-        f"gen_{t}": f"gen_{t}" for t in gan.TERMS if t != "pre"
+        f"gen_{t}": f"gen_{t}" for t in objectives.TERMS if t != "pre"
     }
     names |= {f"dis_{t}": f"dis_{t}" for t in ("real", "deg")}
     iterations = sum(k.startswith("out/lr/") for k in case.arrays)

@@ -22,7 +22,7 @@ from reid_jax.config import choice
 from reid_jax.losses import distill, identity
 from reid_jax.methods.direid import judges
 from reid_jax.methods.direid.stage import Stage
-from reid_jax.models import gan as layers
+from reid_jax.models import modes
 
 TERMS = ("inv", "self_rec", "rec", "pre", "id", "real", "deg")
 
@@ -47,11 +47,11 @@ class Objectives(Stage):
         p_a, p_b of the classifier. d_b is by E_d in the cross phase, else by E'_d.
         """
         E_con = self.modules["E_con"]
-        (f, c), stats = layers.each(E_con, nets["E_con"], jnp.stack([x_a, x_b]), train=train)
+        (f, c), stats = modes.each(E_con, nets["E_con"], jnp.stack([x_a, x_b]), train=train)
         out = {"f_a": f[0], "f_b": f[1], "c_a": c[0], "c_b": c[1]}
         if "id" in self.terms[cross]:
             variables = {**nets["E_con"], "batch_stats": stats}
-            (_, p), stats = layers.each(E_con, variables, f, train=train, method="classify", key=key)
+            (_, p), stats = modes.each(E_con, variables, f, train=train, method="classify", key=key)
             out["p_a"], out["p_b"] = p
         if cross:
             out["d_a"], out["d_b"] = jnp.split(self.apply(nets, "E_deg", jnp.concatenate([x_a, x_b])), 2)
@@ -66,7 +66,7 @@ class Objectives(Stage):
     def cycle(self, nets, stats, out, x_a, x_b, train):
         """Images decoded from the codes of generated ones, against the originals: (L1 sum, batch_stats)."""
         variables, fakes = {**nets["E_con"], "batch_stats": stats}, (out["x_ab"], out["x_ba"])
-        c, stats = layers.each(
+        c, stats = modes.each(
             self.modules["E_con"], variables, jnp.stack(fakes), train=train, method="content"
         )
         d_b, d_a = jnp.split(self.apply(nets, "E_deg", jnp.concatenate(fakes)), 2)

@@ -11,8 +11,9 @@ from reid_jax.config import namespace
 from reid_jax.errors import ConfigError
 from reid_jax.methods import Info, direid
 from reid_jax.methods.direid import nets as modules
-from reid_jax.models import gan as layers
+from reid_jax.models import gan
 from reid_jax.models.backbones import resnet
+from reid_jax.models.blocks import ClassBlock
 from reid_jax.parity import nets
 
 
@@ -33,7 +34,7 @@ def _trunk(entries, config=None):
 
 def class_block(entries, prefix="classifier."):
     dim, classes = (len(entries[f"{prefix}{k}.bias"]) for k in ("add_block.0", "classifier.0"))
-    return layers.ClassBlock(classes, dim, 0.0)
+    return ClassBlock(classes, dim, 0.0)
 
 
 def content_encoder(entries, config=None):
@@ -60,12 +61,12 @@ def generator(entries):
     content, hidden = (
         len(entries[k]) for k in ("dec.res.model.0.model.0.conv.bias", "mlp_w1.model.0.fc.bias")
     )
-    return layers.Generator(content, hidden, _count(entries, r"mlp_w(\d+)\."))
+    return gan.Generator(content, hidden, _count(entries, r"mlp_w(\d+)\."))
 
 
 def discriminator(entries):
     scales, blocks = _count(entries, r"nets\.(\d+)\."), _count(entries, r"nets\.0\.(\d+)\.model")
-    return layers.Discriminator(scales, len(entries["nets.0.0.conv.bias"]), blocks)
+    return gan.Discriminator(scales, len(entries["nets.0.0.conv.bias"]), blocks)
 
 
 def fill(case, module, entries, *args):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from reid_jax.methods.direid import attention as attentions
 from reid_jax.methods.direid import dfen as second
-from reid_jax.models import gan as layers
+from reid_jax.models import modes
 from reid_jax.parity import nets
 from reid_jax.parity.direid import _build
 
@@ -35,7 +35,7 @@ def attention(case):
         shapes = jax.eval_shape(lambda m=module, a=args: m.init(jax.random.key(0), *a, False))
         variables = nets.fill(shapes, case.weights(prefix), case.dtype, layout="direid")
         for mode in ("eval", "train"):
-            results[f"out/{mode}/{name}"] = layers.call(module, variables, *args, train=mode == "train")[0]
+            results[f"out/{mode}/{name}"] = modes.call(module, variables, *args, train=mode == "train")[0]
     return results
 
 

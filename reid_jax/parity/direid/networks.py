@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from reid_jax.methods.direid import judges
-from reid_jax.models import gan as layers
+from reid_jax.models import modes
 from reid_jax.parity import nets
 from reid_jax.parity.direid import _build
 
@@ -18,7 +18,7 @@ def content_encoder(case):
 
     def forward(params, method):
         all_variables = {**variables, "params": params}
-        out, stats = layers.call(net, all_variables, x, train=case.train, method=method)
+        out, stats = modes.call(net, all_variables, x, train=case.train, method=method)
         loss = ((out[0] if method is None else out) * ct_f).sum()
         return loss + (0 if method else (out[1] * ct_c).sum()), (out, stats)
 
@@ -109,7 +109,7 @@ def classifier(case):
     for mode in ("eval", "train"):
 
         def loss(x, mode=mode):
-            (neck, p), _ = layers.call(net, variables, x, train=mode == "train")
+            (neck, p), _ = modes.call(net, variables, x, train=mode == "train")
             return (p * ct).sum(), (neck, p)
 
         grad, out = jax.grad(loss, has_aux=True)(x)

@@ -10,20 +10,18 @@ camera (camid), time and tracklet. Pictures are not copied: the gallery holds th
 lie.
 """
 
-import csv
 import datetime
 import json
 import os
-import re
 
 from tqdm import tqdm
 
 from reid_jax import cli, places
-from reid_jax.data.loaders import labels, walk
 from reid_jax.errors import ConfigError, DataError, ReidError
 from reid_jax.serve import arguments
 from reid_jax.serve.gallery import NOT_REACHED, Gallery, exists, is_address, shown
 from reid_jax.serve.merge import merge
+from reid_jax.serve.sources import pictures_of
 from reid_jax.tables import comma_separated, markdown, visible, write_text
 
 EXAMPLES = """
@@ -40,8 +38,6 @@ python -m reid_jax gallery verify people.sqlite
 python -m reid_jax gallery compact people.sqlite
 python -m reid_jax gallery merge a.sqlite b.sqlite --output both.sqlite
 """
-COLUMNS = {"path": "path", "person": "person", "pid": "person", "camera": "camera", "camid": "camera"}
-COLUMNS |= {"time": "time", "tracklet": "tracklet"}
 MEGABYTE = 1 << 20
 LONG = 100  # pictures, from which on a bar shows how far they are
 
@@ -290,7 +286,7 @@ ACTIONS = {
 }  # fmt: skip
 
 
-# ---- models and pictures
+# ---- models
 def _opened(args, needs_model=True, **options):
     """The Gallery with the model of --model, or that which built it."""
     source = args.model
@@ -321,69 +317,6 @@ def _model(source):
     import reid_jax
 
     return reid_jax.load(source)
-
-
-def pictures_of(args):
-    """(absolute paths, {field: list of values}) of all SOURCEs."""
-    rows = [row for source in args.sources for row in rows_of(source)]
-    if not rows:
-        raise DataError(f"there is no picture in {', '.join(args.sources)}")
-    paths = [row["path"] for row in rows]
-    columns = {}
-    for field in ("camera", "person", "tracklet", "time"):
-        fixed, rule = getattr(args, field), getattr(args, f"{field}_from")
-        if fixed and rule:
-            raise ConfigError(f"--{field} and --{field}-from cannot both be given")
-        listed = [row.get(field) or None for row in rows]
-        columns[field] = [
-            v or fixed or (rule and derived(rule, field, row)) for v, row in zip(listed, rows, strict=True)
-        ]
-    return paths, columns
-
-
-def rows_of(source):
-    """Dicts of path, its part below SOURCE, and what is known of it: of a picture, a folder or a table."""
-    if os.path.isdir(source):
-        paths = [path for path, _ in walk.pictures(source)]
-        return [{"path": os.path.abspath(p), "below": os.path.relpath(p, source)} for p in paths]
-    if not os.path.exists(source):
-        raise DataError(f"there is no {source}")
-    if not source.lower().endswith(".csv"):
-        return [{"path": os.path.abspath(source), "below": source}]
-    folder = os.path.dirname(os.path.abspath(source))
-    try:
-        with open(source, newline="", encoding="utf-8-sig") as file:
-            table = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{source} is no table: {error}") from error
-    if not table or "path" not in table[0]:
-        raise DataError(f"{source} needs a line of column names, path among them, and rows below it")
-    rows = [
-        {COLUMNS[k]: v for k, v in row.items() if k in COLUMNS and v and _is_known(k, v)} for row in table
-    ]
-    given = [row.get("path", "") for row in rows]
-    return [r | {"path": os.path.join(folder, p), "below": p} for r, p in zip(rows, given, strict=True)]
-
-
-def _is_known(column, value):
-    """Whether a cell tells something: pids of junk (-1) and distractors (0) do not."""
-    return column != "pid" or labels.integer(value, powers=False) not in (labels.JUNK, labels.DISTRACTOR)
-
-
-def derived(rule, field, row):
-    """What a rule finds in a path: the folder's name, the file's time, or a regex's first group."""
-    path = row["path"]
-    if rule == "folder" and field != "time":
-        return os.path.basename(os.path.dirname(path))
-    if rule == "mtime" and field == "time":
-        return os.path.getmtime(path)
-    try:
-        match = re.search(rule, row["below"].replace(os.sep, "/"))
-    except re.error as error:
-        raise ConfigError(f"--{field}-from={rule} is no regular expression: {error}") from error
-    if match is None:
-        raise DataError(f"--{field}-from={rule} finds nothing in {row['below']}")
-    return match[field] if field in match.re.groupindex else match[min(1, match.re.groups)]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,11 @@ import functools
 import numpy as np
 
 from reid_jax.config import choice
-from reid_jax.data import samplers
+from reid_jax.data.samplers import Sampler, checked_size
+from reid_jax.data.samplers.domains import Cameras, Domains
+from reid_jax.data.samplers.groups import EveryCamera, Gallery, Uniform
+from reid_jax.data.samplers.identities import PK, Pairs
+from reid_jax.data.samplers.images import Positives, Shuffled
 from reid_jax.data.transforms import NO_JITTER, VIEWS
 from reid_jax.errors import ConfigError, DataError
 
@@ -32,7 +36,7 @@ class Stream:
     all views share the frames).
     """
 
-    sampler: samplers.Sampler
+    sampler: Sampler
     columns: dict
     seed: int
     views: tuple = ("strong", "strong")
@@ -111,29 +115,29 @@ def share(size, shard, fields):
 
 
 def pk(rows, data, seed, labels=None, groups=None, views=VIEWS, *, ids=0, instances=0):
-    """P identities with K images each, see samplers.PK."""
+    """P identities with K images each, see PK."""
     ids, instances = ids or data.ids, instances or data.instances
     groups = chosen_groups(rows, labels, groups)
-    return build(rows, samplers.PK(groups, ids, instances, seed, data.distinct_ids), seed, labels, views)
+    return build(rows, PK(groups, ids, instances, seed, data.distinct_ids), seed, labels, views)
 
 
 def uniform(rows, data, seed, labels=None, groups=None, views=VIEWS, *, ids=0, instances=0):
-    """P groups with K images each, every group once an epoch, see samplers.Uniform."""
+    """P groups with K images each, every group once an epoch, see Uniform."""
     groups = chosen_groups(rows, labels, groups)
-    sampler = samplers.Uniform(groups, ids or data.ids, instances or data.instances, seed)
+    sampler = Uniform(groups, ids or data.ids, instances or data.instances, seed)
     return build(rows, sampler, seed, labels, views)
 
 
 def gallery(rows, data, seed, labels=None, groups=None, views=VIEWS, *, ids=0, instances=0):
-    """Groups of K images by several cameras (data.cross_camera), see samplers.Gallery."""
+    """Groups of K images by several cameras (data.cross_camera), see Gallery."""
     sampler = gallery_sampler(rows, data, seed, chosen_groups(rows, labels, groups), ids, instances)
     return build(rows, sampler, seed, labels, views)
 
 
 def every_camera(rows, data, seed, labels=None, groups=None, views=VIEWS, *, ids=0, instances=0):
-    """Groups of K images, one of each of their cameras first, see samplers.EveryCamera."""
+    """Groups of K images, one of each of their cameras first, see EveryCamera."""
     groups = chosen_groups(rows, labels, groups)
-    sampler = gallery_sampler(rows, data, seed, groups, ids, instances, samplers.EveryCamera)
+    sampler = gallery_sampler(rows, data, seed, groups, ids, instances, EveryCamera)
     return build(rows, sampler, seed, labels, views)
 
 
@@ -141,29 +145,29 @@ def shuffled(rows, data, seed, labels=None, groups=None, views=VIEWS, *, ids=0, 
     """Every image once an epoch, ids * instances in a batch; without labels those without identity too."""
     everything = labels is None and groups is None
     groups = np.zeros(len(rows.pid)) if everything else chosen_groups(rows, labels, groups)
-    size = samplers.checked_size(ids or data.ids, instances or data.instances)
-    return build(rows, samplers.Shuffled(groups, size, seed), seed, labels, views)
+    size = checked_size(ids or data.ids, instances or data.instances)
+    return build(rows, Shuffled(groups, size, seed), seed, labels, views)
 
 
 def positives(rows, data, seed, labels=None, groups=None, views=VIEWS, *, ids=0, instances=0):
-    """ids * instances images a batch, each with another one of its group, see samplers.Positives."""
-    size = samplers.checked_size(ids or data.ids, instances or data.instances)
-    sampler = samplers.Positives(chosen_groups(rows, labels, groups), size, seed)
+    """ids * instances images a batch, each with another one of its group, see Positives."""
+    size = checked_size(ids or data.ids, instances or data.instances)
+    sampler = Positives(chosen_groups(rows, labels, groups), size, seed)
     return build(rows, sampler, seed, labels, views)
 
 
 def cameras(rows, data, seed, labels=None, groups=None, views=VIEWS, *, instances=0):
-    """K images of each camera (or group), image j of camera c at row j * C + c, see samplers.Cameras."""
+    """K images of each camera (or group), image j of camera c at row j * C + c, see Cameras."""
     groups = rows.camid if groups is None else np.asarray(groups)
-    sampler = samplers.Cameras(groups, instances or data.instances, seed, labels)
+    sampler = Cameras(groups, instances or data.instances, seed, labels)
     return build(rows, sampler, seed, labels, views)
 
 
 def domains(rows, data, seed, labels=None, groups=None, views=VIEWS, *, ids=0, instances=0, within="pk"):
-    """P identities of every domain with K images each, see samplers.Domains.
+    """P identities of every domain with K images each, see Domains.
 
     within: how the images of a domain are chosen, "pk" or "gallery". data.pair_ids: the same identities in
-    every domain, see samplers.Pairs. data.epoch_steps: length of an epoch, 0 for the longest domain's.
+    every domain, see Pairs. data.epoch_steps: length of an epoch, 0 for the longest domain's.
     Errors: DataError when there is one domain only or one is too small.
     """
     if rows.num_domains < 2:
@@ -178,12 +182,12 @@ def domains(rows, data, seed, labels=None, groups=None, views=VIEWS, *, ids=0, i
     ids, instances = ids or data.ids, instances or data.instances
     groups = chosen_groups(rows, labels, groups)
     if data.pair_ids:
-        pairs = samplers.Pairs(groups, rows.domain, ids, instances, seed, data.distinct_ids)
-        sampler = samplers.Domains([pairs], pairs.unit, data.epoch_steps)
+        pairs = Pairs(groups, rows.domain, ids, instances, seed, data.distinct_ids)
+        sampler = Domains([pairs], pairs.unit, data.epoch_steps)
     else:
         draw = functools.partial(domain_sampler, rows, data, seed, groups, ids, instances, within)
         apart = [draw(d) for d in range(rows.num_domains)]
-        sampler = samplers.Domains(apart, instances, data.epoch_steps)
+        sampler = Domains(apart, instances, data.epoch_steps)
     return build(rows, sampler, seed, labels, views)
 
 
@@ -224,8 +228,8 @@ def chosen_groups(rows, labels, groups):
     return np.asarray(groups) if labels is None else np.where(labels >= 0, groups, -1)
 
 
-def gallery_sampler(rows, data, seed, groups, ids, instances, sampler=samplers.Gallery):
-    """samplers.Gallery, or one of its kin, as data says."""
+def gallery_sampler(rows, data, seed, groups, ids, instances, sampler=Gallery):
+    """Gallery, or one of its kin, as data says."""
     camids = rows.camid if data.cross_camera else None
     return sampler(groups, camids, ids or data.ids, instances or data.instances, seed)
 
@@ -237,6 +241,6 @@ def domain_sampler(rows, data, seed, groups, ids, instances, within, domain):
     try:
         if within == "gallery":
             return gallery_sampler(rows, data, seed, groups, ids, instances)
-        return samplers.PK(groups, ids, instances, seed, data.distinct_ids)
+        return PK(groups, ids, instances, seed, data.distinct_ids)
     except DataError as e:
         raise DataError(f"domain {domain} of the training set: {e}") from e

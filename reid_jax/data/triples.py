@@ -4,7 +4,7 @@ import numpy as np
 
 from reid_jax.config import choice
 from reid_jax.data import degrade
-from reid_jax.data.samplers import Shuffled
+from reid_jax.data.samplers.images import Shuffled
 from reid_jax.data.streams import Stream
 from reid_jax.data.transforms import generator, uniforms
 from reid_jax.errors import DataError

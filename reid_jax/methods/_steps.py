@@ -95,7 +95,7 @@ def places(info):
 
 
 def by_domain(batch, count, instances):
-    """A device's batch of `count` domains (samplers.Domains) by domain: {name: [S,n,...]}."""
+    """A device's batch of `count` domains (samplers.domains.Domains) by domain: {name: [S,n,...]}."""
 
     def split(x):  # row (p S + s) K + k of a batch is of domain s
         x = x.reshape(-1, count, instances, *x.shape[1:]).swapaxes(0, 1)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
-from reid_jax.models.gan import reflect
+from reid_jax.models.blocks import reflect
 from reid_jax.models.layers import Conv, Dropout, conv, instance_norm, normal
 
 INIT = dict(use_bias=True, init=normal(0.0, 0.02), bias_init=nn.initializers.zeros)

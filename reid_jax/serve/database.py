@@ -1,4 +1,4 @@
-"""The file of a gallery: one SQLite database that holds entries, what is known of the file, and an audit.
+"""A gallery open for reading and changing: entries, what is known of the file, and an audit, in SQLite.
 
 Every change is one transaction, whole on the disk when the call returns (write-ahead log, synchronous=FULL).
 What is deleted is overwritten (secure_delete). Ids are never given twice. The rows of the audit are chained:
@@ -6,37 +6,21 @@ the hash of each covers the one before, and the last hash and the count stand in
 """
 
 import contextlib
-import errno
-import hashlib
 import json
 import os
 import sqlite3
-import tempfile
 import threading
-import time
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from reid_jax.errors import DataError
+from reid_jax.serve.file import APPLICATION, PRECISIONS, SCHEMA, writer_of
+from reid_jax.serve.stamps import chained, checksum, now
 
-SCHEMA = 1
-APPLICATION = 0x52654944  # in SQLite's header: the file is a gallery
-PRECISIONS = ("float16", "float32")
 _CHUNK = 1024  # rows at a time
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # file systems that have none, FAT say
 COLUMNS = ("person", "camera", "time", "tracklet", "source", "sha256", "box", "added")
 LOADED = ("id", "person", "camera", "time", "tracklet", "vector", "checksum")  # by readers
-_TABLES = """
-CREATE TABLE entry(id INTEGER PRIMARY KEY AUTOINCREMENT, person TEXT, camera TEXT, time INTEGER,
-  tracklet TEXT, source TEXT, sha256 TEXT, box TEXT, added INTEGER NOT NULL, vector BLOB NOT NULL,
-  checksum INTEGER NOT NULL);
-CREATE INDEX entry_person ON entry(person) WHERE person IS NOT NULL;
-CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE audit(id INTEGER PRIMARY KEY AUTOINCREMENT, chain INTEGER NOT NULL, time INTEGER NOT NULL,
-  actor TEXT NOT NULL, action TEXT NOT NULL, detail TEXT NOT NULL, hash TEXT NOT NULL);
-"""
 _SETTINGS = (
     "PRAGMA synchronous=FULL",
     "PRAGMA secure_delete=ON",
@@ -44,16 +28,6 @@ _SETTINGS = (
     "PRAGMA cell_size_check=ON",
     "PRAGMA trusted_schema=OFF",
 )
-
-
-def now():
-    """Microseconds since 1970, UTC."""
-    return time.time_ns() // 1000
-
-
-def checksum(key, person, camera, moment, tracklet, vector):
-    """CRC-32 of what readers load of an entry; vector: its bytes."""
-    return zlib.crc32(vector, zlib.crc32(f"{key}|{person!r}|{camera!r}|{moment}|{tracklet!r}".encode()))
 
 
 class Database:
@@ -326,90 +300,3 @@ class Database:
         if heads != seen:
             sentences.append("the audit's last rows are missing or changed")
         return sentences
-
-
-def chained(last, row):
-    """Hash of an audit row (time, actor, action, detail) behind the hash `last`."""
-    return hashlib.sha256(json.dumps([last, *row]).encode()).hexdigest()
-
-
-def create(path, *, dim, model, precision="float16", source=""):
-    """Writes an empty gallery file, mode 0600; the file appears whole or not at all.
-
-    dim, model: of its features (the model's hash); source: where the model was loaded from.
-    DataError: it exists, or cannot be written.
-    """
-    if precision not in PRECISIONS:
-        raise DataError(f"precision is {precision!r}; it may be {' or '.join(PRECISIONS)}")
-    folder = os.path.dirname(os.path.abspath(path))
-    meta = {"dim": dim, "model": model, "precision": precision, "source": source, "created": now()}
-    try:
-        if not os.path.isdir(folder):
-            os.makedirs(folder)
-    except OSError as error:
-        raise DataError(f"{folder} cannot be made ({error.strerror}); choose another folder") from error
-    try:
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".gallery-")  # mkstemp: mode 0600
-        os.close(handle)
-        try:
-            _fill(temporary, meta | {"generation": 0, "rewritten": 0})
-            name_it(temporary, path)
-        finally:
-            drop(temporary)
-        _sync(folder)
-    except FileExistsError as error:
-        raise DataError(f"{path} exists; add to it, or choose another name") from error
-    except (OSError, sqlite3.Error) as error:
-        raise DataError(
-            f"the gallery {path} cannot be written ({error}): is the disk full? Free space, or choose "
-            "another folder"
-        ) from error
-
-
-def _fill(path, meta):
-    connection = sqlite3.connect(path, isolation_level=None)
-    with contextlib.closing(connection):
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute(f"PRAGMA application_id={APPLICATION}")
-        connection.execute(f"PRAGMA user_version={SCHEMA}")
-        connection.executescript(_TABLES)
-        connection.executemany("INSERT INTO meta VALUES(?, ?)", [(k, str(v)) for k, v in meta.items()])
-
-
-def name_it(temporary, path):
-    """Gives a finished file its name; FileExistsError where there is one of that name."""
-    try:
-        os.link(temporary, path)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        os.replace(temporary, path)
-
-
-def drop(path):
-    """Deletes a database and its log, if they are there."""
-    for end in ("", "-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path + end)
-
-
-def _sync(folder):
-    """The folder's entries are on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def writer_of(path):
-    """The process that holds SQLite's lock for writing (byte 120 of the -shm file), or None; Linux only."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        inode = os.stat(path + "-shm").st_ino
-        for line in Path("/proc/locks").read_text().splitlines():
-            words = line.split()
-            if words[3] == "WRITE" and words[5].endswith(f":{inode}") and words[6] == "120":
-                return int(words[4])
-    return None

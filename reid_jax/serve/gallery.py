@@ -18,7 +18,7 @@ import numpy as np
 from reid_jax import places
 from reid_jax.errors import ConfigError, DataError
 from reid_jax.serve import ann as index_file
-from reid_jax.serve import arguments, database
+from reid_jax.serve import arguments, database, file, stamps
 from reid_jax.serve.queries import Queries
 from reid_jax.serve.rows import NO_TIME, Rows
 from reid_jax.serve.thresholds import Thresholds
@@ -79,7 +79,7 @@ class Gallery(Queries, Thresholds):
         return super().__new__(cls)
 
     def _made(self, **about):
-        database.create(self._place, **about)
+        file.create(self._place, **about)
 
     def _opened(self, mode, wait):
         return database.Database(self._place, mode, wait)
@@ -191,7 +191,7 @@ class Gallery(Queries, Thresholds):
         if not len(vectors):
             return []
         with self.file.writing() as connection:
-            columns = columns | {"added": [database.now()] * len(vectors)}
+            columns = columns | {"added": [stamps.now()] * len(vectors)}
             ids = self.file.insert(connection, vectors, columns)
             self.file.write_audit(connection, self.actor, "add", {"entries": len(ids), "first": ids[0]})
         return ids
@@ -234,7 +234,7 @@ class Gallery(Queries, Thresholds):
         number = isinstance(older_than_days, int | float) and not isinstance(older_than_days, bool)
         if not number or not older_than_days >= 0:
             raise ConfigError(f"older_than_days is {older_than_days!r}; it must be a number from 0 on")
-        before = database.now() - int(min(older_than_days, 1e8) * 86_400_000_000)
+        before = stamps.now() - int(min(older_than_days, 1e8) * 86_400_000_000)
         detail = {"older_than_days": older_than_days}
         return self._delete("COALESCE(time, added) < ?", [max(before, NO_TIME)], "purge", detail)
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 
 from reid_jax.errors import DataError
-from reid_jax.serve import database, gallery
+from reid_jax.serve import database, file, gallery
 
 
 def merge(paths, output, actor="merge"):
@@ -24,13 +24,13 @@ def merge(paths, output, actor="merge"):
         if gallery.is_address(output):
             return _to_server(parts, output, meta, actor)
         part = f"{output}.part"
-        database.drop(part)
-        stack.callback(database.drop, part)
-        database.create(part, **meta)
+        file.drop(part)
+        stack.callback(file.drop, part)
+        file.create(part, **meta)
         with contextlib.closing(database.Database(part)) as out:
             shifts = _copy(parts, out, actor)
         try:
-            database.name_it(part, output)
+            file.name_it(part, output)
         except OSError as error:
             raise DataError(f"{output} cannot be written: {error}") from error
     return shifts
@@ -61,7 +61,7 @@ def _to_server(parts, output, meta, actor):
 
 
 def _common(parts):
-    """Arguments of database.create for what all can be put into."""
+    """Arguments of file.create for what all can be put into."""
     first = parts[0].meta
     for other in parts[1:]:
         if (other.meta["model"], other.dim) != (first["model"], parts[0].dim):

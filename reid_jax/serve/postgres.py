@@ -11,7 +11,7 @@ import threading
 import numpy as np
 
 from reid_jax.errors import ConfigError, DataError
-from reid_jax.serve import database
+from reid_jax.serve import database, stamps
 from reid_jax.serve import gallery as gallery_module
 
 try:
@@ -56,7 +56,7 @@ def exists(place):
 
 
 def create(place, *, dim, model, precision="float16", source=""):
-    """Makes the tables of an empty gallery in one transaction; arguments as of database.create."""
+    """Makes the tables of an empty gallery in one transaction; arguments as of file.create."""
     try:
         with contextlib.closing(connected(place)) as connection, connection.transaction():
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
@@ -65,7 +65,7 @@ def create(place, *, dim, model, precision="float16", source=""):
             precision = "float16" if name == "halfvec" else "float32"
             connection.execute(_TABLES.replace("TYPE", f"{name}({int(dim)})"))
             meta = {"dim": dim, "model": model, "precision": precision, "source": source, "audit": "{}"}
-            meta |= {"created": database.now(), "generation": 0, "rewritten": 0}
+            meta |= {"created": stamps.now(), "generation": 0, "rewritten": 0}
             for key, value in meta.items():
                 connection.execute("INSERT INTO meta VALUES(%s, %s)", (key, str(value)))
     except psycopg.errors.DuplicateSchema as error:

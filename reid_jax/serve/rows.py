@@ -5,7 +5,8 @@ import copy
 import numpy as np
 
 from reid_jax.errors import DataError
-from reid_jax.serve.database import LOADED, checksum
+from reid_jax.serve.database import LOADED
+from reid_jax.serve.stamps import checksum
 
 NO_TIME = np.iinfo(np.int64).min
 CODED = ("person", "camera", "tracklet")  # names, each stored once

@@ -14,6 +14,7 @@ from PIL import Image
 from reid_jax import cli
 from reid_jax.data import __main__ as command
 from reid_jax.data import check
+from reid_jax.data.check import files, output
 from reid_jax.data.loaders import LAYOUTS
 from reid_jax.errors import ConfigError, DataError
 
@@ -130,8 +131,8 @@ def test_video(tmp_path):
     found = check.check("duke_video", str(tmp_path / "d"))
     assert kinds(found) == {} and found["kind"] == "video"
     assert found["frames"] == {"train": 12, "query": 6, "gallery": 12} and found["files"] == 30
-    assert found["notes"] == [f"6 groups of identical files {check.HARMLESS[0]}"]
-    assert "train tracklets" in check.describe(found, 3) and "train frames" in check.describe(found, 3)
+    assert found["notes"] == [f"6 groups of identical files {files.HARMLESS[0]}"]
+    assert "train tracklets" in output.describe(found, 3) and "train frames" in output.describe(found, 3)
     frame = tmp_path / "d/train/0002/0001/0002_C1_F0001_X00001.jpg"
     frame.write_bytes(frame.read_bytes()[:300])
     broken = kinds(check.check("duke_video", str(tmp_path / "d")))["unreadable"]["items"]

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from reid_jax.data import samplers
+from reid_jax.data.samplers.images import Positives
 from reid_jax.errors import DataError
 
 LABELS = np.array([3, 1, 3, -1, 1, 3, 7, 3, 1, -1, 3])
 
 
 def test_every_image_once_with_another_of_its_identity():
-    sampler = samplers.Positives(LABELS, 3, seed=5)
+    sampler = Positives(LABELS, 3, seed=5)
     seen = []
     for epoch in range(40):
         rows = sampler.epoch(epoch)
@@ -26,8 +26,8 @@ def test_every_image_once_with_another_of_its_identity():
 
 
 def test_batches_follow_from_seed_and_step():
-    one, same, other = (samplers.Positives(LABELS, 4, seed) for seed in (1, 1, 2))
+    one, same, other = (Positives(LABELS, 4, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one.batch(7), same.batch(7))
     assert any((one.batch(i) != other.batch(i)).any() for i in range(4))
     with pytest.raises(DataError, match=r"config\.data\.ids"):
-        samplers.Positives(LABELS, 10)
+        Positives(LABELS, 10)

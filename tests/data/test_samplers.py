@@ -7,17 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from reid_jax.data.samplers import (
-    PK,
-    Cameras,
-    Domains,
-    EveryCamera,
-    Gallery,
-    Pairs,
-    Shuffled,
-    Uniform,
-    longest,
-)
+from reid_jax.data.samplers.domains import Cameras, Domains
+from reid_jax.data.samplers.groups import EveryCamera, Gallery, Uniform
+from reid_jax.data.samplers.identities import PK, Pairs, longest
+from reid_jax.data.samplers.images import Shuffled
 from reid_jax.errors import ConfigError, DataError
 
 

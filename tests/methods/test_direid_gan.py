@@ -12,7 +12,7 @@ from small import difference, drawn
 from reid_jax.data import degrade
 from reid_jax.errors import ConfigError
 from reid_jax.methods import State
-from reid_jax.methods.direid import gan, judges, nets
+from reid_jax.methods.direid import gan, judges, nets, objectives, parameters
 
 
 def draws(cross, first=False):
@@ -27,7 +27,7 @@ def lively(state):
         return x + 0.05 * rng.standard_normal(x.shape).astype(np.float32)
 
     nets = {n: {**v, "params": jax.tree.map(shake, v["params"])} for n, v in state.nets.items()}
-    for name in gan.DISCRIMINATORS:  # scores of about 1
+    for name in parameters.DISCRIMINATORS:  # scores of about 1
         nets[name] = {"params": jax.tree.map(lambda x: 4 * x, nets[name]["params"])}
     return state._replace(nets=nets)
 
@@ -57,7 +57,8 @@ def computed(paper):
     @jax.jit
     def compute(nets, b):
         outputs = {
-            phase: method.encode(nets, *gan.pair(b, cross), cross, train=False)[0] for phase, cross in PHASES
+            phase: method.encode(nets, *objectives.pair(b, cross), cross, train=False)[0]
+            for phase, cross in PHASES
         }
 
         def losses(method, phase, cross):
@@ -76,7 +77,7 @@ class Naive:
 
     def __init__(self, method, state):
         self.modules, self.nets = method.modules, state.nets
-        self.score_maps = {n: jax.jit(lambda x, n=n: self.maps(n, x)) for n in gan.DISCRIMINATORS}
+        self.score_maps = {n: jax.jit(lambda x, n=n: self.maps(n, x)) for n in parameters.DISCRIMINATORS}
         self.slopes = {
             (n, mean): jax.jit(jax.jacrev(lambda x, n=n, mean=mean: self.totals(n, x, mean)))
             for n, mean in (("D_real", False), ("D_deg", False), ("D_deg", True))
@@ -296,33 +297,33 @@ def test_a_step_by_whole_gradients():
     method, b = gan.Ddgan(config("journal"), info()), triples(3)
 
     def total(params, nets):
-        all_ = gan.with_params(nets, {n: params[n] for n in gan.GENERATOR})
+        all_ = parameters.with_params(nets, {n: params[n] for n in parameters.GENERATOR})
         out, stats = method.encode(all_, b["x_i"], b["x_k"], True, train=True)
         generator, _ = method.generator_losses(all_, out, stats, b, True)
-        judging = {n: {"params": params[n]} for n in gan.DISCRIMINATORS}
+        judging = {n: {"params": params[n]} for n in parameters.DISCRIMINATORS}
         judged = method.discriminator_losses(judging, out, b, draws(True), True)
         return sum(generator.values()) + sum(judged.values()), sum(generator.values())
 
     state = lively(drawn(method, 1))
     new, metrics = jax.jit(lambda s, b: method.phase(s, b, draws(True), True))(state, b)
-    old = gan.trained(state.nets, (*gan.GENERATOR, *gan.DISCRIMINATORS))
-    updated = {**state.nets, **{n: new.nets[n] for n in gan.DISCRIMINATORS}}
+    old = parameters.trained(state.nets, (*parameters.GENERATOR, *parameters.DISCRIMINATORS))
+    updated = {**state.nets, **{n: new.nets[n] for n in parameters.DISCRIMINATORS}}
     whole = jax.jit(jax.grad(total, has_aux=True))
     grads, _ = whole(old, state.nets)  # of the discriminators, on images of the old generator
     later, value = whole(old, updated)  # of the generator, by the new ones
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
-    grads = {n: (grads if n in gan.DISCRIMINATORS else later)[n] for n in old}
+    grads = {n: (grads if n in parameters.DISCRIMINATORS else later)[n] for n in old}
 
     def by_hand(p, g):
         """The first step of Adam without b1: the second moment is the squared gradient, with L2 5e-4."""
         g = g + 5e-4 * p
         return p - 1e-2 * g / (jnp.abs(g) + 1e-3)
 
-    want = gan.split_groups(jax.tree.map(by_hand, old, grads))
-    got = gan.split_groups(gan.trained(new.nets, tuple(old)))
+    want = parameters.split_groups(jax.tree.map(by_hand, old, grads))
+    got = parameters.split_groups(parameters.trained(new.nets, tuple(old)))
     for group in ("generator", "identity", "D_real", "D_deg"):
         assert difference(want[group], got[group]) < 1e-4, group
-    assert difference(got["sync"], gan.split_groups(old)["sync"]) == 0
+    assert difference(got["sync"], parameters.split_groups(old)["sync"]) == 0
     assert metrics["gen_rec"] > 0
 
 
@@ -414,13 +415,15 @@ def test_terms_and_groups():
     assert method.terms[True] == ["self_rec", "pre", "real", "deg"]
     assert method.active(False) == {"generator", "identity", "sync", "D_real"}
     assert method.active(True) == {"generator", "D_real", "D_deg"}
-    assert "rec" in gan.terms(config("journal"), True) and "pre" not in gan.terms(config("journal"), True)
+    assert "rec" in objectives.terms(config("journal"), True) and "pre" not in objectives.terms(
+        config("journal"), True
+    )
     with pytest.raises(ConfigError, match="without_self"):
         gan.Ddgan(config(without_self=("degradation",)), info())
 
 
 def test_groups_are_split_and_joined(paper):
-    params = gan.trained(paper[1].nets, (*gan.GENERATOR, *gan.DISCRIMINATORS))
-    groups = gan.split_groups(params)
+    params = parameters.trained(paper[1].nets, (*parameters.GENERATOR, *parameters.DISCRIMINATORS))
+    groups = parameters.split_groups(params)
     assert groups.keys() == {"generator", "identity", "sync", "D_real", "D_deg"} == paper[1].opt.keys()
-    assert difference(gan.join_groups(groups), params) == 0
+    assert difference(parameters.join_groups(groups), params) == 0

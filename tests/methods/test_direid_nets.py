@@ -12,7 +12,8 @@ from reid_jax.errors import ConfigError
 from reid_jax.fields import namespace
 from reid_jax.methods import Info, direid
 from reid_jax.methods.direid import dfen, gan, judges, nets
-from reid_jax.models import gan as layers
+from reid_jax.models import blocks, modes
+from reid_jax.models import gan as generators
 
 
 def count(tree):
@@ -91,20 +92,20 @@ def test_upsample_by_a_loop(size, out):
             v, w = y - a, z - b
             top = (1 - w) * x[0, a, b] + w * x[0, a, f]
             want[0, i, j] = (1 - v) * top + v * ((1 - w) * x[0, e, b] + w * x[0, e, f])
-    np.testing.assert_allclose(layers.upsample(jnp.asarray(x, jnp.float32), *out), want, atol=1e-6)
+    np.testing.assert_allclose(blocks.upsample(jnp.asarray(x, jnp.float32), *out), want, atol=1e-6)
 
 
 def test_decoder_norm():
     x = np.random.default_rng(0).standard_normal((2, 3, 4, 5)) * 3 + 1
     params = {"gamma": jnp.arange(5.0), "beta": jnp.ones(5)}
     want = np.stack([(v - v.mean()) / (v.std(ddof=1) + 1e-5) for v in x]) * np.arange(5) + 1
-    got = layers.LayerNorm().apply({"params": params}, jnp.asarray(x, jnp.float32))
+    got = blocks.LayerNorm().apply({"params": params}, jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
 def test_discriminator_pools_over_real_pixels():
     """The second scale sees 3x3 means whose divisor leaves the padding out: a constant stays one."""
-    net = layers.Discriminator(2, 2, 1)
+    net = generators.Discriminator(2, 2, 1)
     x = jnp.full((1, 16, 12, 3), 0.7)
     maps = jax.jit(lambda x: net.apply(nets.init(net, jax.random.key(0), x), x))(x)
     assert [o.shape for o in maps] == [(1, 4, 3, 1), (1, 2, 2, 1)]
@@ -137,7 +138,7 @@ def test_gradients_of_the_stem(encoder):
 @pytest.mark.slow
 def test_calls_move_only_their_statistics(encoder):
     net, variables, x = encoder
-    run = jax.jit(lambda v, x: layers.call(net, v, x, train=True, method="content"))
+    run = jax.jit(lambda v, x: modes.call(net, v, x, train=True, method="content"))
     _, stats = run(variables, x)
     for name, old in variables["batch_stats"]["head"].items():
         assert (difference(old, stats["head"][name]) > 0) == (not name.startswith("identity_"))
@@ -148,8 +149,8 @@ def test_two_halves_are_two_calls(encoder):
     """`each` gives what one call after the other gives, statistics too."""
     net, variables, x = encoder
     both = jnp.stack([x, triples(5)["x_k"]])
-    (f, code), stats = jax.jit(lambda b: layers.each(net, variables, b, train=True))(both)
-    run = jax.jit(lambda v, x: layers.call(net, v, x, train=True))
+    (f, code), stats = jax.jit(lambda b: modes.each(net, variables, b, train=True))(both)
+    run = jax.jit(lambda v, x: modes.call(net, v, x, train=True))
     (f_a, c_a), first = run(variables, both[0])
     (f_b, c_b), second = run({**variables, "batch_stats": first}, both[1])
     assert difference([f, code], [jnp.stack([f_a, f_b]), jnp.stack([c_a, c_b])]) < 1e-4

@@ -65,7 +65,7 @@ def test_partners():
         assert sorted(others) == list(range(12))
         block = np.arange(12) % (12 // devices) // (12 // devices // domains)
         np.testing.assert_array_equal(block[others], (block + 1) % domains)
-    others = np.asarray(mixstyle.partners(jax.random.key(1), 12, 2, 3, run=2))  # as samplers.Domains
+    others = np.asarray(mixstyle.partners(jax.random.key(1), 12, 2, 3, run=2))  # as samplers.domains.Domains
     assert sorted(others) == list(range(12))
     np.testing.assert_array_equal(others // 2 % 3, (np.arange(12) // 2 + 1) % 3)
 

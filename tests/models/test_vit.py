@@ -13,7 +13,7 @@ from reid_jax.config import defaults, namespace
 from reid_jax.data.records import Record
 from reid_jax.errors import ConfigError
 from reid_jax.models import backbones, heads, weights
-from reid_jax.models.backbones import vit
+from reid_jax.models.backbones import vit, vit_files, vit_grids
 from reid_jax.models.heads import tokens
 from reid_jax.train import embedding
 
@@ -158,13 +158,13 @@ def test_round_trip_of_transreid():
 def test_fields_that_follow_from_a_file():
     entries = {"base.pos_embed": np.broadcast_to(0.0, (1, 211, 384)), "base.sie_embed": np.zeros((6, 1, 384))}
     entries |= {f"base.blocks.{i}.norm1.weight": np.zeros(384) for i in range(12)} | {"b1.1.weight": 0}
-    fields = vit.fields({k: v for k, v in entries.items() if "blocks.11" not in k})
-    assert fields == vit.fields(entries)
+    fields = vit_files.fields({k: v for k, v in entries.items() if "blocks.11" not in k})
+    assert fields == vit_files.fields(entries)
     assert fields["backbone"] == "deit_s16" and fields["vit_stride"] == 12
     assert (fields["head"], fields["vit_sie"]) == ("jpm", 3.0)
     model = namespace(defaults()["model"] | fields)
     assert vit.image_size(model, entries["base.pos_embed"]) == (256, 124)  # of 21 x 10 patches
-    assert [vit.grid_of(n) for n in (128, 210, 242, 192, 196, 22)] == [
+    assert [vit_grids.grid_of(n) for n in (128, 210, 242, 192, 196, 22)] == [
         (16, 8), (21, 10), (22, 11), (24, 8), (14, 14), (11, 2)
     ]  # fmt: skip
 

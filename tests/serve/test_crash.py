@@ -14,7 +14,7 @@ from gallery_stub import Stub
 from gallery_writer import SIZE, batch
 
 from reid_jax.errors import DataError
-from reid_jax.serve import database
+from reid_jax.serve import file
 from reid_jax.serve.gallery import Gallery
 
 
@@ -152,7 +152,7 @@ def test_a_new_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     Gallery(tmp_path / "g", Stub()).close()
     assert os.listdir(tmp_path) == ["g"] and os.stat(tmp_path / "g").st_mode & 0o777 == 0o600
     with pytest.raises(DataError, match="exists"):
-        database.create(tmp_path / "g", dim=3, model="m")
+        file.create(tmp_path / "g", dim=3, model="m")
     monkeypatch.undo()
     shutil.rmtree(tmp_path)
     Gallery(tmp_path / "deep" / "g", Stub()).close()

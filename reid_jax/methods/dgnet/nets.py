@@ -13,7 +13,7 @@ from reid_jax.config import choice, namespace
 from reid_jax.errors import ConfigError
 from reid_jax.fields import plain
 from reid_jax.models import backbones, gan, heads
-from reid_jax.models.gan import Aspp, ClassBlock, ConvBlock, Residual, doubled, leaky
+from reid_jax.models.blocks import Aspp, ClassBlock, ConvBlock, Residual, doubled, leaky
 from reid_jax.models.layers import wide
 from reid_jax.models.pooling import spatial_pool
 

@@ -22,7 +22,7 @@ from jax import lax
 from reid_jax.losses import generation, identity
 from reid_jax.methods import Method
 from reid_jax.methods.dgnet import nets as networks
-from reid_jax.models import gan
+from reid_jax.models import modes
 from reid_jax.models.layers import wide
 
 STYLES = ("soft", "hard", "appearance", "uniform", "both")
@@ -50,7 +50,7 @@ class Terms(Method):
     def looks(self, nets, stats, x, key):
         """E_a in training on [P,B,H,W,3], one part after the other: (Look [P,B,...], batch_stats)."""
         variables = {**nets["E_a"], "batch_stats": stats}
-        return gan.each(self.modules["E_a"], variables, x, train=True, key=key)
+        return modes.each(self.modules["E_a"], variables, x, train=True, key=key)
 
     def forward(self, nets, x, key):
         """({name: array}, E_a's batch_stats): structures, codes, logits and the six pictures of a and b.
@@ -77,7 +77,7 @@ class Terms(Method):
         before = self.weights(step, after=False)
         fine = before["teacher"] * d.w_fine * each_entropy(look.fine[:2], pid)
         copied = lax.stop_gradient({"params": nets["E_a"]["params"], "batch_stats": stats})
-        seen, _ = gan.each(self.copy, copied, out["swapped"], train=d.train_bn)
+        seen, _ = modes.each(self.copy, copied, out["swapped"], train=d.train_bn)
         values = {
             "adv": d.scales
             * jax.vmap(lambda i: generation.gen(self.modules["D"], nets["D"], i))(out["swapped"]),
@@ -164,7 +164,7 @@ class Terms(Method):
         """The teacher's probabilities of images [2,B,H,W,3] and of their mirror images, added: f[2,B,K]."""
         images = jax.vmap(self.enlarged)(images)
         both = jnp.concatenate([images, images[:, :, :, ::-1]])
-        out, _ = gan.each(
+        out, _ = modes.each(
             self.modules["T"], lax.stop_gradient(nets["T"]), both, train=self.config.dgnet.train_bn
         )
         plain, mirrored = jnp.split(jax.nn.softmax(out.logits[0]), 2)

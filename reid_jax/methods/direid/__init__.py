@@ -3,7 +3,8 @@
 Three stages, each readable in its file:
 
     teacher   E_id, a ReID network (teacher.py)
-    gan       DDGAN: E_con, E_deg, G against D_real and D_deg (gan.py, judges.py), measured by study.py
+    gan       DDGAN: E_con, E_deg, G against D_real and D_deg (gan.py; losses: objectives.py, judges.py;
+              groups: parameters.py), measured by study.py
     dfen      DFEN: f_inv of E_con with f_sen of E_id, weighted by the degradation (dfen.py, attention.py)
 
 stage.py has what they share, nets.py and layers.py the networks. Without degradation learning

@@ -8,7 +8,7 @@ from jax import lax
 from reid_jax.config import choice
 from reid_jax.errors import ConfigError
 from reid_jax.methods.direid import nets as networks
-from reid_jax.models.gan import LinearBlock, Mlp
+from reid_jax.models.blocks import LinearBlock, Mlp
 from reid_jax.models.layers import RunningMoments, kernel_uniform, uniform, wide
 
 INPUTS = ("score", "feature", "code", "self", "none")

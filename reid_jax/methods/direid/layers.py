@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from reid_jax.models.gan import HE, reflect
+from reid_jax.models.blocks import HE, reflect
 from reid_jax.models.layers import BatchNorm, Conv
 
 

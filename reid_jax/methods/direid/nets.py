@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from reid_jax.errors import ConfigError
 from reid_jax.methods.direid.layers import LiteResidual
 from reid_jax.models import heads
-from reid_jax.models.gan import HE, Aspp, ClassBlock, ConvBlock, Discriminator, Generator, leaky, upsample
+from reid_jax.models.blocks import HE, Aspp, ClassBlock, ConvBlock, leaky, upsample
+from reid_jax.models.gan import Discriminator, Generator
 from reid_jax.models.layers import Conv, wide
 
 # ---- content encoder

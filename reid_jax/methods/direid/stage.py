@@ -9,7 +9,7 @@ from reid_jax.config import choice
 from reid_jax.errors import CheckpointError
 from reid_jax.losses import identity, triplet
 from reid_jax.methods import Method
-from reid_jax.models import gan as layers
+from reid_jax.models import modes
 
 STEM = "base"  # module of E_con, of the teacher's E_id too
 
@@ -34,7 +34,7 @@ class Stage(Method):
 
     def call(self, nets, name, *args, train, method=None, key=None):
         """A network with modes: (output, its batch_stats, moved in training); key: of dropout."""
-        return layers.call(self.modules[name], nets[name], *args, train=train, method=method, key=key)
+        return modes.call(self.modules[name], nets[name], *args, train=train, method=method, key=key)
 
     def device_key(self, key):
         """A key that differs between the devices."""

@@ -89,14 +89,15 @@ class Krkc(Step):
 
     def streams(self, state):
         """The set's own; from the second step on replayed pictures of the others beside it."""
-        from reid_jax.data import samplers, streams
+        from reid_jax.data import streams
+        from reid_jax.data.samplers.identities import PK
 
         made, fields, seed = super().streams(state), self.fields, self.config.seed
         if not self.number or state is None:
             return made
         labels = np.asarray(state.memory["labels"])
         try:
-            sampler = samplers.PK(labels, fields.replay_batch, fields.replay_images, seed, distinct=False)
+            sampler = PK(labels, fields.replay_batch, fields.replay_images, seed, distinct=False)
         except DataError as error:
             raise ConfigError(
                 f"config.lifelong.replay_batch is {fields.replay_batch}, more than the people that are kept "

@@ -8,7 +8,7 @@ from reid_jax.config import choice
 from reid_jax.errors import ConfigError
 from reid_jax.models import pooling
 from reid_jax.models.backbones import group_axis
-from reid_jax.models.gan import ClassBlock
+from reid_jax.models.blocks import ClassBlock
 from reid_jax.models.heads._branches import Branches, Head
 
 FIELDS = dict(

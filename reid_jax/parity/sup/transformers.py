@@ -9,6 +9,7 @@ import numpy as np
 
 from reid_jax.losses import identity, triplet
 from reid_jax.models.backbones import vit as transformer
+from reid_jax.models.backbones.vit_grids import resized
 from reid_jax.models.heads import _branches, tokens
 from reid_jax.parity import nets
 
@@ -42,7 +43,7 @@ def vit(case):
     (_, y), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
     grads = nets.torch_entries({"params": grads}, "timm_vit")
     old = np.asarray(case.input("old_positions"))
-    grid = transformer.resized(old[0, 1:], tuple(m.grid)).reshape(1, -1, old.shape[-1])
+    grid = resized(old[0, 1:], tuple(m.grid)).reshape(1, -1, old.shape[-1])
     results = {"out/y": y, "out/new_positions": np.concatenate([old[:, :1], grid], 1)}
     results |= {f"grad/{k}": v for k, v in grads.items()}
     return results | _norms(case, "y", grads)

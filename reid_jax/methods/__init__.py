@@ -115,7 +115,7 @@ class Method:
              pure function (State, arrays of B rows) -> tree into one for any number of rows, run in batches.
              Arrays called grid/TITLE u8[R,C,H,W,3] become pictures
     look:    (State, clips) -> {"map/TITLE": f32[B,T,h,w], "weight": f32[B,T]}: where the network looks and
-             how much it trusts each frame, for pictures
+             how much it trusts each frame, for pictures; maps named in look_deviation have channels
     """
 
     nets = ("net",)  # what embed knows, the default first
@@ -125,7 +125,7 @@ class Method:
     embeds_frames = False  # whether tracklets can be tested by all their frames (embed_frames, embed_pooled)
     frames_apart = True  # whether a frame's vector is the same whatever the other frames of its clip
     rounds = 0  # of labelling and training; 0: none
-    look_mean = ()  # maps of `look` that are shown as what they deviate from their mean over many clips
+    look_deviation = ()  # maps of `look` that are features f[B,T,h,w,C]: their deviation is shown
     network = encoder = None
     inherit = study = look = None
 

@@ -86,20 +86,38 @@ def spread_over(items, count):
 def heat_maps(config, method, state, devices, records):
     """(clips u8[N,T,H,W,3], {name: array} of Method.look as `look` has them, in the network's own units).
 
-    Maps that method.look_mean names are deviations from their mean over all these clips and frames.
+    Of maps that method.look_deviation names it is, at each cell, the squared distance of its feature from the
+    mean over all these clips and frames of the features there.
     """
     image = np.stack([read_clip(r, config.data) for r in records])
     compiled = devices.compile_embed(lambda state, image: method.look(state, image))
-    parts = [compiled(state, np.repeat(clip[None], len(devices.local), 0)) for clip in image]
-    maps = {n: np.stack([np.asarray(p[n], np.float32)[0] for p in parts]) for n in parts[0]}
+    looked = lambda clip: compiled(state, np.repeat(clip[None], len(devices.local), 0))  # noqa: E731
+    deviating = [f"map/{title}" for title in method.look_deviation]
+    means = mean_features(map(looked, image), deviating) if deviating else {}
+    parts = [deviations(looked(clip), means) for clip in image]
+    maps = {n: np.stack([part[n] for part in parts]) for n in parts[0]}
     read = cells.windows(method.look, state, jax.ShapeDtypeStruct(image[:1].shape, image.dtype))
     for name in [n for n in maps if n.startswith("map/")]:
         title = name.removeprefix("map/")
-        if title in method.look_mean:
-            maps[name] = maps[name] - maps[name].mean((0, 1))
         centres = cells.centres(read, image.shape[2:4], maps[name].shape[2:])
         maps[f"rows/{title}"], maps[f"columns/{title}"] = (np.float32(c) for c in centres)
     return image, maps
+
+
+def mean_features(looked, names):
+    """{name: f64[h,w,C]}: means over clips and frames of what `Method.look` gives of each clip."""
+    total, clips_seen = {}, 0
+    for clips_seen, out in enumerate(looked, 1):  # noqa: B007
+        for name in names:
+            if name in out:
+                total[name] = total.get(name, 0.0) + np.asarray(out[name][0], np.float64).mean(0)
+    return {name: value / clips_seen for name, value in total.items()}
+
+
+def deviations(looked, means):
+    """{name: f32[T,...]} of one clip's `Method.look`, squared distances where there is a mean."""
+    first = {name: np.asarray(value, np.float32)[0] for name, value in looked.items()}
+    return first | {name: np.square(first[name] - mean).sum(-1) for name, mean in means.items()}
 
 
 def pointing(config, method, state, devices, dataset):

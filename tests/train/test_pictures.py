@@ -53,6 +53,23 @@ def test_dsanet_run_shows_where_it_looks(tmp_path):
     assert "four frames of each" in page and "Where the network looks" in page and "camera network" in page
 
 
+def test_what_sets_a_clip_apart():
+    """The squared distance to the mean over clips and frames, cell by cell: what all clips have is none."""
+    rng = np.random.default_rng(0)
+    pattern = rng.uniform(5, 9, (8, 4, 6))
+    clips = np.repeat(pattern[None, None], 3, 0).repeat(2, 1)  # [N,T,h,w,C]
+    clips[1, :, 2, 3] += [0, 3, 0, 0, -6, 0]  # a third of the cells there: the mean moves by a third
+    looked = [{"map/F": clip[None], "weight": np.ones((1, 2))} for clip in clips]
+    means = pictures.mean_features(iter(looked), ["map/F", "map/absent"])
+    maps = np.stack([pictures.deviations(out, means)["map/F"] for out in looked])
+    assert maps.shape == (3, 2, 8, 4) and set(means) == {"map/F"}
+    np.testing.assert_allclose(maps[1, :, 2, 3], 45 * (2 / 3) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(maps[0, :, 2, 3], 45 / 9, rtol=1e-5)
+    maps[:, :, 2, 3] = 0
+    np.testing.assert_allclose(maps, 0, atol=1e-10)
+    assert pictures.deviations(looked[0], {})["map/F"].shape == (2, 8, 4, 6)
+
+
 def test_overlay_is_half_frame_half_jet():
     frame = np.full((8, 4, 3), 100, np.uint8)
     heat = np.zeros((2, 1), np.float32)

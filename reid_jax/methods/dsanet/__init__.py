@@ -77,7 +77,7 @@ class DsaNet(Method):
 
     embeds_frames = True
     frames_apart = False
-    look_mean = ("F_ID", "F_t")  # else a pattern shows that is the same for all clips
+    look_deviation = ("F_ID", "F_t")  # else a pattern shows that is the same for all clips
 
     def __init__(self, config, info):
         super().__init__(config, info)
@@ -212,12 +212,12 @@ class DsaNet(Method):
     def look(self, state, clips):
         """Heat maps and the frames' weights.
 
-        F_ID and F_t are not negative: the sum of squares over channels, as the paper draws it. F_cam has a
-        sign, and its squares show what is negative: the mean.
+        F_ID and F_t as they are, to be shown by what sets a clip's cells apart from those of others. F_cam
+        has a sign, and its squares, as the paper draws them, show what is negative: its mean over channels.
         """
         out = self.apply(state, clips)
         names = ("F_ID", "F_t") if self.config.dsanet.tlm else ("F_ID",)
-        maps = {f"map/{n}": jnp.square(out[n]).sum(-1) for n in names}
+        maps = {f"map/{n}": out[n] for n in names}
         if "F_cam" in out:
             maps["map/F_cam"] = out["F_cam"].mean(-1)
         even = jnp.full(clips.shape[:2], 1 / clips.shape[1])

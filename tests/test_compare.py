@@ -171,9 +171,17 @@ def test_data_is_shared_unless_each_seed_has_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "train", lambda path, folder, seed, flags, *_: given.update({seed: flags}))
     for flags, sets in ((["--test_ids=400"], [(0, 400)]), (["--data_seed=each"], [(3, 0), (4, 0)])):
         drawn.clear()
-        compare.train_all(compare.arguments([f"--workdir={tmp_path}", "--seeds=3,4", "a=c.py:x", *flags]))
+        argv = [
+            f"--workdir={tmp_path}",
+            "--seeds=3,4",
+            "a=c.py:x",
+            *flags,
+            "--",
+            "--config.init.run=b/{seed}",
+        ]
+        compare.train_all(compare.arguments(argv))
         assert drawn == sets
-    assert given == {3: [3], 4: [4]}
+    assert given == {seed: [seed, f"--config.init.run=b/{seed}"] for seed in (3, 4)}
 
 
 def test_others_start_from_the_runs_of_one_label(tmp_path, monkeypatch):

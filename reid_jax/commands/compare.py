@@ -7,14 +7,16 @@
 
 Every run is an ordinary `reid_jax.main` run in WORKDIR/LABEL/seed-N, so the command can be stopped
 and started again: finished runs are not repeated, unfinished ones go on. The first seed of all is
-trained first. Arguments behind `--` go to every run (`-- --config.train.steps=300`). On a synthetic set all
-runs share one drawn set, so seeds are training seeds; --data_seed=each draws a set for each seed (of a real
-set with several splits, seed N has split N), and --test_ids says how many people are tested: effects of a
-few points need 400 or more. Writes table.md, table.csv, table.json and differences.json. Differences to the
-first config are paired by query, with intervals over test people and seeds; one that holds zero decides
-nothing, and is named. When a run is stopped (SIGTERM, SIGINT) and has saved, no other is started, and the
-exit code is its own, 75. --show writes the table of the runs that are finished and trains none. --start LABEL
-trains the runs of that label first, and all others from their weights, seed by seed (config.init.run).
+trained first. Arguments behind `--` go to every run (`-- --config.train.steps=300`), {seed} in them being
+the run's seed: `-- --config.init.stages=teacher=WORKDIR/LABEL/seed-{seed}` trains a stage that rows share
+once. On a synthetic set all runs share one drawn set, so seeds are training seeds; --data_seed=each draws a
+set for each seed (of a real set with several splits, seed N has split N), and --test_ids says how many people
+are tested: effects of a few points need 400 or more. Writes table.md, table.csv, table.json and
+differences.json. Differences to the first config are paired by query, with intervals over test people and
+seeds; one that holds zero decides nothing, and is named. When a run is stopped (SIGTERM, SIGINT) and has
+saved, no other is started, and the exit code is its own, 75. --show writes the table of the runs that are
+finished and trains none. --start LABEL trains the runs of that label first, and all others from their
+weights, seed by seed (config.init.run).
 """
 
 import contextlib
@@ -234,7 +236,7 @@ def dry_run(args):
     """Tells what would be trained and what is missing; returns the exit code."""
     from reid_jax import dry
 
-    given = [x for x in args.extra if x.startswith("--config.")]
+    given = [x for x in of_seed(args.extra, args.seeds[0]) if x.startswith("--config.")]
     rows = {
         label: (path, cli.config_of_flags([f"--config={path}", *given])) for label, path in args.runs.items()
     }
@@ -262,7 +264,7 @@ def train_all(args):
     with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(jobs), unit="run") as bar:
 
         def job(label, seed):
-            given = [*flags[seed], *start_of(args, label, seed), *args.extra]
+            given = [*flags[seed], *start_of(args, label, seed), *of_seed(args.extra, seed)]
             train(args.runs[label], folder_of(args, label, seed), seed, given, args.jobs, stopping)
 
         try:
@@ -273,6 +275,11 @@ def train_all(args):
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def of_seed(extra, seed):
+    """What is given to every run, as it is for this seed."""
+    return [text.replace("{seed}", str(seed)) for text in extra]
 
 
 def start_of(args, label, seed):

@@ -15,8 +15,6 @@ from reid_jax.eval import scoring
 
 DISTANCES = scoring.DISTANCES  # and ratioN, see scoring.FeatureScores
 _SCORE_BYTES = 192 << 20  # upper bound of one block of scores
-_BLOCK = 256  # queries scored at a time
-_BLOCK_COPIED = 768  # the same where each block copies the gallery anew
 _ABSENT = np.iinfo(np.int32).max  # rank of padding
 
 
@@ -58,7 +56,7 @@ def rank(
     camera_filter=True,
     q_mask=None,
     g_mask=None,
-    block=None,
+    block=400,
 ) -> Retrieval:
     """Ranks the gallery for every query.
 
@@ -71,8 +69,7 @@ def rank(
     is then removed for itself only.)
     q_mask, g_mask: bool[Q], bool[G]; rows where False are padding: queries have no match, gallery
     entries are never kept, features may be anything.
-    block: most queries scored at a time (fewer for large galleries); None: 256, or 768 where the gallery's
-    memory is such that each block copies it to the device anew.
+    block: most queries scored at a time (fewer for large galleries).
     Raises DataError when lengths disagree, a side is empty, features are not finite, or no query has a match.
     """
     scoring.check_distance(distance)
@@ -94,12 +91,12 @@ def rank_distances(
     camera_filter=True,
     q_mask=None,
     g_mask=None,
-    block=None,
+    block=400,
 ) -> Retrieval:
     """Ranks by given distances (of re-ranking, say), lower ones first; otherwise as `rank`.
 
     distance: f32[Q,G], a NumPy array or anything with its shape whose rows can be read by an index array
-    (a memory map); only `block` rows (None: 256) are read at a time.
+    (a memory map); only `block` rows are read at a time.
     Raises DataError when lengths disagree, a side is empty, distances are not finite, or no query has a
     match.
     """
@@ -202,7 +199,7 @@ def blocks(labels, gallery, most, entry_bytes=4):
 def _search(scores, labels, topk, max_rank, block):
     """Retrieval of all queries."""
     figures = _Figures(len(labels.q_pid), max(topk, 1))
-    parts, size = blocks(labels, len(labels.g_pid), block or (_BLOCK_COPIED if scores.copied else _BLOCK))
+    parts, size = blocks(labels, len(labels.g_pid), block)
     rows, waiting = scoring.buffer(size, len(labels.g_pid), scores.dtype), None
     for queries in parts:
         rows = scores.fill(rows, queries)

@@ -88,7 +88,6 @@ class FeatureScores:
         self.dtype = q_feat.dtype
         self.q_square = tiles.Tiles(q_feat).square_norms("query", labels.q_mask)
         self.tiles = tiles.Tiles(g_feat)
-        self.copied = self.tiles.resident is None  # by every block of queries
         self.g_square = self.tiles.square_norms("gallery", labels.g_mask)
         self.g_factor = jnp.asarray(_inverse(self.g_square) if self.cosine else self.g_square)
         self.g_label = jnp.asarray(labels.g_label)
@@ -140,8 +139,6 @@ class FeatureScores:
 
 class DistanceScores:
     """Score rows from distances [Q,G] on the host: minus the distance. Rows are read when needed."""
-
-    copied = False
 
     def __init__(self, distance, labels):
         self.distance, self.q_label, self.g_mask = distance, labels.q_label, labels.g_mask

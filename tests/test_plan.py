@@ -100,6 +100,32 @@ def test_kernels_of_a_compiled_program():
     assert sum(k.bytes for k in reading.kernels(text)) >= 5 * 4 * (2 * 64 * 64)
 
 
+def test_what_the_compiler_refuses(monkeypatch, capsys):
+    """A TPU's compiler ends where a program is too large: that is a verdict, other errors are not."""
+    text = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
+    text += "Used 28.50G of 15.75G hbm. Exceeded hbm capacity by 12.75G."
+    other = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries "
+    assert programs.needed(f"{other}(27.61G) exceeds available HBM (15.75G).") == round(27.61 * 2**30)
+    assert programs.needed(text) == int(28.5 * 2**30) and programs.needed("INTERNAL: no such thing") == 0
+    program = programs.Program("train: train", lambda s, b: s + b, np.zeros(4), np.zeros(4), 4, True)
+
+    def fail(message):
+        def compile(self, *args, **kwargs):
+            raise jax.errors.JaxRuntimeError(message)
+
+        monkeypatch.setattr(jax.stages.Lowered, "compile", compile)
+        return programs.compiled(program, Devices(jax.devices()[:1]))
+
+    plan, kept = fail(text)
+    assert plan.peak == int(28.5 * 2**30) and kept == ""
+    place = command.Place("v5e:1x1", "v5e", None, chips.usable("v5e"), "v5e:1x1")
+    command.print_plans([plan], place)
+    shown = capsys.readouterr().out
+    assert "train: train: does not fit: 28.5 of 15.75 GiB" in shown and "refuses it" in shown
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        fail("INTERNAL: no such thing")
+
+
 def test_topologies():
     assert chips.parse("v5e:2x4") == ("v5e", 8) and chips.parse("v5p:2x2x1") == ("v5p", 4)
     assert [chips.host(t) for t in ("v5e:1x1", "v5e:2x4", "v5p:2x2x2")] == [(1, 1, 1), (2, 2, 1), (2, 2, 1)]

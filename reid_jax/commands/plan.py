@@ -140,7 +140,7 @@ def of_stage(config, stage, place, args, only="", quiet=False):
             if not quiet:
                 print(f"compiling {program.name} ...", file=sys.stderr, flush=True)
             plan, text = programs.compiled(program, place.devices)
-            if args.hlo and not quiet:
+            if args.hlo and text and not quiet:
                 tables.write_text(os.path.join(args.hlo, f"{stage}-{slug(program.name)}.hlo"), text)
             plans.append(plan)
     return plans
@@ -180,6 +180,9 @@ def print_plans(plans, place):
     print(tables.markdown(head, rows))
     for plan in plans:
         print(f"\n{plan.name}: {verdict(plan, place)}")
+        if not plan.flops:
+            print("  its compiler refuses it, and tells no more of it")
+            continue
         if place.chip:
             computing, moving = (1e3 * s for s in times(plan, place.chip))
             limit = "memory" if moving > computing else "computing"

@@ -1,5 +1,6 @@
 """The programs of a run, compiled for devices that need not be there: steps of each part, and embedding."""
 
+import re
 import time
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ from reid_jax.models import layers
 from reid_jax.plan import hlo, reading
 from reid_jax.train import preflight, stages
 from reid_jax.train.devices import AXIS
+
+USED = re.compile(r"(?:Used |memory required for [\w ]+\()([\d.]+)([BKMGT])i?B?\b")  # in a compiler's refusal
 
 
 class Program(NamedTuple):
@@ -84,7 +87,7 @@ def embedding(config, name, method, state):
 
 
 def compiled(program, devices):
-    """(Plan, text of the compiled program).
+    """(Plan, text of the compiled program); of one that its compiler finds too large the bytes alone, and "".
 
     The step is the one that trains: per device under the same axis name, its state given away.
     """
@@ -99,12 +102,29 @@ def compiled(program, devices):
     )
     began = time.monotonic()
     with layers.form("auto" if chosen[0].platform == "cpu" else "plain"):
-        result = jax.jit(mapped, donate_argnums=donated).lower(state, batch).compile()
+        lowered = jax.jit(mapped, donate_argnums=donated).lower(state, batch)
+        try:
+            result = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            if not (used := needed(str(error))):
+                raise
+            return refused(program, used, time.monotonic() - began), ""
     return planned(program, result, time.monotonic() - began), result.as_text()
 
 
 def shaped(tree, sharding):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding), tree)
+
+
+def needed(message):
+    """Bytes that a program needs by its compiler's refusal, 0 where the message is of something else."""
+    match = USED.search(message) if "RESOURCE_EXHAUSTED" in message else None
+    return round(float(match[1]) * 1024 ** "BKMGT".index(match[2])) if match else 0
+
+
+def refused(program, used, seconds):
+    """The Plan of a program that does not fit, of which no more is known."""
+    return Plan(program.name, program.rows, program.trains, 0, used, 0, 0, 0.0, 0.0, [], 0.0, seconds)
 
 
 def planned(program, result, seconds):

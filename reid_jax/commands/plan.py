@@ -209,7 +209,9 @@ def print_kernels(plan):
 
 def print_others(plans):
     """What the steps need at the peaks of all chips, by the FLOPs and bytes of the one compiled for."""
-    rows = []
+    plans, rows = [p for p in plans if p.flops], []
+    if not plans:
+        return
     for name, chip in chips.CHIPS.items():
         longest = [max(times(p, name)) for p in plans]
         rows.append([chip.title, f"{chip.memory:.0f}", f"{chip.tflops:.0f}", f"{chip.bandwidth:.0f}"])

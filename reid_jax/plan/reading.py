@@ -28,9 +28,10 @@ HEAD = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
 NAME = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = ")
 OPERANDS = re.compile(r"%([\w.-]+)")
 ARRAY = re.compile(r"\b[a-z]\w*\[[\d,]*\](?:\{[^}]*\})?")  # one shape with its layout
-SINGLE = re.compile(r"\bf32\[[\d,]*\](?:\{[^}]*\})?")
 TRIPS = re.compile(r'known_trip_count":?\{"n":"(\d+)"')
-CALLED = re.compile(r"(?:calls|body|to_apply|called_computations?)=\{?%?([\w.-]+)")
+CALLED = re.compile(
+    r"(?:calls|body|to_apply|called_computations?|branch_computations|true_computation)=\{?%?([\w.-]+)"
+)
 
 
 class Instruction(NamedTuple):
@@ -85,36 +86,37 @@ def kernels(text):
     """[Kernels] of a compiled program, those that move most first."""
     entry, found = computations(text)
     calls, moved, single = collections.Counter(), collections.Counter(), collections.Counter()
-    for line, shapes in executed(entry, found):
+    for line, shapes, times in executed(entry, found):
         why = purpose(line, found)
-        calls[why] += 1
-        for text in shapes:
-            moved[why] += hlo.in_memory(text)
-            single[why] += hlo.in_memory(" ".join(SINGLE.findall(text)))
+        calls[why] += times
+        for array in ARRAY.findall(" ".join(shapes)):
+            size = times * hlo.in_memory(array)
+            moved[why] += size
+            single[why] += size * array.startswith("f32[")
     return [Kernels(why, calls[why], size, single[why]) for why, size in moved.most_common()]
 
 
-def executed(name, found):
-    """(Instruction, [shapes of its operands and results]) of the kernels of a computation and what it runs.
+def executed(name, found, times=1):
+    """(Instruction, [shapes of its operands and results], times) of what a computation and what it calls run.
 
-    A loop's body counts as often as the compiler knows it to run, else once.
+    A loop's body runs as often as the compiler knows, else once; of a choice the first branch does.
     """
     lines = found.get(name, [])
     shapes = {line.name: line.shapes for line in lines}
     for line in lines:
         if line.kind in CALLS:
-            yield from line.times * list(executed(line.called, found))
+            yield from executed(line.called, found, times * line.times)
         elif line.kind in AHEAD:  # its results name the operand again
-            yield line, fetched(line)
+            yield line, fetched(line), times
         elif line.kind in PARTS:  # of a larger operand
-            yield line, 2 * [line.shapes]
+            yield line, 2 * [line.shapes], times
         elif line.kind not in FREE:
-            yield line, [line.shapes, *(shapes.get(operand, "") for operand in line.operands)]
+            yield line, [line.shapes, *(shapes.get(operand, "") for operand in line.operands)], times
 
 
 def fetched(line):
     """[Shapes] that a fetch moves in main memory: the side of a copy that lies there, the part of a slice."""
-    arrays = [match[0] for match in ARRAY.finditer(line.shapes)]
+    arrays = ARRAY.findall(line.shapes)
     if line.kind == "copy-start":
         return arrays
     whole, part = arrays[:2]
@@ -142,9 +144,7 @@ def purpose(line, found):
 
 def held(line, found):
     """Names of the operations of a kernel, those that its fusions hold with them."""
-    if line.kind != "fusion" and not line.called:
-        return {line.kind}
-    kinds = {line.kind} - {"fusion", "call"} if line.kind in ("fusion", "call") else {line.kind}
+    kinds = {line.kind} - {"fusion"}
     for inner in found.get(line.called, []):
         kinds |= held(inner, found) if inner.kind == "fusion" else {inner.kind}
     return kinds
@@ -152,7 +152,7 @@ def held(line, found):
 
 def products(text):
     """{dtype of the results and operands, as in bf16*bf16->f32: number} of convolutions and dots."""
-    entry, found = computations(text)
+    _, found = computations(text)
     counted = collections.Counter()
     for lines in found.values():
         shapes = {line.name: line.shapes for line in lines}

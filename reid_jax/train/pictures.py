@@ -1,5 +1,6 @@
 """What a run keeps for pictures: camera features, where the network looks, tracklets' frames, studies."""
 
+import collections
 import os
 
 import jax
@@ -91,7 +92,10 @@ def heat_maps(config, method, state, devices, records):
     """
     image = np.stack([read_clip(r, config.data) for r in records])
     compiled = devices.compile_embed(lambda state, image: method.look(state, image))
-    looked = lambda clip: compiled(state, np.repeat(clip[None], len(devices.local), 0))  # noqa: E731
+
+    def looked(clip):
+        return compiled(state, np.repeat(clip[None], len(devices.local), 0))
+
     deviating = [f"map/{title}" for title in method.look_deviation]
     means = mean_features(map(looked, image), deviating) if deviating else {}
     parts = [deviations(looked(clip), means) for clip in image]
@@ -106,12 +110,12 @@ def heat_maps(config, method, state, devices, records):
 
 def mean_features(looked, names):
     """{name: f64[h,w,C]}: means over clips and frames of what `Method.look` gives of each clip."""
-    total, clips_seen = {}, 0
-    for clips_seen, out in enumerate(looked, 1):  # noqa: B007
-        for name in names:
-            if name in out:
-                total[name] = total.get(name, 0.0) + np.asarray(out[name][0], np.float64).mean(0)
-    return {name: value / clips_seen for name, value in total.items()}
+    total, count = collections.Counter(), 0
+    for out in looked:
+        count += 1
+        for name in set(names) & set(out):
+            total[name] = total[name] + np.asarray(out[name][0], np.float64).mean(0)
+    return {name: value / count for name, value in total.items()}
 
 
 def deviations(looked, means):

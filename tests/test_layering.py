@@ -109,14 +109,23 @@ def test_steps_need_neither_the_input_pipeline_nor_heavy_packages():
     assert done.returncode == 0, done.stderr
 
 
+def packages(path):
+    """The first names of what a module imports at its top level."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (a.name.split(".")[0] for a in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").split(".")[0]
+
+
 def test_core_imports_no_torch_or_tensorflow():
     for path in PACKAGE.rglob("*.py"):
-        tree = ast.parse(path.read_text())
-        for node in tree.body:  # top level only
-            names = (
-                [a.name for a in node.names]
-                if isinstance(node, ast.Import)
-                else [getattr(node, "module", "") or ""]
-            )
-            if isinstance(node, ast.Import | ast.ImportFrom) and "torch_peer" not in path.name:
-                assert not any(n.split(".")[0] in ("torch", "tensorflow") for n in names), path
+        if "torch_peer" not in path.name:
+            assert not {"torch", "tensorflow"} & set(packages(path)), path
+
+
+def test_no_command_waits_for_what_only_its_end_needs():
+    """scikit-learn takes two seconds to import, matplotlib one: only a report, itself read late, does so."""
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name != "report":
+            assert not {"sklearn", "matplotlib"} & set(packages(path)), path

@@ -122,6 +122,8 @@ def test_what_the_compiler_refuses(monkeypatch, capsys):
     command.print_plans([plan], place)
     shown = capsys.readouterr().out
     assert "train: train: does not fit: 28.5 of 15.75 GiB" in shown and "refuses it" in shown
+    row = next(line for line in shown.splitlines() if line.startswith("| train: train"))
+    assert row.replace(" ", "").startswith("|train:train|4|-|-|28.50|-|-|")
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         fail("INTERNAL: no such thing")
 

@@ -172,12 +172,7 @@ def times(plan, chip):
 def print_plans(plans, place):
     """A table of the programs, what each asks of the network, and the same work on other chips."""
     head = ["program", "images", "arguments", "temporaries", "peak GiB", "TFLOP", "GB moved", "compiled in"]
-    rows = [
-        [p.name, str(p.rows), *(f"{b / GIB:.2f}" for b in (p.arguments, p.temporaries, p.peak))]
-        + [f"{p.flops / 1e12:.3f}", f"{p.moved / 1e9:.2f}", f"{p.compiled_in:.0f} s"]
-        for p in plans
-    ]
-    print(tables.markdown(head, rows))
+    print(tables.markdown(head, [row(p) for p in plans]))
     for plan in plans:
         print(f"\n{plan.name}: {verdict(plan, place)}")
         if not plan.flops:
@@ -195,6 +190,15 @@ def print_plans(plans, place):
             print(f"  {c.kind}: {c.calls} calls, {c.bytes / 1e6:.2f} MB")
         print_kernels(plan)
     print_others(plans)
+
+
+def row(plan):
+    """A program's row; of one that its compiler refuses no more is known than what it needs."""
+    needs = [f"{b / GIB:.2f}" for b in (plan.arguments, plan.temporaries, plan.peak)]
+    work = [f"{plan.flops / 1e12:.3f}", f"{plan.moved / 1e9:.2f}"]
+    if not plan.flops:
+        needs, work = ["-", "-", needs[-1]], ["-", "-"]
+    return [plan.name, str(plan.rows), *needs, *work, f"{plan.compiled_in:.0f} s"]
 
 
 def print_kernels(plan):

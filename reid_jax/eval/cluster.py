@@ -13,8 +13,6 @@ from scipy import sparse
 from scipy.cluster import hierarchy
 from scipy.sparse import csgraph
 from scipy.spatial.distance import squareform
-from sklearn.cluster import DBSCAN
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from tqdm import tqdm
 
 from reid_jax.config import choice
@@ -117,6 +115,8 @@ def dbscan(distances: Jaccard, eps, min_samples=4) -> np.ndarray:
 
     min_samples: images within eps, itself included, that make an image a core of a cluster.
     """
+    from sklearn.cluster import DBSCAN  # a second that no command needs to start
+
     neighbours.at_least_one("min_samples", min_samples)
     if not (0 < eps < 1 and eps <= distances.limit):
         raise ConfigError(
@@ -210,6 +210,8 @@ def quality(labels, pid, camid=None):
     i[N]: labels of each camera stand for themselves; ari and nmi are then means over the cameras, weighted by
     their images, and clusters is the sum.
     """
+    from sklearn import metrics
+
     labels, pid = np.asarray(labels), np.asarray(pid)
     groups = np.zeros(len(labels), int) if camid is None else np.asarray(camid)
     clusters, weights, scores = 0, [], []
@@ -219,7 +221,8 @@ def quality(labels, pid, camid=None):
         pseudo, true = labels[labelled & (pid >= 0)], pid[labelled & (pid >= 0)]
         if len(pseudo):
             weights.append(len(pseudo))
-            scores.append((adjusted_rand_score(true, pseudo), normalized_mutual_info_score(true, pseudo)))
+            ari, nmi = metrics.adjusted_rand_score, metrics.normalized_mutual_info_score
+            scores.append((ari(true, pseudo), nmi(true, pseudo)))
     counts = {"clusters": clusters, "labelled": 100 * float(np.mean(labels >= 0))}
     if not (pid >= 0).any():
         return counts

@@ -1,8 +1,6 @@
 """How much a feature tells of the camera: a linear probe."""
 
 import numpy as np
-from sklearn.linear_model import RidgeClassifier
-from sklearn.preprocessing import StandardScaler
 
 from reid_jax.errors import DataError
 
@@ -25,6 +23,9 @@ class Named:
     """The probe itself: f[N,D] -> the camera that it names for each row, i[N]; see `camera_probe`."""
 
     def __init__(self, features, camids, pids, seed=0):
+        from sklearn.linear_model import RidgeClassifier  # a second that no command needs to start
+        from sklearn.preprocessing import StandardScaler
+
         features, camids, pids = np.asarray(features, np.float32), np.asarray(camids), np.asarray(pids)
         train = _train_rows(camids, pids, seed)
         if len(features) != len(camids):

@@ -25,7 +25,6 @@ import logging
 
 import jax.numpy as jnp
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from reid_jax.data import decode, degrade, images
 from reid_jax.methods._study import one_each, picture
@@ -263,6 +262,7 @@ def measure(state, images, method):
 
 def summary(measures):
     """The figures of the module's docstring, of the measurements of all people."""
+    from sklearn.metrics import roc_auc_score  # a second that no command needs to start
 
     def psnr(mse):
         return float(np.mean(10 * np.log10(255**2 / np.maximum(mse, 1e-6))))

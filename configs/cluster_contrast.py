@@ -49,6 +49,16 @@ def synthetic(t):
     t["cluster_contrast"].update(rounds=8, steps=120, sampler="pk", k1=12, k2=2, eps=0.5, max_clusters=300)
 
 
+def pku(t):
+    """PKU-Reid (2 cameras, 37 people train) from MobileNetV2's ImageNet weights, as EFL's variant; short runs."""
+    synthetic(t)
+    t["data"].update(name="pku_reid", erase=0.5, erase_area=(0.02, 0.4))
+    t["model"].update(backbone="mobilenet_v2", last_stride=2, norm="batch")
+    t["init"].update(weights="mobilenet_v2")  # extra `pretrained`
+    t["optim"].update(lr=3.5e-4)
+    t["cluster_contrast"].update(rounds=4, steps=50)
+
+
 def smoke(t):
     """Seconds: two rounds of everything."""
     presets.smoke(t)
@@ -58,7 +68,14 @@ def smoke(t):
     t["cluster_contrast"].update(rounds=2, steps=3, k1=4, k2=2, min_samples=2, max_clusters=20)
 
 
-VARIANTS = {"market": market, "duke": duke, "msmt17": msmt17, "synthetic": synthetic, "smoke": smoke}
+VARIANTS = {
+    "market": market,
+    "duke": duke,
+    "msmt17": msmt17,
+    "synthetic": synthetic,
+    "pku": pku,
+    "smoke": smoke,
+}
 
 
 def ise(t):

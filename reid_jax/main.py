@@ -75,7 +75,7 @@ def main(argv):
     if MODE.value == "evaluate":
         evaluate(config, dataset, workdir, devices)
     else:
-        log.info("%s", describe(dataset))
+        log.info("%s", describe(dataset, config))
         processes.from_first(lambda: check_report(config, dataset))
         try:
             result = runs.train(config, dataset, workdir, devices)
@@ -288,12 +288,18 @@ def keep_study(folder, step, figures, arrays):
     checkpoint.write_json(os.path.join(folder, "study.json"), figures)
 
 
-def describe(dataset):
-    """One line about a data set."""
+def describe(dataset, config):
+    """One line about a data set, as the method of the config sees it."""
+    from reid_jax import methods
+    from reid_jax.train import stages
+
     unit = "tracklets" if dataset.kind == "video" else "images"
+    blind = methods.find(config.method).LABELS == "none"
+    people = "identities hidden" if blind else f"{dataset.num_train_pids} identities"
+    unseen = blind and not stages.reads_cameras(config)
+    cameras = "cameras hidden" if unseen else f"{dataset.num_cams} cameras"
     return (
-        f"{dataset.name} ({dataset.root}): train {len(dataset.train)} {unit}, "
-        f"{dataset.num_train_pids} identities, {dataset.num_cams} cameras; "
+        f"{dataset.name} ({dataset.root}): train {len(dataset.train)} {unit}, {people}, {cameras}; "
         f"query {len(dataset.query)}, gallery {len(dataset.gallery)}"
     )
 

@@ -114,3 +114,20 @@ def difference(a, b):
     """Largest absolute difference of two trees, 0 for empty ones."""
     sizes = jax.tree.map(lambda x, y: float(np.max(np.abs(np.asarray(x) - np.asarray(y)), initial=0)), a, b)
     return max(jax.tree.leaves(sizes), default=0.0)
+
+
+def apart(start, a, b):
+    """How far two trees {network: {collection: arrays}} are apart over how far b went from start.
+
+    The largest ratio of Euclidean norms of any collection; single entries may differ as rounding has it.
+    """
+
+    def flat(tree):
+        return np.concatenate([np.ravel(np.float64(x)) for x in jax.tree.leaves(tree)] or [np.zeros(0)])
+
+    ratios = [0.0]
+    for net, collections in b.items():
+        for name in collections:
+            x, y, begun = (flat(tree[net][name]) for tree in (a, b, start))
+            ratios.append(np.linalg.norm(x - y) / max(np.linalg.norm(y - begun), 1e-12))
+    return max(ratios)

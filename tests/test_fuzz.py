@@ -549,7 +549,7 @@ def test_tables_of_unseen_sets(run, tmp_path, count):
         *("eval/final.npz", "eval/study.npz"),
     ],
 )
-@many(6, 1000)
+@many(3, 1000)
 def test_files_of_a_run(run, name, count):
     use(run)
     path = run / name

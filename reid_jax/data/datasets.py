@@ -52,7 +52,7 @@ def load(data, workdir, seed=0, labels="all", also="", cameras=True):
     if data.generated:
         dataset = generated.add(dataset, data.generated)
     dataset = with_domains(dataset, data)
-    check_train(dataset, data)
+    check_train(dataset, data, cameras or labels != "none")
     return dataset
 
 
@@ -349,8 +349,11 @@ def hold_out(dataset, count, seed=0):
     return dataclasses.replace(dataset, train=train, attributes=table, **val)
 
 
-def check_train(dataset, data):
-    """Errors and warnings on a training set that the batch shape or the method cannot use well."""
+def check_train(dataset, data, cameras=True):
+    """Errors and warnings on a training set that the batch shape or the method cannot use well.
+
+    cameras: whether the method may know by which cameras all rows are.
+    """
     total, unlabelled = dataset.num_train_pids, sum(r.pid < 0 for r in dataset.train)
     ids = (data.source_ids if unlabelled else 0) or data.ids
     if not total and data.distinct_ids and unlabelled < data.ids:
@@ -363,7 +366,7 @@ def check_train(dataset, data):
             f"{dataset.name} has {total} training identities, fewer than the {ids} distinct ones of a "
             "batch: lower config.data.ids (or config.data.val_ids)"
         )
-    if len({r.camid for r in dataset.train}) < 2:
+    if cameras and len({r.camid for r in dataset.train}) < 2:
         log.warning(
             "%s: all training images come from one camera; methods that compare cameras cannot learn "
             "anything from it",

@@ -197,6 +197,9 @@ def test_warns_of_one_camera_and_single_images(tmp_path, warnings):
     assert d.num_cams == 1
     assert any("one camera" in m for m in warnings())
     assert any("1 of 3 training identities have a single image" in m for m in warnings())
+    before = len(warnings())
+    datasets.load(data_config(root=market(tmp_path)), tmp_path, labels="none", cameras=False)
+    assert not any("one camera" in m for m in warnings()[before:])  # hidden, not missing
 
 
 def test_validation_split(tmp_path):

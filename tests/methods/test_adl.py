@@ -134,8 +134,16 @@ def game(**fields):
         (dict(lam=0.5, lam_cam=0.0), {"features", "encoder", "critic"}),
         (dict(lam=0.0, lam_cam=0.1), {"encoder", "camera", "critic"}),
         (dict(lam=0.0, lam_cam=0.0), {"critic"}),
-        (dict(lam=0.0, lam_cam=0.1, encoder_input="live"), {"features", "encoder", "camera", "critic"}),
-        (dict(lam=0.5, lam_cam=0.0, transform="linear"), {"features", "encoder", "critic"}),
+        pytest.param(
+            dict(lam=0.0, lam_cam=0.1, encoder_input="live"),
+            {"features", "encoder", "camera", "critic"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            dict(lam=0.5, lam_cam=0.0, transform="linear"),
+            {"features", "encoder", "critic"},
+            marks=pytest.mark.slow,
+        ),
         (dict(lam=0.5, lam_cam=0.0, encoder_plays=False), {"features", "critic"}),
     ],
 )

@@ -188,7 +188,13 @@ def test_what_cannot_be():
 
 
 @pytest.mark.parametrize(
-    "source,form", [("score", "sigmoid"), ("feature", "softmax"), ("code", "guided"), ("self", "sigmoid")]
+    "source,form",
+    [
+        ("score", "sigmoid"),
+        pytest.param("feature", "softmax", marks=pytest.mark.slow),
+        ("code", "guided"),
+        pytest.param("self", "sigmoid", marks=pytest.mark.slow),
+    ],
 )
 def test_attention_inputs(source, form):
     """Shapes of all forms, and the networks that they need."""

@@ -33,7 +33,7 @@ def batches(i=0):
 
 
 @pytest.mark.parametrize(
-    "mode", [pytest.param(m, marks=[pytest.mark.slow] * (m in ("mmt", "fdm"))) for m in efl.MODES]
+    "mode", [pytest.param(m, marks=[pytest.mark.slow] * (m != "baseline")) for m in efl.MODES]
 )
 def test_modes_build_only_what_they_need(mode, full):
     method, state = start(small(mode))

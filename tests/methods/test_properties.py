@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from runs import StopAt, assert_same_run, config_of, lines, load, newest, tiny, train
-from small import Stepping, difference, drawn
+from small import Stepping, apart, difference, drawn
 from stage_cases import batches, facts, parts
 
 from reid_jax import methods
@@ -20,6 +20,7 @@ from reid_jax.train import stages
 SLOW = {
     ("direid", "gan"),
     ("direid", "dfen"),
+    ("direid", "teacher"),
     ("dgnet", "dgnet"),
     ("dgnet", "teacher"),
     ("camstyle", "styles"),
@@ -48,6 +49,8 @@ ON_DEVICES = {"efl"}  # on several, by default; the others take long
 # Every device drops other features; the scores of an untrained D_deg are nearly constant, so that the
 # attention's three norms would magnify rounding.
 ALIKE = {"direid": {"direid__dropout": 0.0, "direid__attention_input": "self"}}
+# Its instance norms in a row make 6 % of rounding in two steps of Adam.
+MAGNIFIED = {"dgnet": 0.2}
 
 
 def stage_params(long=()):
@@ -131,11 +134,13 @@ def test_step(steps):
 
 
 @pytest.mark.parametrize("stage", list(stage_params(set(methods.names()) - ON_DEVICES)), indirect=True)
-def test_all_devices_as_one(steps):
+def test_all_devices_as_one(stage, steps):
+    """In what two steps have moved: without the devices' mean it would be another move altogether."""
+    limit = MAGNIFIED.get(stage[0].method, 0.02)
     for part, made, state, last, metrics in steps:
         count = most_devices(part.streams(state))
         several, shared = Stepping(part.step, count)(state, made.__getitem__, 2)
-        assert difference(last.nets, several.nets) < 2e-3, f"{count} devices"
+        assert apart(state.nets, several.nets, last.nets) < limit, f"{count} devices"
         assert difference(last.memory, several.memory) < 1e-3
         np.testing.assert_allclose(shared["loss"], metrics["loss"], rtol=5e-3, atol=1e-3)
 

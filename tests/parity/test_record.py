@@ -116,7 +116,9 @@ class SplitAttention(torch.nn.Module):
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
-@pytest.mark.parametrize("radix,groups", [(2, 2), (3, 1), (2, 4)])
+@pytest.mark.parametrize(
+    "radix,groups", [(2, 2), *(pytest.param(*x, marks=pytest.mark.slow) for x in ((3, 1), (2, 4)))]
+)
 def test_split_attention_with_groups(tmp_path, radix, groups, mode):
     torch.manual_seed(0)
     module = SplitAttention(24, 24, radix, groups).train(mode == "train")

@@ -72,7 +72,7 @@ def synthetic(t):
 
 
 def pku(t):
-    """PKU-Reid (2 cameras, 37 people train) from MobileNetV2's ImageNet weights, as EFL's variant; short runs."""
+    """PKU-Reid (2 cameras, 37 people train) from MobileNetV2's ImageNet weights, as `configs/efl.py:pku`."""
     synthetic(t)
     t["data"].update(name="pku_reid", erase=0.5, erase_area=(0.02, 0.4))
     t["model"].update(backbone="mobilenet_v2", last_stride=2)

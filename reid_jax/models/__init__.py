@@ -81,12 +81,14 @@ def offers(package):
 class Keys(NamedTuple):
     """How a net's leaves are called in files of one repository.
 
-    names: (modules, leaf), e.g. (("base", "conv1"), "kernel") -> keys the leaf may have there, the usual one
-    first; see models.weights.names for what they are made with. matches: {key without wrappers: array} ->
-    whether a file is of this layout. written: whether files are written in it too. read: where arrays have
-    another form there, ({key: array}, {path: leaf of the model}) -> ({key: (key in the file, array)} of those
-    in ours, sentences on it); write: {key: array in ours} -> as in files. fields: {key: array} -> {field of
-    config.model: value} that such a file stands for, as its backbone.
+    names: (modules, leaf), e.g. (("base", "conv1"), "kernel") -> keys the leaf may have there, the usual
+    one first, also of nets that such files never hold; see models.weights.names for what they are made
+    with. matches: {key without wrappers: array} -> whether a file is of this layout. written: whether
+    files are written in it too. read: where arrays have another form there, ({key: array}, {path: leaf of
+    the model}) -> ({key: (key in the file, array)} of those in ours, sentences on it); write: {key: array
+    in ours} -> as in files. fields: {key: array} -> {field of config.model: value} that such a file
+    stands for, as its backbone. bare: whether names is asked for what stands in the trunk itself, as a
+    ViT's class token; no other net has such leaves.
     """
 
     names: Callable
@@ -95,6 +97,7 @@ class Keys(NamedTuple):
     fields: Callable = lambda entries: {}
     read: Callable | None = None
     write: Callable | None = None
+    bare: bool = False
 
 
 @functools.cache

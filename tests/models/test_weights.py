@@ -78,6 +78,24 @@ def test_key(layout, path, key):
     assert weights.torch_key(tuple(path.split("/")), layout) == key
 
 
+LEAVES = {  # of every sort that nets have
+    *("base/conv1/kernel", "base/bn1/scale", "base/layer1_0/bn1/mean", "base/layer1_0/bn1/bat_n/mean"),
+    *("base/layer1_0/adaptive_weight", "base/conv2_0/adaptive_weight", "base/conv2_0/bn1/bat_n/gate"),
+    *("base/NL_2_0/W_1/mean", "base/conv9/conv/kernel", "base/blocks_0/attn/qkv/kernel", "base/cls_token"),
+    *("base/layer1_0/bn1/IN/scale", "base/layer1_0/bn1/BN/mean", "base/layer1_0/conv2/conv_0/kernel"),
+    *("base/conv0/kernel", "base/stem/bn/var", "classifier/kernel", "classifier_1/bias", "neck/scale"),
+    *("classifier/add_block_0/kernel", "reduce_0/conv/kernel", "part_1/bn/mean", "pool/p"),
+}
+
+
+@pytest.mark.parametrize("layout", [n for n in weights.names.layouts() if n != "reid_jax"])
+def test_any_file_is_asked_for_any_leaf(layout):
+    """A file of another net is told by the keys that match: no leaf may have none, or end in an error."""
+    for path in sorted(LEAVES):
+        keys = weights.names.keys(("params", *path.split("/")), layout)
+        assert keys and all(isinstance(key, str) and key for key in keys), path
+
+
 @pytest.mark.parametrize(
     "case,backbone,layout,clip",
     [

@@ -201,6 +201,8 @@ def _names(translate, **heads):
             return [*names.keys(path, "torchvision"), *names.keys(path, "fastreid")]
         place = re.fullmatch(r"conv(\d)_(\d+)", modules[1])
         number, block, inner = (int(place[1]), int(place[2]), modules[2:]) if place else (0, 0, modules[1:])
+        if not inner:  # a block's own, AIBN's weight, which no file of this form has
+            return [".".join((*modules, leaf))]
         key = ".".join([translate(number, block, inner[0]), *inner[1:], names.leaf_name(leaf)])
         return [front + key for front in _FRONTS]
 
@@ -232,7 +234,7 @@ def _layered(number, block, inner):
 def _sequence(number, block, inner, whole=False):
     """tonylins' and fast-reid's; whole: torchvision's, where a convolution, its norm and its ReLU are one."""
     if not number:
-        return {"conv1": "features.0.0", "bn1": "features.0.1", "conv9": "features.18"}[inner]
+        return {"conv1": "features.0.0", "bn1": "features.0.1", "conv9": "features.18"}.get(inner, inner)
     place = f"features.{1 + _OFFSETS[number - 2] + block}.conv"
     first = number == 2 and block == 0  # which has no expansion
     norm, unit = int(inner.startswith("bn")), int(inner[-1]) - (2 if first else 1)

@@ -107,6 +107,8 @@ def _matches(front):
 
 
 KEYS = {
-    "transreid": Keys(names, _matches("base."), read=read, write=write, fields=fields),
-    "timm_vit": Keys(functools.partial(names, front=""), _matches(""), read=read, write=write, fields=fields),
+    "transreid": Keys(names, _matches("base."), read=read, write=write, fields=fields, bare=True),
+    "timm_vit": Keys(
+        functools.partial(names, front=""), _matches(""), read=read, write=write, fields=fields, bare=True
+    ),
 }

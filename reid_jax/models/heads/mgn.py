@@ -195,7 +195,9 @@ def _fastreid(modules, leaf):
         return [f"{_THERE[_OURS.index(modules[0])]}_head.{leaf_name(leaf)}"]
     if not number.isdigit():  # of another head
         return [".".join([*modules, leaf_name(leaf)])]
-    inside = {"conv": "bottleneck.0", "norm": "bottleneck.1"}[modules[1]] if modules[1:] else "pool_layer"
+    inside = {"conv": "bottleneck.0", "norm": "bottleneck.1", "": "pool_layer"}.get("".join(modules[1:]))
+    if inside is None or int(number) >= len(_THERE):
+        return [".".join([*modules, leaf_name(leaf)])]
     return [f"{_THERE[int(number)]}_head.{inside}.{leaf_name(leaf)}"]
 
 

@@ -37,7 +37,7 @@ def dgnet(modules, leaf):
 def camstyle(modules, leaf):
     """Keys of a leaf of a net with head "classblock"."""
     inner = [re.sub(r"_(\d+)$", r".\1", m) for m in modules]
-    if modules[0] == "classifier":
+    if modules[0] == "classifier" and len(modules) > 1:  # else it is another head's
         inner = [_CLASSBLOCK[modules[1]]]
     return [".".join([*inner, _LEAVES.get(leaf, leaf)])]
 

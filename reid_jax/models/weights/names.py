@@ -120,6 +120,8 @@ def keys(path, layout):
         parts = (key.rpartition(".") for key in keys((*path[:-2], path[-1]), layout))
         return [".".join(filter(None, (module, n, leaf))) for module, _, leaf in parts for n in names]
     _, *modules, leaf = path
+    if modules == ["base"] and not getattr(models.keys().get(layout), "bare", False):
+        return [".".join(["base", leaf_name(leaf)])]
     if layout in models.keys():
         return models.keys()[layout].names(tuple(modules), leaf)
     frame = LAYOUTS[layout].get(modules[0]) if modules else None

@@ -80,7 +80,12 @@ def test_key(layout, path, key):
 
 LEAVES = {  # of every sort that nets have
     *("base/conv1/kernel", "base/bn1/scale", "base/layer1_0/bn1/mean", "base/layer1_0/bn1/bat_n/mean"),
-    *("base/layer1_0/adaptive_weight", "base/conv2_0/adaptive_weight", "base/conv2_0/bn1/bat_n/gate"),
+    *(
+        "base/layer1_0/adaptive_weight",
+        "base/conv9/adaptive_weight",
+        "base/conv2_0/adaptive_weight",
+        "base/conv2_0/bn1/bat_n/gate",
+    ),
     *("base/NL_2_0/W_1/mean", "base/conv9/conv/kernel", "base/blocks_0/attn/qkv/kernel", "base/cls_token"),
     *("base/layer1_0/bn1/IN/scale", "base/layer1_0/bn1/BN/mean", "base/layer1_0/conv2/conv_0/kernel"),
     *("base/conv0/kernel", "base/stem/bn/var", "classifier/kernel", "classifier_1/bias", "neck/scale"),

@@ -249,7 +249,7 @@ def _in_sequence(whole):
     numbered = _names(functools.partial(_sequence, whole=whole))
 
     def keys(modules, leaf):
-        if modules[:2] != ("base", "conv9"):
+        if modules[:2] != ("base", "conv9") or len(modules) == 2:
             return numbered(modules, leaf)
         end = f"{int(modules[2] == 'bn')}.{names.leaf_name(leaf)}"
         usual = "conv." if not whole else "features.18."

@@ -71,17 +71,6 @@ def synthetic(t):
     t["adl"]["inter"].update(clusters=64, lr=0.02, head_lr=0.1)
 
 
-def pku(t):
-    """PKU-Reid (2 cameras, 37 people train) from MobileNetV2's ImageNet weights, as `configs/efl.py:pku`."""
-    synthetic(t)
-    t["data"].update(name="pku_reid", erase=0.5, erase_area=(0.02, 0.4))
-    t["model"].update(backbone="mobilenet_v2", last_stride=2)
-    t["init"].update(weights="mobilenet_v2")  # extra `pretrained`
-    t["adl"].update(rounds=4)
-    t["adl"]["intra"].update(clusters=30)
-    t["adl"]["inter"].update(clusters=40)
-
-
 def smoke(t):
     """Seconds: two rounds of everything."""
     presets.smoke(t)

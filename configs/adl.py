@@ -87,7 +87,6 @@ VARIANTS = {
     "duke": duke,
     "msmt17": msmt17,
     "synthetic": synthetic,
-    "pku": pku,
     "smoke": smoke,
 }
 

@@ -2,8 +2,8 @@
 
 Variants: market, duke, msmt17 (256x128, 16 clusters x 16 images, 50 rounds of 200 steps, MSMT17 400);
 synthetic (small net, the data set of configs/adl.py's, minutes on a CPU core); pku; smoke (seconds). Any
-field can be changed on the command line: --config.cluster_contrast.hard=True. market-ise and the like: with ISE's
-support samples.
+field can be changed on the command line: --config.cluster_contrast.hard=True. market-ise and the like: with
+ISE's support samples.
 """
 
 from ml_collections import ConfigDict

@@ -88,6 +88,7 @@ LEAVES = {  # of every sort that nets have
     ),
     *("base/NL_2_0/W_1/mean", "base/conv9/conv/kernel", "base/blocks_0/attn/qkv/kernel", "base/cls_token"),
     *("base/layer1_0/bn1/IN/scale", "base/layer1_0/bn1/BN/mean", "base/layer1_0/conv2/conv_0/kernel"),
+    *("base/conv2_0/downsample/bn/bias", "base/conv4_1/gate/fc2/kernel", "base/conv4_0/IN/scale"),
     *("base/conv0/kernel", "base/stem/bn/var", "classifier/kernel", "classifier_1/bias", "neck/scale"),
     *("classifier/add_block_0/kernel", "reduce_0/conv/kernel", "part_1/bn/mean", "pool/p"),
 }

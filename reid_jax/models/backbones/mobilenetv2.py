@@ -236,6 +236,8 @@ def _sequence(number, block, inner, whole=False):
     if not number:
         return {"conv1": "features.0.0", "bn1": "features.0.1", "conv9": "features.18"}.get(inner, inner)
     place = f"features.{1 + _OFFSETS[number - 2] + block}.conv"
+    if not re.fullmatch("(dw)?conv[123]|bn[123]", inner):  # of another net
+        return f"{place}.{inner}"
     first = number == 2 and block == 0  # which has no expansion
     norm, unit = int(inner.startswith("bn")), int(inner[-1]) - (2 if first else 1)
     if not whole:

@@ -110,6 +110,8 @@ def test_double_and_transition():
 def test_what_cannot_be():
     with pytest.raises(ConfigError, match="75 or more"):
         shapes_of(net_of(**TINY["inception"]), 64, 128)
+    with pytest.raises(ConfigError, match="map of 2 x 0 of them: make config.data.height"):
+        shapes_of(net_of(**TINY["densenet"]), 8, 4)
     with pytest.raises(ConfigError, match="inception_width is 0"):
         net_of(backbone="inception_v3", inception_width=0)
     with pytest.raises(ConfigError, match="densenet_counts is"):

@@ -68,7 +68,7 @@ class Backbone(nn.Module, kw_only=True):
             maps.append(self.stem(x, train))
             x = self.pool(maps[0], train)
         for stage in range(max(first, 1), (self.depth if last is None else last) + 1):
-            maps.append(x := self.stage(stage, x, train))
+            maps.append(x := seen(self.stage(stage, x, train)))
         return maps
 
     def pool(self, x, train):
@@ -82,6 +82,16 @@ class Backbone(nn.Module, kw_only=True):
             module = None if hook is None else hook(place)
             x = x if module is None else module(x, train)
         return x
+
+
+def seen(x):
+    """A map [...,H,W,C]; ConfigError where nothing is left of the picture."""
+    if 0 in x.shape:
+        raise ConfigError(
+            f"pictures are too small for config.model.backbone, which makes a map of {x.shape[-3]} x "
+            f"{x.shape[-2]} of them: make config.data.height and config.data.width larger"
+        )
+    return x
 
 
 def names():

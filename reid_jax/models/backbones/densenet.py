@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from reid_jax.errors import ConfigError
 from reid_jax.models import Keys
-from reid_jax.models.backbones import Backbone
+from reid_jax.models.backbones import Backbone, seen
 from reid_jax.models.layers import Conv, max_pool
 from reid_jax.models.norms import Norms
 from reid_jax.models.weights import names
@@ -51,7 +51,7 @@ class Transition(nn.Module):
         y = nn.relu(self.norms.batch(name="norm")(x, train))
         y = Conv(x.shape[-1] // 2, dtype=self.dtype, name="conv")(y)
         *lead, height, width, channels = y.shape
-        y = y[..., : height // 2 * 2, : width // 2 * 2, :]
+        y = seen(y[..., : height // 2 * 2, : width // 2 * 2, :])
         return y.reshape(*lead, height // 2, 2, width // 2, 2, channels).mean((-4, -2))
 
 

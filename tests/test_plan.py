@@ -100,6 +100,18 @@ def test_kernels_of_a_compiled_program():
     assert sum(k.bytes for k in reading.kernels(text)) >= 5 * 4 * (2 * 64 * 64)
 
 
+def test_frames_are_pictures():
+    """A step's clips by their frames; an evaluation takes eval.batch_size frames at a time, as training's own."""
+    config = config_of("dsanet.py:smoke")
+    info = facts.of_config(config, AXIS, (64, 640, 4))
+    one = Devices(jax.devices()[:1])
+    step, embed = programs.of_stage(config, "train", info, one)
+    d = config.data
+    assert step.rows == d.ids * d.instances * d.frames
+    assert embed.batch["image"].shape[:2] == (config.eval.batch_size // d.frames, d.frames)
+    assert embed.rows == config.eval.batch_size // d.frames * d.frames
+
+
 def test_what_the_compiler_refuses(monkeypatch, capsys):
     """A TPU's compiler ends where a program is too large: that is a verdict, other errors are not."""
     text = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "

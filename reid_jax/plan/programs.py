@@ -18,7 +18,7 @@ USED = re.compile(r"(?:Used |memory required for [\w ]+\()([\d.]+)([BKMGT])i?B?\
 
 
 class Program(NamedTuple):
-    """What a run compiles once, and shapes of its arguments; rows: pictures of one device."""
+    """What a run compiles once, and shapes of its arguments; rows: pictures (or frames) of one device."""
 
     name: str
     function: object
@@ -66,15 +66,16 @@ def of_stage(config, name, info, devices):
             value.check_shared(stream, len(devices.devices))
         if streams:
             batch = preflight.examples(streams, config)
-            rows = sum(len(b["image"]) for b in batch.values()) // len(devices.devices)
+            rows = sum(pictures(b["image"]) for b in batch.values()) // len(devices.devices)
             steps.append(Program(f"{name}: {part.name}", part.step, state, batch, rows, True))
     return [*steps, embedding(config, name, method, state)]
 
 
 def embedding(config, name, method, state):
-    """The Program of an evaluation: one device embeds config.eval.batch_size pictures of the default net."""
+    """The Program of an evaluation: one device embeds config.eval.batch_size pictures, or frames in clips."""
     net = methods.choose_net(method, config.eval.net)[0]
-    d, rows = config.data, config.eval.batch_size
+    d = config.data
+    rows = max(config.eval.batch_size // max(d.frames, 1), 1)
     shape = (rows, *([d.frames] if d.frames else []), d.height, d.width, 3)
     batch = {"image": np.zeros(shape, np.uint8), "camid": np.zeros(rows, np.int32)}
     for extra, value in method.info.labelled.extras.items() if method.info.labelled else ():
@@ -83,7 +84,12 @@ def embedding(config, name, method, state):
     def embed(state, batch):
         return method.embed_batch(state, batch, net)
 
-    return Program(f"{name}: embed", embed, state, batch, rows, False)
+    return Program(f"{name}: embed", embed, state, batch, pictures(batch["image"]), False)
+
+
+def pictures(image):
+    """How many pictures, or frames of clips, a batch [...,H,W,3] holds."""
+    return int(np.prod(np.shape(image)[:-3]))
 
 
 def compiled(program, devices):

@@ -101,7 +101,7 @@ def test_kernels_of_a_compiled_program():
 
 
 def test_frames_are_pictures():
-    """A step's clips by their frames; an evaluation takes eval.batch_size frames at a time, as training's own."""
+    """A step's clips by their frames; an evaluation takes eval.batch_size frames at a time."""
     config = config_of("dsanet.py:smoke")
     info = facts.of_config(config, AXIS, (64, 640, 4))
     one = Devices(jax.devices()[:1])

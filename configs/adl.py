@@ -82,13 +82,7 @@ def smoke(t):
     t["adl"]["inter"].update(clusters=8, lr=0.01, head_lr=0.05, epochs=1)
 
 
-VARIANTS = {
-    "market": market,
-    "duke": duke,
-    "msmt17": msmt17,
-    "synthetic": synthetic,
-    "smoke": smoke,
-}
+VARIANTS = {"market": market, "duke": duke, "msmt17": msmt17, "synthetic": synthetic, "smoke": smoke}
 
 
 def get_config(variant="market"):

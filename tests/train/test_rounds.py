@@ -17,7 +17,7 @@ from reid_jax.errors import ConfigError
 from reid_jax.eval import store
 from reid_jax.methods import cluster_contrast
 from reid_jax.methods.adl import labels as adl_labels
-from reid_jax.train import checkpoint, restore, run
+from reid_jax.train import checkpoint, restore, run, stages
 from reid_jax.train.devices import Devices
 
 CLUSTER_CONTRAST = "cluster_contrast.py:smoke"
@@ -62,6 +62,8 @@ def test_a_whole_run(unbroken):
     assert [x["epoch"] for x in lines(workdir, "eval")] == [1, 2]
     arrays, meta = newest(workdir)
     assert (meta["round"], meta["part"], meta["taken"]) == (2, 2 * len(phases(config)), 0)
+    seen = "3 cameras" if stages.reads_cameras(config) else "cameras hidden"
+    assert f"images, identities hidden, {seen}; query" in main.describe(dataset, config)
     assert meta["step"] == steps[-1] and last.done() and len(arrays["memory/labels"]) == len(dataset.train)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from reid_jax import models
@@ -84,14 +85,15 @@ class Backbone(nn.Module, kw_only=True):
         return x
 
 
-def seen(x):
-    """A map [...,H,W,C]; ConfigError where nothing is left of the picture."""
-    if 0 in x.shape:
-        raise ConfigError(
-            f"pictures are too small for config.model.backbone, which makes a map of {x.shape[-3]} x "
-            f"{x.shape[-2]} of them: make config.data.height and config.data.width larger"
-        )
-    return x
+def seen(maps):
+    """A map [...,H,W,C], or several; ConfigError where nothing is left of the picture."""
+    for x in jax.tree.leaves(maps):
+        if 0 in x.shape:
+            raise ConfigError(
+                f"pictures are too small for config.model.backbone, which makes a map of {x.shape[-3]} x "
+                f"{x.shape[-2]} of them: make config.data.height and config.data.width larger"
+            )
+    return maps
 
 
 def names():

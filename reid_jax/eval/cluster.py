@@ -221,8 +221,8 @@ def quality(labels, pid, camid=None):
         pseudo, true = labels[labelled & (pid >= 0)], pid[labelled & (pid >= 0)]
         if len(pseudo):
             weights.append(len(pseudo))
-            ari, nmi = metrics.adjusted_rand_score, metrics.normalized_mutual_info_score
-            scores.append((ari(true, pseudo), nmi(true, pseudo)))
+            ari = metrics.adjusted_rand_score(true, pseudo)
+            scores.append((ari, metrics.normalized_mutual_info_score(true, pseudo)))
     counts = {"clusters": clusters, "labelled": 100 * float(np.mean(labels >= 0))}
     if not (pid >= 0).any():
         return counts

@@ -88,7 +88,7 @@ class Backbone(nn.Module, kw_only=True):
 def seen(maps):
     """A map [...,H,W,C], or several; ConfigError where nothing is left of the picture."""
     for x in jax.tree.leaves(maps):
-        if 0 in x.shape:
+        if 0 in x.shape[-3:-1]:
             raise ConfigError(
                 f"pictures are too small for config.model.backbone, which makes a map of {x.shape[-3]} x "
                 f"{x.shape[-2]} of them: make config.data.height and config.data.width larger"

@@ -35,7 +35,14 @@ def get(name, variant):
     return module(next(f for f in FILES if f.stem == name)).get_config(variant)
 
 
-BUILT = {("baseline", "market"), ("efl", "market"), ("dsanet", "mars"), ("pcb", "market")}
+BUILT = {("baseline", "market"), ("dsanet", "mars")}
+DEEP = {
+    "direid",
+    "dgnet",
+    "camstyle",
+    "hacnn",
+    "osnet",
+}  # seconds even at smoke's size; their own tests build them
 TRACED = {("baseline", "market")}  # the others' full-size steps are traced by the slow tests
 
 
@@ -55,7 +62,7 @@ def chosen():
     for v in sorted(BEHIND_A_DASH):
         yield pytest.param(*v, True, marks=pytest.mark.slow)
     for v in variants():
-        quick = v in BUILT or (v[1].startswith("smoke") and v[0] != "direid")
+        quick = v in BUILT or (v[1].startswith("smoke") and v[0] not in DEEP)
         yield pytest.param(*v, v in TRACED, marks=() if quick else pytest.mark.slow)
         if v not in TRACED and not is_small(v[1]):
             yield pytest.param(*v, True, marks=pytest.mark.slow)

@@ -545,8 +545,9 @@ def test_tables_of_unseen_sets(run, tmp_path, count):
 @pytest.mark.parametrize(
     "name",
     [
-        *("config.json", "eval/final.json", "summary.json", "titles.json", "metrics.jsonl"),
-        *("eval/final.npz", "eval/study.npz"),
+        *("eval/final.json", "metrics.jsonl", "eval/final.npz"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("config.json", "summary.json")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("titles.json", "eval/study.npz")),
     ],
 )
 @many(3, 1000)

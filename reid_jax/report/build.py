@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import logging
 import os
 import tempfile
@@ -165,8 +166,9 @@ def retrieval(run, compared, data_root, queries):
     }
 
 
-def render(values, template="template.html.j2"):
-    """A page; everything that comes from files is escaped."""
+@functools.cache
+def templates():
+    """Compiled once; what comes from files is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("reid_jax", "report"),
         autoescape=True,
@@ -175,8 +177,13 @@ def render(values, template="template.html.j2"):
         lstrip_blocks=True,
     )
     environment.filters["camera"] = sections.camera
+    return environment
+
+
+def render(values, template="template.html.j2"):
+    """A page; everything that comes from files is escaped."""
     always = {"today": datetime.date.today().isoformat(), "version": reid_jax.__version__}
-    return environment.get_template(template).render(always | values)
+    return templates().get_template(template).render(always | values)
 
 
 def write(path, page):

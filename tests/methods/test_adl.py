@@ -133,7 +133,7 @@ def game(**fields):
     [
         (dict(lam=0.5, lam_cam=0.0), {"features", "encoder", "critic"}),
         (dict(lam=0.0, lam_cam=0.1), {"encoder", "camera", "critic"}),
-        (dict(lam=0.0, lam_cam=0.0), {"critic"}),
+        pytest.param(dict(lam=0.0, lam_cam=0.0), {"critic"}, marks=pytest.mark.slow),
         pytest.param(
             dict(lam=0.0, lam_cam=0.1, encoder_input="live"),
             {"features", "encoder", "camera", "critic"},
@@ -221,7 +221,7 @@ def test_the_optimiser_is_pytorchs_sgd():
         np.testing.assert_allclose(found[name], value, rtol=1e-6)
 
 
-@pytest.mark.parametrize("form", ["plain", "cpu"])
+@pytest.mark.parametrize("form", ["plain", pytest.param("cpu", marks=pytest.mark.slow)])
 def test_running_values_move_camera_by_camera(narrow, form):
     """As a loop of the compiler and written out."""
     m, state = narrow

@@ -45,7 +45,7 @@ STYLES = {
 }
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", [pytest.param("ap3d", marks=pytest.mark.slow), "strong"])
 def test_learns_a_fixed_batch(style):
     method = baseline.Baseline(settings(**STYLES[style]), INFO)
     batch = fixed_batch()

@@ -42,7 +42,7 @@ def shaped(preset):
     return {name: (method, jax.eval_shape(method.init, jax.random.key(0))) for name, method in made.items()}
 
 
-@pytest.mark.parametrize("preset", ["paper", "journal"])
+@pytest.mark.parametrize("preset", ["paper", pytest.param("journal", marks=pytest.mark.slow)])
 def test_later_stages_find_everything_they_need(preset):
     """Shapes only: every network of gan and dfen that is taken over fits that of the earlier stage."""
     made = {name: method for name, (method, _) in shaped(preset).items()}

@@ -43,6 +43,7 @@ SLOW = {
     ("snr", "train"),
     ("cap", "train"),
     ("softsim", "train"),
+    ("cluster_contrast", "train"),
 }  # long to compile, or much like the baseline
 UNUSED = {("mmt", "source3")}  # by its smoke config, of two networks
 ON_DEVICES = {"efl"}  # on several, by default; the others take long

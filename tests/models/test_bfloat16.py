@@ -48,7 +48,7 @@ def outcome(dtype, train, compiled, **fields):
     return np.asarray(vectors, np.float64), gradient.astype(np.float64)
 
 
-@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("train", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("fields, compiled", [
     ({}, True), *(pytest.param(*p, marks=pytest.mark.slow) for p in (
         ({}, False), ({"pool": "gem"}, True), ({"norm": "aibn"}, True))),

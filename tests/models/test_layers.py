@@ -31,7 +31,7 @@ def assert_close(a, b, tolerance):
 
 
 @pytest.mark.parametrize("dtype,tolerance", [("float32", 1e-5), ("bfloat16", 0.02)])
-@pytest.mark.parametrize("size", [(8, 6), (7, 5)])
+@pytest.mark.parametrize("size", [pytest.param((8, 6), marks=pytest.mark.slow), (7, 5)])
 @pytest.mark.parametrize(
     "kernel,stride,channels", [(1, 1, 8), (1, 2, 8), (3, 1, 128), (3, 2, 128), (3, 2, 4)]
 )

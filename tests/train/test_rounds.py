@@ -126,6 +126,7 @@ def test_lines_after_the_checkpoint_are_written_again_once(unbroken, tmp_path):
     assert_same_run(workdir, tmp_path / "run")
 
 
+@pytest.mark.parametrize("unbroken", QUICK, indirect=True)
 def test_hidden_identities_are_never_read(unbroken, tmp_path):
     """Other identities, the same run bit for bit; only the rating of the labels differs."""
     config, dataset, workdir, _ = unbroken

@@ -122,7 +122,7 @@ def test_damaged_matrix_is_named(name, damage, tmp_path):
         datasets.load_folder(name, root)
 
 
-@pytest.mark.parametrize("kind", ["cut", "empty", "text"])
+@pytest.mark.parametrize("kind", ["cut", pytest.param("empty", marks=pytest.mark.slow), "text"])
 @pytest.mark.parametrize("name", SETS)
 def test_broken_frame_stops_training_or_is_skipped(name, kind, tmp_path, warnings):
     """Loading reads no picture; training names the file, or passes over it with one warning."""

@@ -36,14 +36,8 @@ def get(name, variant):
 
 
 BUILT = {("baseline", "market"), ("dsanet", "mars")}
-DEEP = {
-    "direid",
-    "dgnet",
-    "camstyle",
-    "hacnn",
-    "osnet",
-}  # seconds even at smoke's size; their own tests build them
-TRACED = {("baseline", "market")}  # the others' full-size steps are traced by the slow tests
+# Seconds even at smoke's size; their own tests build them.
+DEEP = {"direid", "dgnet", "camstyle", "hacnn", "osnet"}
 
 
 def is_small(variant):
@@ -58,13 +52,13 @@ BEHIND_A_DASH = {  # rows whose steps are others than their variant's
 
 
 def chosen():
-    """(name, variant, whether to trace the steps): one of each network quickly, the rest slow."""
+    """(name, variant, whether to trace the steps): most methods are built quickly, the rest is slow."""
     for v in sorted(BEHIND_A_DASH):
         yield pytest.param(*v, True, marks=pytest.mark.slow)
     for v in variants():
         quick = v in BUILT or (v[1].startswith("smoke") and v[0] not in DEEP)
-        yield pytest.param(*v, v in TRACED, marks=() if quick else pytest.mark.slow)
-        if v not in TRACED and not is_small(v[1]):
+        yield pytest.param(*v, False, marks=() if quick else pytest.mark.slow)
+        if not is_small(v[1]):
             yield pytest.param(*v, True, marks=pytest.mark.slow)
 
 

@@ -49,7 +49,7 @@ def cel(case):
     def loss(params, x):
         return (apply(params, x)[1] * probe).sum()
 
-    grads, grad_x = jax.grad(loss, (0, 1))(variables["params"], x)
+    grads, grad_x = jax.jit(jax.grad(loss, (0, 1)))(variables["params"], x)
     return results | _grads("", grads) | {"grad/in/X": nets.channels_first(grad_x)}
 
 
@@ -62,7 +62,9 @@ def tlm(case):
         out = apply(params, x)
         return (out["F_t"] * probe).sum(), out
 
-    (_, out), (grads, grad_x) = jax.value_and_grad(loss, (0, 1), has_aux=True)(variables["params"], x)
+    (_, out), (grads, grad_x) = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(
+        variables["params"], x
+    )
     results = _grads("", grads) | {"grad/in/F_ID": nets.channels_first(grad_x)}
     return results | {f"out/{k}": v for k, v in _torch_axes(out).items()}
 
@@ -93,7 +95,7 @@ def fwg(case):
 
     results["out/loss_w"] = loss_w(variables["params"], f_t)
     for name, function in (("loss_w", loss_w), ("probe", probed)):
-        grads, grad_f = jax.grad(function, (0, 1))(variables["params"], f_t)
+        grads, grad_f = jax.jit(jax.grad(function, (0, 1)))(variables["params"], f_t)
         results |= _grads(f"{name}/", grads) | {f"grad/{name}/in/f_t": frames_last(grad_f)}
     return results
 
@@ -108,7 +110,7 @@ def sao(case):
         return identity.cross_entropy(f_aug @ weight.T, pid), f_aug
 
     inputs = case.input("f_id"), case.input("f_cam"), weight
-    (value, f_aug), grads = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(*inputs)
+    (value, f_aug), grads = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(*inputs)
     results = {"out/f_aug": f_aug, "out/loss": value}
     return results | dict(zip(("grad/in/f_id", "grad/in/f_cam", "grad/cls.weight"), grads, strict=True))
 
@@ -129,8 +131,8 @@ def losses(case):
         "tri_cosine": hard("cosine"),
     }
     for name, form in forms.items():
-        results[f"out/{name}"], results[f"grad/{name}/in/f_id"] = jax.value_and_grad(form)(f_id)
-    by_cam = jax.grad(lambda f: disentangle.cosine_hinge(f_id, f).mean())(f_cam)
+        results[f"out/{name}"], results[f"grad/{name}/in/f_id"] = jax.jit(jax.value_and_grad(form))(f_id)
+    by_cam = jax.jit(jax.grad(lambda f: disentangle.cosine_hinge(f_id, f).mean()))(f_cam)
     return results | {"grad/dis/in/f_cam": by_cam}
 
 

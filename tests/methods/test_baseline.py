@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from small import drawn
 
 from reid_jax import methods
 from reid_jax.data.rows import Rows
@@ -88,10 +89,9 @@ def test_test_feature_is_the_neck_output_with_running_statistics():
     """A picture's feature does not depend on the others in its batch."""
     method = baseline.Baseline(settings(), INFO)
     batch = fixed_batch()
-    state = jax.jit(method.init)(jax.random.key(0))
-    state, _ = jax.jit(method.step)(state, {"train": batch})
-    together = method.embed(state, batch["image"], "net")
-    alone = method.embed(state, batch["image"][:1], "net")
+    state, _ = jax.jit(method.step)(drawn(method), {"train": batch})
+    embed = jax.jit(lambda state, image: method.embed(state, image, "net"))
+    together, alone = embed(state, batch["image"]), embed(state, batch["image"][:1])
     np.testing.assert_allclose(together[:1], alone, rtol=1e-4, atol=1e-5)
     assert together.shape == (16, 8)
 

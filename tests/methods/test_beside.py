@@ -84,6 +84,7 @@ def test_norms_rest_while_the_base_is_frozen(run):
     assert difference(nets[3]["params"]["base"], nets[0]["params"]["base"]) > 0
 
 
+@pytest.mark.slow
 def test_pairs_learn_and_everything_is_told(run):
     _, _, states, metrics = run
     assert difference(states[1].nets["pairs"], states[0].nets["pairs"]) > 0

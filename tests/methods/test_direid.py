@@ -161,7 +161,7 @@ def test_change_of_maps_by_hand():
     assert np.array_equal(study.relative(np.zeros_like(a), np.zeros_like(a)), [0, 0])
 
 
-@pytest.mark.parametrize("preset", ["paper", "journal"])
+@pytest.mark.parametrize("preset", ["paper", pytest.param("journal", marks=pytest.mark.slow)])
 def test_measured_maps(preset):
     """Shapes of a study's measurements; the teacher's maps where the stage has a teacher."""
     method, state = shaped(preset)["gan"]

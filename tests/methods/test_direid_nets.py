@@ -30,6 +30,7 @@ def full_size():
     return {n: v["params"] for n, v in state.nets.items()}, method.modules
 
 
+@pytest.mark.slow
 def test_published_sizes(full_size):
     """Millions of parameters."""
     p, _ = full_size
@@ -49,6 +50,7 @@ def test_published_sizes(full_size):
     assert abs(2 * count(one) - count(p["E_deg"])) == 0  # E_d and E'_d share nothing
 
 
+@pytest.mark.slow
 def test_shapes_at_full_size(full_size):
     _, modules = full_size
     image = jax.ShapeDtypeStruct((2, 256, 128, 3), jnp.float32)

@@ -129,11 +129,11 @@ def test_factors_of_the_losses():
     sizes = {"f_id": 6, "f_test": 6, "f_cam": 6, "logits_id": 4, "logits_cam": 3}
     out = {name: jnp.asarray(np.abs(rng.standard_normal((8, n))), jnp.float32) for name, n in sizes.items()}
     pid, camid = jnp.arange(8) // 2, jnp.arange(8) % 3
-    plain = method().losses(out, pid, camid)
+    plain = jax.jit(method().losses)(out, pid, camid)
     assert plain["disentangle"] > 0 and plain["intra_class"] > 0
     for field, name in (("lam_dis", "disentangle"), ("lam_ic", "intra_class"), ("lam_cam", "cam_ce")):
         own = getattr(config().dsanet, field)
-        changed = method(**{field: own + 2}).losses(out, pid, camid)
+        changed = jax.jit(method(**{field: own + 2}).losses)(out, pid, camid)
         np.testing.assert_allclose(changed["loss"] - plain["loss"], 2 * plain[name], rtol=1e-5)
 
 
@@ -190,19 +190,20 @@ def test_what_l_dis_can_be_met_by():
     def cosines(a, b):
         return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
-    plain = method().losses(out, pid, camid)
+    plain = jax.jit(method().losses)(out, pid, camid)
     np.testing.assert_allclose(plain["cosine"], cosines(a, b).mean(), rtol=1e-5)
     np.testing.assert_allclose(plain["cam_negative"], (b < 0).mean(), rtol=1e-6)
     ratio = np.sqrt(b.var(0).mean() / a.var(0).mean())
     np.testing.assert_allclose(plain["cam_spread"], ratio, rtol=1e-4)
     means = {"f_id": out["f_id"].mean(0), "f_cam": out["f_cam"].mean(0)}
-    centred = method(center=True).losses(out, pid, camid, means)
+    centred = jax.jit(method(center=True).losses)(out, pid, camid, means)
     want = np.maximum(cosines(a - a.mean(0), b - b.mean(0)), 0).mean()
     np.testing.assert_allclose(centred["disentangle"], want, rtol=1e-4)
     settings = config(raw_triplet=5)
     settings.loss.triplet, settings.loss.feature = "cosine", "after_bn"
     raw = dsanet.DsaNet(settings, Info(4, 3))
-    early, late = (raw.losses(out, pid, camid, step=s) for s in (4, 5))
+    losses = jax.jit(lambda step: raw.losses(out, pid, camid, step=step))
+    early, late = losses(4), losses(5)
     assert early["triplet"] < 0.9 * late["triplet"]  # cosines lie within 2
     distance = np.linalg.norm(a[:, None] - a[None], axis=2)
     same = np.equal.outer(np.asarray(pid), np.asarray(pid))

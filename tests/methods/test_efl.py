@@ -108,6 +108,7 @@ def test_nothing_but_its_rate_moves_a_parameter():
         assert difference(new.nets[net]["batch_stats"], state.nets[net]["batch_stats"]) > 1e-4
 
 
+@pytest.mark.slow
 def test_one_program_of_the_step(full):
     """Teachers after a ramp's first steps; the old state's buffers are given to the new."""
     _, state = start(small())

@@ -29,7 +29,9 @@ SLOW = {
     ("aanet", "train"),
     ("adl", "train"),
     ("mmt", "source1"),
+    ("pcb", "pcb"),
     ("pcb", "rpp"),
+    ("dsanet", "train"),
     ("pgfa", "train"),
     ("pyramid", "train"),
     ("ice", "train"),
@@ -46,7 +48,7 @@ SLOW = {
     ("cluster_contrast", "train"),
 }  # long to compile, or much like the baseline
 UNUSED = {("mmt", "source3")}  # by its smoke config, of two networks
-ON_DEVICES = {"efl"}  # on several, by default; the others take long
+ON_DEVICES = {"baseline"}  # on several, by default; the others take long
 # Every device drops other features; the scores of an untrained D_deg are nearly constant, so that the
 # attention's three norms would magnify rounding.
 ALIKE = {"direid": {"direid__dropout": 0.0, "direid__attention_input": "self"}}

@@ -74,19 +74,24 @@ def test_rewards_by_hand(built):
     (part,) = parts(method)
     made = batches(part, jax.tree.map(np.asarray, state), config.data)["train"]
     net = state.nets["net"]
-    out, _, pairs = method.attended(net, method.view(made))
-    reward = np.asarray(method.reward(net, out, pairs[-1][0], made["pid"]))
-    x, a = pairs[-1]
 
+    @jax.jit
+    def attended(net, made):
+        out, _, pairs = method.attended(net, method.view(made))
+        return out.logits[0], pairs[-1], method.reward(net, out, pairs[-1][0], made["pid"])
+
+    given, (x, a), reward = attended(net, made)
+
+    @jax.jit
     def logits(x):
         return method.network.apply(net, x, True, method="of_map", mutable=["batch_stats"])[0].logits[0]
 
     attended, plain = jax.nn.softmax(logits(x * a)), jax.nn.softmax(logits(x))
-    np.testing.assert_allclose(attended, jax.nn.softmax(out.logits[0]), atol=1e-5)
+    np.testing.assert_allclose(attended, jax.nn.softmax(given), atol=1e-5)
     rows, pid = np.arange(len(x)), made["pid"]
     expected = np.equal(attended.argmax(1), pid) * 1.0 + np.asarray(attended[rows, pid] > plain[rows, pid])
     np.testing.assert_array_equal(reward, expected)
-    assert set(reward) <= {0.0, 1.0, 2.0} and len(set(reward)) > 1
+    assert set(np.asarray(reward)) <= {0.0, 1.0, 2.0} and len(set(np.asarray(reward))) > 1
 
 
 def test_without_a_critic_there_is_one_network():

@@ -120,7 +120,8 @@ def test_the_loss_is_the_loop():
     rng = np.random.default_rng(0)
     memory, f = unit(rng.normal(size=(12, 5))), unit(rng.normal(size=(4, 5)))
     label, place = np.array([0, 1, 2, 4, 4, 4, 1, 2, 7, 7, -1, -1]), np.array([3, 0, 8, 7])
-    losses, right = spcl.hybrid(*map(jnp.asarray, (np.float32(f), np.float32(memory), label, place)), 0.05)
+    hybrid = jax.jit(spcl.hybrid, static_argnums=4)
+    losses, right = hybrid(np.float32(f), np.float32(memory), label, place, 0.05)
     used = [k for k in range(12) if (label == k).any()]
     for i in range(4):
         e = {k: np.exp(np.mean(memory[label == k] @ f[i]) / 0.05) for k in used}
@@ -129,7 +130,7 @@ def test_the_loss_is_the_loop():
         assert right[i] == (max(e, key=e.get) == label[place[i]])
     assert losses.max() < 13.9
     longer = np.concatenate([memory, memory[:3]]), np.append(label, [-1, -1, -1])
-    more, _ = spcl.hybrid(*map(jnp.asarray, (np.float32(f), *longer, place)), 0.05)
+    more, _ = hybrid(np.float32(f), np.float32(longer[0]), longer[1], place, 0.05)
     np.testing.assert_allclose(more, losses, rtol=1e-5)  # places without a class change nothing
 
 

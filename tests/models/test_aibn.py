@@ -95,6 +95,7 @@ def shapes(net, size=64):
     return jax.eval_shape(lambda x: dict(net.init(jax.random.key(0), x, False)), image)
 
 
+@pytest.mark.slow
 def test_resnet50_has_nine_mixing_weights_and_takes_batch_norm_weights():
     plain, adaptive = shapes(build()), shapes(build(norm="aibn"))
     fresh = jax.tree.map(lambda s: np.full(s.shape, 7, s.dtype), adaptive)

@@ -47,9 +47,8 @@ def test_places_of_instance_norms():
     assert having(some, "IN") == {"layer4_1"}
 
 
-@pytest.mark.parametrize(
-    "norm,inner", [pytest.param("bin", (), marks=pytest.mark.slow), ("metabin", ("bat_n",))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("norm,inner", [("bin", ()), ("metabin", ("bat_n",))])
 def test_gates_are_everywhere(norm, inner):
     net = build(norm=norm, slim_blocks=(1, 1))
     variables = jax.jit(lambda: net.init(jax.random.key(0), X, False))()

@@ -254,6 +254,7 @@ def traced(monkeypatch):
     return names
 
 
+@pytest.mark.slow
 def test_later_stages_are_gone_through(three_stages, tmp_path, traced, monkeypatch):
     """On the devices' parts of their batches; nothing is left behind. Of stages that were begun no more."""
     config, dataset = three_stages

@@ -54,7 +54,7 @@ def read(frames):
     return np.stack([images.read(f, 16, 8) for f in frames])
 
 
-@pytest.fixture(scope="module", params=["baseline", "efl"])
+@pytest.fixture(scope="module", params=["baseline", pytest.param("efl", marks=pytest.mark.slow)])
 def trained(request):
     return config_of(request.param), *start(config_of(request.param))
 

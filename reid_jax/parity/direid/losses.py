@@ -13,7 +13,9 @@ from reid_jax.parity.direid import _build
 
 
 def _value_and_grads(name, function, inputs, names):
-    value, grads = jax.value_and_grad(lambda a: function(**(inputs | a)))({n: inputs[n] for n in names})
+    value, grads = jax.jit(jax.value_and_grad(lambda a: function(**(inputs | a))))(
+        {n: inputs[n] for n in names}
+    )
     return {f"out/{name}": value} | {f"grad/{name}/in/{n}": g for n, g in grads.items()}
 
 

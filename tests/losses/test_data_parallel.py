@@ -155,7 +155,8 @@ def check(losses, b, backend="pmap"):
     return several
 
 
-RARE = {"center", "verify", "others", "weighted_truly", "nll", "r2"}  # parts of other methods
+# Parts of other methods, and what is compared in another form below.
+RARE = {"center", "verify", "others", "weighted_truly", "nll", "r2", "cosine", "euclidean", "exact"}
 
 
 @pytest.mark.parametrize("rare", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -221,7 +221,8 @@ def test_the_optimiser_is_pytorchs_sgd():
         np.testing.assert_allclose(found[name], value, rtol=1e-6)
 
 
-@pytest.mark.parametrize("form", ["plain", pytest.param("cpu", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["plain", "cpu"])
 def test_running_values_move_camera_by_camera(narrow, form):
     """As a loop of the compiler and written out."""
     m, state = narrow

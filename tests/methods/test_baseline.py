@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from small import drawn
 
 from reid_jax import methods
 from reid_jax.data.rows import Rows
@@ -83,17 +82,6 @@ def test_batches_of_identities_or_of_all_images_in_turn():
     np.testing.assert_array_equal(pid[rows] // 2, [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2])
     with pytest.raises(ConfigError, match="data.batches"):
         baseline.Baseline(settings(**shuffled | dict(data__batches="all")), info)
-
-
-def test_test_feature_is_the_neck_output_with_running_statistics():
-    """A picture's feature does not depend on the others in its batch."""
-    method = baseline.Baseline(settings(), INFO)
-    batch = fixed_batch()
-    state, _ = jax.jit(method.step)(drawn(method), {"train": batch})
-    embed = jax.jit(lambda state, image: method.embed(state, image, "net"))
-    together, alone = embed(state, batch["image"]), embed(state, batch["image"][:1])
-    np.testing.assert_allclose(together[:1], alone, rtol=1e-4, atol=1e-5)
-    assert together.shape == (16, 8)
 
 
 @pytest.mark.slow

@@ -89,6 +89,7 @@ def test_targets_of_the_teacher(built, style, monkeypatch):
             np.testing.assert_allclose(found[side, i], expected / expected.sum(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_test_features(built):
     """Unit halves, the same for a picture and its mirror image, the second weighed."""
     _, method = built

@@ -194,7 +194,7 @@ def test_what_cannot_be():
     [
         ("score", "sigmoid"),
         pytest.param("feature", "softmax", marks=pytest.mark.slow),
-        ("code", "guided"),
+        pytest.param("code", "guided", marks=pytest.mark.slow),
         pytest.param("self", "sigmoid", marks=pytest.mark.slow),
     ],
 )

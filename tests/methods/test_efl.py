@@ -139,6 +139,7 @@ def test_mi_starts_when_told():
     assert difference(a.nets["phi1"]["params"], b.nets["phi1"]["params"]) > 1e-6
 
 
+@pytest.mark.slow
 def test_efl_baseline_mode_is_the_baseline_method():
     config = small("baseline")
     method, state = start(config)

@@ -141,6 +141,7 @@ def test_the_published_codes_way_has_no_induction():
     assert built.part(0).name == "joint" and built.part(1) is None
 
 
+@pytest.mark.slow
 def test_parameters_and_keys_of_the_published_nets():
     """Counts at 751 identities; keys of PCB_RPP_for_reID and torchreid, read as written."""
     counts = {"stripes": 25_190_874, "refined": 25_192_416}

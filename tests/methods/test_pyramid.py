@@ -66,6 +66,7 @@ def test_losses_are_sums_over_the_branches(stepped):
     assert np.allclose(np.linalg.norm(method.embed(state, batch["image"], "net"), axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_triplet_that_does_not_fall_is_left_out(stepped):
     """Then the step is that of the cross entropy alone."""
     method, step, state = stepped

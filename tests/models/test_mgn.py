@@ -30,6 +30,7 @@ def count(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 def test_published_net():
     """70,351,800 parameters at 751 people; maps of 12 x 4 and 24 x 8; MGN-pytorch's keys."""
     net = build(751, backbone="resnet50_mgn", mgn_dim=256)

@@ -87,6 +87,7 @@ def test_resnest_takes_clips():
     assert shapes.before_bn[0].shape == (2, 2048)
 
 
+@pytest.mark.slow
 def test_a_clip_is_the_mean_of_its_frames():
     """Any image backbone takes clips, frame by frame."""
     net = heads.encoder(heads.build(model_config(backbone="narrow"), 3))

@@ -45,7 +45,14 @@ LONG = {  # many seconds to compile
     *("dg__m3l_step", "dg__snr_net"),
     *("adl__backbone", "dg__dualnorm_resnet", "efl__resnet50_plain", "uns__mmt_step", "sup__jpm"),
     *("uns__meb_step", "uns__spcl_uda_step", "uns__dsbn", "uns__cc_memory"),
-    *("efl__train_step_a", "adl__adl_objective", "adl__adl_modules", "adl__aibn_block", "dsanet__fwg"),
+    *(
+        "efl__train_step_a",
+        "adl__adl_objective",
+        "adl__adl_modules",
+        "adl__aibn_block",
+        "dsanet__fwg",
+        "dsanet__param_counts",
+    ),
     *("dsanet__net_eval", "direid__classifier", "dg__bin_layer", "dg__snr_block"),
     *("sup__vit", "sup__rpp_head", "sup__pgfa_head", "sup__pcb_head", "sup__wrt"),
 }
@@ -126,7 +133,7 @@ def test_command(tmp_path, capsys):
     assert command.main([str(folder), "--json", str(out)]) == 0
     lines = capsys.readouterr().out.strip().split("\n")
     assert lines[-1].startswith("parity: 2 cases, 2 passed, 0 failed, worst ")
-    assert "yxgeee/MMT@057e1ea" in lines[1]
+    assert "Linear95/CLUB@57b4ad7" in lines[1]
     reports = {r["case"]: r for r in json.loads(out.read_text())}
     assert reports["efl__club"]["float64"] < 1e-6 < 1e-4
     assert reports["efl__ema"]["float64"] < reports["efl__ema"]["float32"]

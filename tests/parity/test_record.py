@@ -46,7 +46,8 @@ class ResNet18(torch.nn.Module):
         return {"pooled": pooled, "logits": self.classifier(pooled)}
 
 
-@pytest.mark.parametrize("mode", [pytest.param("eval", marks=pytest.mark.slow), "train"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["eval", "train"])
 def test_a_net_of_ours(tmp_path, mode):
     path = tmp_path / "net__resnet18.npz"
     config = {"backbone": "resnet18", "neck": "none", "last_stride": 2, "num_classes": 5}

@@ -201,6 +201,7 @@ def test_pictures_appear_once(page):
     assert numbers == used
 
 
+@pytest.mark.slow
 def test_size_stays_bounded_for_a_long_run(workdir, data, no_tsne):
     rng = np.random.default_rng(0)
     names = [f"loss_{i}" for i in range(12)]
@@ -509,6 +510,7 @@ def test_tracklets_show_their_frames_in_order(tmp_path):
     assert strips.read_frames(tmp_path / "none.npz") == {}
 
 
+@pytest.mark.slow
 def test_moved_pictures_leave_placeholders(workdir, data, tmp_path, no_tsne):
     _, text = read(workdir, data_root=str(tmp_path / "nowhere"), queries=2)
     assert "data:image/jpeg" not in text and "no such file" in text and 'class="im none"' in text

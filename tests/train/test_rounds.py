@@ -38,7 +38,7 @@ def data_root(tmp_path_factory):
     return tmp_path_factory.mktemp("data")
 
 
-@pytest.fixture(scope="module", params=[ADL, CLUSTER_CONTRAST])
+@pytest.fixture(scope="module", params=QUICK)
 def unbroken(request, data_root, tmp_path_factory):
     """(config, data set, workdir, Run) of a run to its end."""
     config = settings(request.param)
@@ -101,7 +101,7 @@ def borders(workdir):
 
 
 @pytest.mark.parametrize("where", ["phase border", pytest.param("start", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("unbroken", [ADL], indirect=True)
+@pytest.mark.parametrize("unbroken", QUICK, indirect=True)
 def test_a_run_stopped_at_a_border_goes_on_exactly(unbroken, tmp_path, where):
     """Bit for bit, metrics.jsonl included."""
     config, dataset, workdir, _ = unbroken

@@ -57,6 +57,16 @@ def test_runs_are_shown_and_what_is_missing(made):
     assert [row["label"] for row in kept] == ["<script>", "A"] and kept[1]["results"][1]["mAP"] == 60.0
 
 
+def test_runs_behind_links_are_found_once(tmp_path):
+    """A table gathered from elsewhere by links; one that leads back up ends nothing."""
+    a_run(tmp_path / "elsewhere" / "A" / "seed-0")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "A").symlink_to(tmp_path / "elsewhere" / "A")
+    (tmp_path / "runs" / "again").symlink_to(tmp_path / "runs")
+    (row,) = zoo.read([str(tmp_path / "runs")])
+    assert row.label == "A" and len(row.results) == 1
+
+
 def test_runs_of_dg_are_one_row_with_figures_of_unseen_sets(tmp_path):
     """Of the seeds that all rows have; a config whose table is not written yet is left out."""
     a, b = ({"0": {"targets": {}}, "1": {"targets": {}}} for _ in range(2))

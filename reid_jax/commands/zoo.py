@@ -97,12 +97,15 @@ def group_of(run):
 
 
 def finished(folder):
-    """Folders of finished runs in or below a folder, in order."""
-    for place, inside, files in os.walk(folder):
-        if {"config.json", "summary.json"} <= set(files):
-            inside.clear()
+    """Folders of finished runs in or below a folder, in order; behind links too, each once."""
+    seen = set()
+    for place, inside, files in os.walk(folder, followlinks=True):
+        new = os.path.realpath(place) not in seen
+        seen.add(os.path.realpath(place))
+        if new and {"config.json", "summary.json"} <= set(files):
             yield Path(place)
-        inside[:] = sorted(set(inside) - set(SKIP))
+            new = False
+        inside[:] = sorted(set(inside) - set(SKIP)) if new else []
 
 
 def row_of(key, runs):

@@ -34,8 +34,8 @@ def check(found, distance, k, **tolerance):
     assert found.index.dtype == np.int32
 
 
-@pytest.mark.parametrize("tile", [1, 7, 50, 2048])
-@pytest.mark.parametrize("k", [1, 60])
+@pytest.mark.parametrize("tile", [1, 7, pytest.param(16, marks=pytest.mark.slow), 50, 2048])
+@pytest.mark.parametrize("k", [1, pytest.param(9, marks=pytest.mark.slow), 60])
 def test_euclidean_with_ties(tile, k):
     """k = 60 is wider than most tiles."""
     x = whole_numbers(0, 103)

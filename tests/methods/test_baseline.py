@@ -85,6 +85,19 @@ def test_batches_of_identities_or_of_all_images_in_turn():
 
 
 @pytest.mark.slow
+def test_test_feature_is_the_neck_output_with_running_statistics():
+    """A picture's feature does not depend on the others in its batch."""
+    method = baseline.Baseline(settings(), INFO)
+    batch = fixed_batch()
+    state = jax.jit(method.init)(jax.random.key(0))
+    state, _ = jax.jit(method.step)(state, {"train": batch})
+    together = method.embed(state, batch["image"], "net")
+    alone = method.embed(state, batch["image"][:1], "net")
+    np.testing.assert_allclose(together[:1], alone, rtol=1e-4, atol=1e-5)
+    assert together.shape == (16, 8)
+
+
+@pytest.mark.slow
 def test_images_that_show_nobody_are_anybody():
     """LSRO: minus the mean of the log probabilities of all classes; in a pass of their own."""
     method, batch = baseline.Baseline(settings(loss__generated=0.5), INFO), fixed_batch()

@@ -80,7 +80,7 @@ def test_rewards_by_hand(built):
         out, _, pairs = method.attended(net, method.view(made))
         return out.logits[0], pairs[-1], method.reward(net, out, pairs[-1][0], made["pid"])
 
-    given, (x, a), reward = attended(net, made)
+    given, (x, a), reward = jax.tree.map(np.asarray, attended(net, made))
 
     @jax.jit
     def logits(x):
@@ -91,7 +91,7 @@ def test_rewards_by_hand(built):
     rows, pid = np.arange(len(x)), made["pid"]
     expected = np.equal(attended.argmax(1), pid) * 1.0 + np.asarray(attended[rows, pid] > plain[rows, pid])
     np.testing.assert_array_equal(reward, expected)
-    assert set(np.asarray(reward)) <= {0.0, 1.0, 2.0} and len(set(np.asarray(reward))) > 1
+    assert set(reward) <= {0.0, 1.0, 2.0} and len(set(reward)) > 1
 
 
 def test_without_a_critic_there_is_one_network():

@@ -45,15 +45,8 @@ LONG = {  # many seconds to compile
     *("dg__m3l_step", "dg__snr_net"),
     *("adl__backbone", "dg__dualnorm_resnet", "efl__resnet50_plain", "uns__mmt_step", "sup__jpm"),
     *("uns__meb_step", "uns__spcl_uda_step", "uns__dsbn", "uns__cc_memory"),
-    *(
-        "efl__train_step_a",
-        "adl__adl_objective",
-        "adl__adl_modules",
-        "adl__aibn_block",
-        "dsanet__fwg",
-        "dsanet__param_counts",
-    ),
-    *("dsanet__net_eval", "direid__classifier", "dg__bin_layer", "dg__snr_block"),
+    *("efl__train_step_a", "adl__adl_objective", "adl__adl_modules", "adl__aibn_block", "dsanet__fwg"),
+    *("dsanet__param_counts", "dsanet__net_eval", "direid__classifier", "dg__bin_layer", "dg__snr_block"),
     *("sup__vit", "sup__rpp_head", "sup__pgfa_head", "sup__pcb_head", "sup__wrt"),
 }
 RECORDED = [
